@@ -1,0 +1,1 @@
+//! The IPFS Pinning Service API and the admin routes over HTTP.

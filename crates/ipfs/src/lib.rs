@@ -1,0 +1,1 @@
+//! The IPFS node: swarm, routing, providing, dial filter.

@@ -1,0 +1,1 @@
+//! Helpers for the suites that drive the built binary.
