@@ -3,8 +3,10 @@
 //!
 //! A suite knows Floe only by what a user knows: the command line, the ports, the files of the data directory.
 
+pub mod dag;
 pub mod floe;
 pub mod kubo;
+pub mod process;
 pub mod seeder;
 
 /// Prints why a suite was not run, in the form that CI collects.

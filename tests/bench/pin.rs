@@ -1,0 +1,175 @@
+//! Pinning, measured whole: the built binary against a raw stream of the same bytes, and beside a second Kubo
+//! that pins the same DAG from the same Kubo. Ratios, in one run; absolute figures do not hold on shared machines.
+//!
+//! `tests/bench/run` builds what this needs and starts it. `FLOE_BENCH_RUNS` (3) and `FLOE_BENCH_MIB` (1024) scale it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use floe_tests::floe::{Floe, Options, now};
+use floe_tests::kubo::{self, Kubo};
+use floe_tests::process::{cpu, memory_mib, reset_peak};
+use floe_tests::{noise, seeder};
+
+/// One way of cutting the same bytes into blocks.
+struct Case {
+    name: &'static str,
+    chunker: &'static str,
+    leaf_bytes: usize,
+    len: usize,
+}
+
+/// What one pin took.
+#[derive(Debug, Clone, Copy, Default)]
+struct Took {
+    wall: f64,
+    cpu: f64,
+    peak_mib: f64,
+}
+
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+fn cases() -> Vec<Case> {
+    let len = setting("FLOE_BENCH_MIB", 1024) << 20;
+    vec![
+        Case { name: "256 KiB leaves", chunker: "size-262144", leaf_bytes: 256 << 10, len },
+        Case { name: "1 MiB leaves", chunker: "size-1048576", leaf_bytes: 1 << 20, len },
+        Case { name: "100,000 leaves of 256 B", chunker: "size-256", leaf_bytes: 256, len: 25_600_000 },
+    ]
+}
+
+fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}
+
+fn main() -> Result<()> {
+    if let Some(job) = std::env::args().nth(1).filter(|a| a == "seed") {
+        return seeder::child_main(&job);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runs = setting("FLOE_BENCH_RUNS", 3);
+    runtime.block_on(async {
+        against_raw_stream(runs).await?;
+        if kubo::binary().is_some() {
+            beside_kubo(runs).await?;
+        } else {
+            println!("skipped: beside Kubo: FLOE_TEST_KUBO names no Kubo binary");
+        }
+        Ok(())
+    })
+}
+
+/// Floe pins from a peer that serves from memory, and a raw libp2p stream of the same bytes from the same process
+/// over the same transport (TCP, Noise, yamux with Floe's windows).
+async fn against_raw_stream(runs: usize) -> Result<()> {
+    println!("\n| from a peer in memory, into durable packs | Floe MB/s | raw stream MB/s | ratio | blocks/s | Floe CPU s | peak MiB |");
+    println!("|---|---|---|---|---|---|---|");
+    for case in cases() {
+        let mut rows = Vec::new();
+        for run in 0..=runs {
+            let mut seed = seeder::Child::start(case.len, case.leaf_bytes)?;
+            let raw = seed.raw_stream().await?;
+            let dir = tempfile::tempdir()?;
+            let floe = Floe::start(&dir.path().join("floe"), &Options::default())?;
+            let took = floe_pins(&floe, &seed.root, &seed.addresses).await?;
+            // The first run warms caches and is not counted.
+            if run > 0 {
+                rows.push((took, raw));
+            }
+        }
+        let mb = case.len as f64 / 1e6;
+        let ours = median(rows.iter().map(|(t, _)| mb / t.wall).collect());
+        let raw = median(rows.iter().map(|(_, r)| mb / r.as_secs_f64()).collect());
+        let ratio = median(rows.iter().map(|(t, r)| r.as_secs_f64() / t.wall).collect());
+        let cpu = median(rows.iter().map(|(t, _)| t.cpu).collect());
+        let peak = median(rows.iter().map(|(t, _)| t.peak_mib).collect());
+        let blocks = ours * 1e6 / case.leaf_bytes as f64;
+        println!("| {} | {ours:.0} | {raw:.0} | {ratio:.2} | {blocks:.0} | {cpu:.2} | {peak:.0} |", case.name);
+    }
+    Ok(())
+}
+
+/// The same DAG from one Kubo: by a fresh Floe, and by `ipfs pin add` of a fresh second Kubo, in turn.
+async fn beside_kubo(runs: usize) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let source = Kubo::start(&dir.path().join("source"))?;
+    let origins = source.addresses()?;
+    println!("\n| from one Kubo | Floe s | Kubo s | time ratio | Floe CPU s | Kubo CPU s | CPU ratio | Floe peak MiB | Kubo peak MiB |");
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for case in cases() {
+        let path = dir.path().join("data");
+        std::fs::write(&path, noise(case.len, case.leaf_bytes as u64))?;
+        let chunker = format!("--chunker={}", case.chunker);
+        let cid = source.ipfs(&["add", "-Q", "--cid-version=1", &chunker, &path.display().to_string()])?;
+        std::fs::remove_file(&path)?;
+        let mut rows = Vec::new();
+        for run in 0..=runs {
+            let place = dir.path().join(format!("run-{run}"));
+            std::fs::create_dir(&place)?;
+            let theirs = kubo_pins(&place, &cid, &origins)?;
+            let floe = Floe::start(&place.join("floe"), &Options::default())?;
+            let ours = floe_pins(&floe, &cid, &origins).await?;
+            drop(floe);
+            std::fs::remove_dir_all(&place)?;
+            if run > 0 {
+                rows.push((ours, theirs));
+            }
+        }
+        let of = |f: &dyn Fn(&(Took, Took)) -> f64| median(rows.iter().map(f).collect());
+        println!(
+            "| {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} |",
+            case.name,
+            of(&|r| r.0.wall),
+            of(&|r| r.1.wall),
+            of(&|r| r.0.wall / r.1.wall),
+            of(&|r| r.0.cpu),
+            of(&|r| r.1.cpu),
+            of(&|r| r.0.cpu / r.1.cpu),
+            of(&|r| r.0.peak_mib),
+            of(&|r| r.1.peak_mib),
+        );
+        source.ipfs(&["pin", "rm", &cid])?;
+        source.ipfs(&["repo", "gc", "-q"])?;
+    }
+    idle(dir.path())
+}
+
+/// Resident memory of each, started and left alone for ten seconds.
+fn idle(dir: &Path) -> Result<()> {
+    let floe = Floe::start(&dir.join("idle-floe"), &Options::default())?;
+    let kubo = Kubo::start(&dir.join("idle-kubo"))?;
+    std::thread::sleep(Duration::from_secs(10));
+    let kubo_pid = kubo.pid().unwrap_or_default();
+    println!("\n| idle | Floe | Kubo |\n|---|---|---|");
+    println!("| resident MiB | {:.0} | {:.0} |", memory_mib(floe.pid()).0, memory_mib(kubo_pid).0);
+    println!("| ready after, ms | {} | |", floe.ready_after.as_millis());
+    Ok(())
+}
+
+async fn floe_pins(floe: &Floe, cid: &str, origins: &[String]) -> Result<Took> {
+    reset_peak(floe.pid());
+    let (begun, cpu_before) = (now(), cpu(floe.pid()));
+    let id = floe.pin(cid, origins).await?;
+    floe.wait_for(&id, "pinned", Duration::from_secs(600)).await?;
+    Ok(took(floe.pid(), begun, cpu_before))
+}
+
+fn kubo_pins(place: &Path, cid: &str, origins: &[String]) -> Result<Took> {
+    let kubo = Kubo::start(&place.join("kubo"))?;
+    let connected = origins.iter().any(|o| o.contains("/tcp/") && kubo.ipfs(&["swarm", "connect", o]).is_ok());
+    ensure!(connected, "the second Kubo cannot reach the first at {origins:?}");
+    let pid = kubo.pid().unwrap_or_default();
+    reset_peak(pid);
+    let (begun, cpu_before) = (now(), cpu(pid));
+    kubo.ipfs(&["pin", "add", "--progress=false", cid])?;
+    Ok(took(pid, begun, cpu_before))
+}
+
+fn took(pid: u32, begun: std::time::Instant, cpu_before: Duration) -> Took {
+    let wall = begun.elapsed().as_secs_f64();
+    Took { wall, cpu: (cpu(pid).saturating_sub(cpu_before)).as_secs_f64(), peak_mib: memory_mib(pid).1 }
+}

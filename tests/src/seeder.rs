@@ -1,0 +1,178 @@
+//! A peer of our own: a libp2p node that serves blocks from memory and fetches them.
+//!
+//! It stands in for the client's IPFS node where the suites have no Kubo. As a child process
+//! ([`Child`], [`child_main`]) it is the other end of the benches, and also sends a raw stream of the same bytes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use floe_core::clock::BoxFuture;
+use floe_core::ports::{Entropy, Exchange as _, LocalBlocks, Network as _, ReadError, SessionHints};
+use floe_core::{Block, Cid, Clock, Multihash, Timestamp};
+use floe_ipfs::Node;
+
+/// Blocks in memory, and how many were handed out.
+#[derive(Default)]
+struct Memory {
+    blocks: Mutex<HashMap<Multihash, Block>>,
+    served: AtomicUsize,
+}
+
+impl LocalBlocks for Memory {
+    fn size(&self, cid: &Cid) -> Result<Option<u32>, ReadError> {
+        Ok(self.get(cid).map(|b| u32::try_from(b.data().len()).expect("blocks have at most 2 MiB")))
+    }
+
+    fn read(&self, cid: &Cid) -> Result<Option<Bytes>, ReadError> {
+        let found = self.get(cid).map(Block::into_data);
+        self.served.fetch_add(usize::from(found.is_some()), Ordering::Relaxed);
+        Ok(found)
+    }
+}
+
+impl Memory {
+    fn get(&self, cid: &Cid) -> Option<Block> {
+        self.blocks.lock().expect("no holder panics").get(cid.hash()).cloned()
+    }
+}
+
+/// The system's clock and randomness.
+pub struct System;
+
+impl Clock for System {
+    #[expect(clippy::disallowed_methods, reason = "this is the adapter")]
+    fn now(&self) -> Timestamp {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the adapter")]
+    fn monotonic(&self) -> Duration {
+        static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        START.get_or_init(std::time::Instant::now).elapsed()
+    }
+
+    fn sleep(&self, for_: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(for_))
+    }
+}
+
+impl Entropy for System {
+    #[expect(clippy::disallowed_methods, reason = "this is the adapter")]
+    fn fill(&self, out: &mut [u8]) {
+        rand::Rng::fill_bytes(&mut rand::rng(), out);
+    }
+}
+
+/// The peer.
+pub struct Seeder {
+    node: Node,
+    memory: Arc<Memory>,
+    // Holds the node's files until it ends.
+    _dir: tempfile::TempDir,
+}
+
+impl Seeder {
+    /// Starts it on a free loopback port.
+    pub async fn start() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let memory = Arc::new(Memory::default());
+        let settings = floe_ipfs::Settings {
+            swarm: vec!["/ip4/127.0.0.1/tcp/0".parse()?],
+            private_addresses: floe_ipfs::PrivateAddresses::Allow,
+            offline: true,
+            ..floe_ipfs::Settings::new(dir.path())
+        };
+        let components = floe_ipfs::Components {
+            blocks: memory.clone(),
+            clock: Arc::new(System),
+            entropy: Arc::new(System),
+        };
+        Ok(Self { node: Node::start(settings, components).await?, memory, _dir: dir })
+    }
+
+    /// Serves these blocks from now on.
+    pub fn add(&self, blocks: &[Block]) {
+        let mut held = self.memory.blocks.lock().expect("no holder panics");
+        held.extend(blocks.iter().map(|b| (*b.cid().hash(), b.clone())));
+    }
+
+    /// Blocks handed out so far.
+    pub fn served(&self) -> usize {
+        self.memory.served.load(Ordering::Relaxed)
+    }
+
+    /// Where it listens, with its peer id.
+    pub fn addresses(&self) -> Vec<String> {
+        self.node.status().listen
+    }
+
+    /// Every CID of a DAG it holds, the root first.
+    pub fn cids_under(&self, root: &str) -> Vec<Cid> {
+        let mut todo = vec![floe_core::cid::parse(root).expect("a CID of this test")];
+        let mut seen = Vec::new();
+        while let Some(cid) = todo.pop() {
+            if seen.contains(&cid) {
+                continue;
+            }
+            seen.push(cid);
+            if let Some(block) = self.memory.get(&cid)
+                && cid.codec() == floe_core::cid::code::DAG_PB
+            {
+                todo.extend(crate::dag::links(block.data()));
+            }
+        }
+        seen
+    }
+
+    /// Connects to a peer and waits until it is there.
+    pub async fn connect(&self, address: &str) -> Result<()> {
+        let before = self.node.status().peers;
+        // A session dials its origins at once; it stays open until the peer is there.
+        let root = Block::of(floe_core::cid::code::RAW, Bytes::from_static(b"nobody has this"))?;
+        let hints = SessionHints { root: *root.cid(), origins: vec![address.to_owned()], local_request: true };
+        let _session = self.node.open(hints);
+        let begun = crate::floe::now();
+        while self.node.status().peers <= before {
+            anyhow::ensure!(begun.elapsed() < Duration::from_secs(10), "no connection to {address} in 10 s");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Fetches blocks from these addresses and from nobody else.
+    pub async fn fetch(&self, cids: &[Cid], from: &[String], within: Duration) -> Result<Vec<Block>> {
+        let root = *cids.first().context("nothing to fetch")?;
+        let mut session =
+            self.node.open(SessionHints { root, origins: from.to_vec(), local_request: true });
+        let mut left = cids.iter().copied().collect::<std::collections::HashSet<_>>();
+        let mut queue = cids.to_vec();
+        let mut got = Vec::new();
+        let all = async {
+            while !left.is_empty() {
+                let room = session.room().min(queue.len());
+                let next: Vec<Cid> = queue.drain(..room).collect();
+                if !next.is_empty() {
+                    session.want(&next);
+                }
+                let blocks = std::future::poll_fn(|cx| session.poll_blocks(cx)).await?;
+                for block in blocks {
+                    left.remove(block.cid());
+                    got.push(block);
+                }
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(within, all).await.context("the blocks did not come in time")??;
+        Ok(got)
+    }
+
+    /// Ends it.
+    pub async fn stop(&self) {
+        self.node.stop().await;
+    }
+}
