@@ -13,7 +13,7 @@ use bytes::Bytes;
 use floe_core::clock::BoxFuture;
 use floe_core::ports::{Entropy, Exchange as _, LocalBlocks, Network as _, ReadError, SessionHints};
 use floe_core::{Block, Cid, Clock, Multihash, Timestamp};
-use floe_ipfs::Node;
+use floe_ipfs::{Identity, Node, PrivateAddresses, Settings};
 
 /// Blocks in memory, and how many were handed out.
 #[derive(Default)]
@@ -81,12 +81,8 @@ impl Seeder {
     pub async fn start() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let memory = Arc::new(Memory::default());
-        let settings = floe_ipfs::Settings {
-            swarm: vec!["/ip4/127.0.0.1/tcp/0".parse()?],
-            private_addresses: floe_ipfs::PrivateAddresses::Allow,
-            offline: true,
-            ..floe_ipfs::Settings::new(dir.path())
-        };
+        let mut settings = Settings::local(dir.path().to_owned(), Identity::File(dir.path().join("identity.key")));
+        settings.private_addresses = PrivateAddresses::Allow;
         let components = floe_ipfs::Components {
             blocks: memory.clone(),
             clock: Arc::new(System),
