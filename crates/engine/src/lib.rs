@@ -1,15 +1,56 @@
-//! What happens next, and when to try again. (skeleton)
+//! What happens next, and when to try again.
+//!
+//! The engine joins the stores (rows and blocks) with the world outside (exchange and network, behind the ports
+//! of `floe_core`). It names neither the swarm nor HTTP, so the simulator can drive it as it is.
+//!
+//! # The life of a pin
+//! 1. [`Engine::add_pins`] commits the rows. From then on the pin survives anything.
+//! 2. `fetcher` claims what is due and fair, and runs one `fetch` per DAG: a walk that asks the block store what
+//!    is here and the exchange for what is not.
+//! 3. The walk's end is one transaction: statuses, charges, and the follow-ups that `outbox` then does
+//!    (announce, release).
+//! 4. What cannot be found is parked and woken by `events`; what is spoilt is mended by `scrubber`.
+//!
+//! # Crash and stop
+//! Nothing here is the only copy of anything: `recovery` compares rows and manifests at start and goes on.
+//! [`Engine::stop`] lets the fetches save their place. Dropping the last [`Engine`] without it ends the tasks
+//! where they are, which is what a crash does.
+//!
+//! # What it is not
+//! It holds no locks across the stores and no state that a row does not have; it decides nothing about
+//! fairness or quota (the rows do), nor about peers (the exchange does).
+
+mod backoff;
+mod context;
+mod events;
+mod fetch;
+mod fetcher;
+mod limits;
+mod outbox;
+mod recovery;
+mod scrubber;
+mod watch;
+mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use floe_core::cid::canonical;
 use floe_core::ports::{Entropy, Exchange, Network, NetworkStatus};
 use floe_core::{Clock, RequestId, TokenId};
+use tokio::task::JoinSet;
 
 pub use floe_blockstore::{GcReport, ScrubReport};
 pub use floe_records::{
-    Account, DagProgress, IdempotencyKey, NameMatch, PinFilter, PinPage, PinRow, PinSpec, Principal, Scope, Token,
+    Account, DagProgress, IdempotencyKey, NameMatch, PinFilter, PinPage, PinRow, PinSpec, Principal, Scope,
+    Token,
 };
+pub use scrubber::{DamagedBlock, VerifyReport};
+pub use watch::{PinEventItem, PinEvents};
+pub use workers::WorkerStatus;
+
+use crate::context::Context;
+use crate::fetch::Control;
 
 /// Plain settings (`[pin]` in config.toml).
 #[derive(Debug, Clone)]
@@ -22,6 +63,17 @@ pub struct Settings {
     pub max_bytes: Option<u64>,
     /// Deepest link path of one pin. Default 10^6.
     pub max_depth: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            give_up_after: Duration::from_secs(24 * 3600),
+            max_blocks: 100_000_000,
+            max_bytes: None,
+            max_depth: 1_000_000,
+        }
+    }
 }
 
 /// Live objects.
@@ -58,9 +110,12 @@ pub enum Error {
     Stopping,
 }
 
-/// The engine. Cheap to clone.
+/// The engine. Cheap to clone; when the last clone goes, so do its tasks.
 #[derive(Clone)]
-pub struct Engine {}
+pub struct Engine {
+    ctx: Arc<Context>,
+    tasks: Arc<tokio::sync::Mutex<JoinSet<()>>>,
+}
 
 /// What `floe status` shows.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -81,161 +136,284 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
 }
 
-/// A background worker, as an operator sees it.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct WorkerStatus {
-    /// Its name.
-    pub name: &'static str,
-    /// What it does now.
-    pub state: String,
-    /// The last thing that went wrong.
-    pub last_error: Option<String>,
-    /// Work waiting.
-    pub queue: u64,
-}
-
-/// A stream of a pin's states: the current one first, then each change; ends after pinned, failed or removed.
-pub type PinEvents = futures::stream::BoxStream<'static, PinEventItem>;
-
-/// An item of [`PinEvents`].
-#[derive(Debug, Clone)]
-pub enum PinEventItem {
-    /// The pin now.
-    Status(Box<PinRow>),
-    /// It was removed or replaced.
-    Removed,
-}
-
 impl Engine {
     /// Resumes what a crash left and starts the workers.
-    pub async fn start(_settings: Settings, _components: Components) -> Result<Self, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// From the stores, where they cannot be compared.
+    pub async fn start(settings: Settings, components: Components) -> Result<Self, Error> {
+        let ctx = Arc::new(Context::new(settings, components));
+        let leftovers = recovery::recover(&ctx).await?;
+        // Subscribed before the roots are parked: an answer must find a listener.
+        let events = events::subscribe(&ctx);
+        events::park_again(&ctx).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(events::run(Arc::clone(&ctx), events));
+        tasks.spawn(outbox::run(Arc::clone(&ctx)));
+        tasks.spawn(scrubber::run(Arc::clone(&ctx)));
+        tasks.spawn(fetcher::run(Arc::clone(&ctx), leftovers));
+        Ok(Self { ctx, tasks: Arc::new(tokio::sync::Mutex::new(tasks)) })
     }
-    /// Adds pins: all or none, durable on return.
+
+    /// Adds pins: all or none, durable on return. Dropping the future leaves it open whether they were added.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] without disk space; [`Error::Records`] for quota, a full queue, a reused key.
     pub async fn add_pins(
         &self,
-        _who: &Principal,
-        _specs: Vec<PinSpec>,
-        _local_request: bool,
-        _key: Option<IdempotencyKey>,
+        who: &Principal,
+        specs: Vec<PinSpec>,
+        local_request: bool,
+        key: Option<IdempotencyKey>,
     ) -> Result<Vec<PinRow>, Error> {
-        todo!()
+        self.takes_writes()?;
+        let rows =
+            self.ctx.records.add_pins(who.account.id, specs, local_request, key).await.map_err(no_space)?;
+        for row in &rows {
+            self.on_added(row).await;
+        }
+        Ok(rows)
     }
-    /// Replaces a pin.
+
+    /// Replaces a pin. The old one is gone on return; its blocks stay until the new one is pinned.
+    ///
+    /// # Errors
+    /// As [`Engine::add_pins`], and [`floe_records::Error::NotFound`].
     pub async fn replace_pin(
         &self,
-        _who: &Principal,
-        _old: RequestId,
-        _spec: PinSpec,
-        _local_request: bool,
-        _key: Option<IdempotencyKey>,
+        who: &Principal,
+        old: RequestId,
+        spec: PinSpec,
+        local_request: bool,
+        key: Option<IdempotencyKey>,
     ) -> Result<PinRow, Error> {
-        todo!()
+        self.takes_writes()?;
+        let account = who.account.id;
+        let before = self.ctx.records.pin(account, old).await.ok();
+        let row =
+            self.ctx.records.replace_pin(account, old, spec, local_request, key).await.map_err(no_space)?;
+        self.on_removed(old, before);
+        self.on_added(&row).await;
+        Ok(row)
     }
-    /// Removes a pin.
-    pub async fn remove_pin(&self, _who: &Principal, _id: RequestId) -> Result<(), Error> {
-        todo!()
+
+    /// Removes a pin, also while it is being fetched. Goes on without disk space.
+    ///
+    /// # Errors
+    /// [`floe_records::Error::NotFound`].
+    pub async fn remove_pin(&self, who: &Principal, id: RequestId) -> Result<(), Error> {
+        let before = self.ctx.records.pin(who.account.id, id).await?;
+        self.ctx.records.remove_pin(who.account.id, id).await?;
+        self.on_removed(id, Some(before));
+        Ok(())
     }
+
     /// One pin.
-    pub async fn pin(&self, _who: &Principal, _id: RequestId) -> Result<PinRow, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`floe_records::Error::NotFound`], also for another account's pin.
+    pub async fn pin(&self, who: &Principal, id: RequestId) -> Result<PinRow, Error> {
+        Ok(self.ctx.records.pin(who.account.id, id).await?)
     }
+
     /// A page of pins.
-    pub async fn pins(&self, _who: &Principal, _filter: PinFilter) -> Result<PinPage, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`floe_records::Error::Deadline`] where a scan took too long.
+    pub async fn pins(&self, who: &Principal, filter: PinFilter) -> Result<PinPage, Error> {
+        Ok(self.ctx.records.pins(who.account.id, filter).await?)
     }
+
     /// Follows a pin.
-    pub async fn watch_pin(&self, _who: &Principal, _id: RequestId) -> Result<PinEvents, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`floe_records::Error::NotFound`], or [`floe_records::Error::Busy`] where too many follow.
+    pub async fn watch_pin(&self, who: &Principal, id: RequestId) -> Result<PinEvents, Error> {
+        watch::watch(Arc::clone(&self.ctx), who.account.id, id).await
     }
+
     /// Addresses for `delegates`.
-    pub fn delegates(&self, _local_request: bool) -> Vec<String> {
-        todo!()
+    pub fn delegates(&self, local_request: bool) -> Vec<String> {
+        self.ctx.network.delegates(local_request)
     }
-    /// Who has this token.
-    pub async fn authenticate(&self, _token: &str) -> Result<Option<Principal>, Error> {
-        todo!()
+
+    /// Who has this token; `None` for one that is unknown, expired or revoked.
+    ///
+    /// # Errors
+    /// [`Error::Records`].
+    pub async fn authenticate(&self, token: &str) -> Result<Option<Principal>, Error> {
+        Ok(self.ctx.records.authenticate(token).await?)
     }
+
     /// Makes an account.
+    ///
+    /// # Errors
+    /// [`floe_records::Error::Conflict`] where the name is taken.
     pub async fn create_account(
         &self,
-        _name: &str,
-        _max_bytes: Option<u64>,
-        _max_pins: Option<u64>,
+        name: &str,
+        max_bytes: Option<u64>,
+        max_pins: Option<u64>,
     ) -> Result<Account, Error> {
-        todo!()
+        Ok(self.ctx.records.create_account(name, max_bytes, max_pins).await?)
     }
+
     /// All accounts.
+    ///
+    /// # Errors
+    /// [`Error::Records`].
     pub async fn accounts(&self) -> Result<Vec<Account>, Error> {
-        todo!()
+        Ok(self.ctx.records.accounts().await?)
     }
+
     /// Suspends an account, or lifts it.
-    pub async fn suspend_account(&self, _name: &str, _suspended: bool) -> Result<(), Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`floe_records::Error::NotFound`].
+    pub async fn suspend_account(&self, name: &str, suspended: bool) -> Result<(), Error> {
+        Ok(self.ctx.records.suspend_account(name, suspended).await?)
     }
+
     /// Makes a token; the secret is shown once.
+    ///
+    /// # Errors
+    /// [`floe_records::Error::NotFound`] for the account, [`floe_records::Error::Conflict`] for too many.
     pub async fn create_token(
         &self,
-        _account: &str,
-        _scopes: &[Scope],
-        _expires_in: Option<Duration>,
+        account: &str,
+        scopes: &[Scope],
+        expires_in: Option<Duration>,
     ) -> Result<(Token, String), Error> {
-        todo!()
+        Ok(self.ctx.records.create_token(account, scopes, expires_in).await?)
     }
+
     /// Tokens of one account or all.
-    pub async fn tokens(&self, _account: Option<&str>) -> Result<Vec<Token>, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`floe_records::Error::NotFound`] for the account.
+    pub async fn tokens(&self, account: Option<&str>) -> Result<Vec<Token>, Error> {
+        Ok(self.ctx.records.tokens(account).await?)
     }
+
     /// Revokes a token.
-    pub async fn revoke_token(&self, _id: TokenId) -> Result<(), Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`floe_records::Error::NotFound`].
+    pub async fn revoke_token(&self, id: TokenId) -> Result<(), Error> {
+        Ok(self.ctx.records.revoke_token(id).await?)
     }
-    /// Collects what nothing references, and says what was freed.
+
+    /// Collects what nothing references, and says what was freed: first the releases that are due, then the
+    /// store's own work. Returns when the space is free.
+    ///
+    /// # Errors
+    /// [`Error::Blocks`].
     pub async fn collect(&self) -> Result<GcReport, Error> {
-        todo!()
+        if let Err(error) = outbox::drain(&self.ctx).await {
+            tracing::warn!(error, "collecting while follow-up work is stuck: {error}");
+        }
+        Ok(self.ctx.blocks.collect().await?)
     }
+
     /// Scrubs; damaged blocks are fetched again where a peer has them.
+    ///
+    /// # Errors
+    /// [`Error::Blocks`].
     pub async fn verify(&self) -> Result<VerifyReport, Error> {
-        todo!()
+        scrubber::verify(&self.ctx).await
     }
+
     /// Figures.
+    ///
+    /// # Errors
+    /// [`Error::Records`].
     pub async fn status(&self) -> Result<Status, Error> {
-        todo!()
+        let store = self.ctx.blocks.stats();
+        Ok(Status {
+            pins: self.ctx.records.pin_counts().await?,
+            blocks: store.blocks,
+            stored_bytes: store.bytes,
+            disk_free_bytes: store.disk_free,
+            read_only: store.read_only,
+            network: self.ctx.network.status(),
+            workers: self.ctx.board.all(),
+        })
     }
+
     /// Whether the stores can take writes, for `/readyz`: `Err` says why not.
+    ///
+    /// # Errors
+    /// The reason, for an operator.
     pub async fn ready(&self) -> Result<(), String> {
-        todo!()
+        self.takes_writes().map_err(|e| e.to_string())?;
+        self.ctx.records.pin_counts().await.map_err(|e| e.to_string())?;
+        Ok(())
     }
+
     /// Completes when a sync has failed and the process must end, with the reason.
     pub async fn poisoned(&self) -> String {
-        todo!()
+        tokio::select! {
+            biased;
+            reason = self.ctx.blocks.poisoned() => format!("block store: {reason}"),
+            reason = self.ctx.records.poisoned() => format!("rows: {reason}"),
+        }
     }
-    /// Stops the workers; they save their place. Idempotent.
+
+    /// Stops the workers; they save their place. Idempotent. The stores stay open: whoever opened them closes
+    /// them.
     pub async fn stop(&self) {
-        todo!()
+        self.ctx.stop.cancel();
+        let mut tasks = self.tasks.lock().await;
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a worker panicked");
+            }
+        }
+    }
+
+    fn takes_writes(&self) -> Result<(), Error> {
+        if self.ctx.stop.is_cancelled() {
+            return Err(Error::Stopping);
+        }
+        if self.ctx.blocks.is_read_only() {
+            return Err(Error::ReadOnly);
+        }
+        Ok(())
+    }
+
+    /// Lets a new pin's fetch begin, or hear of more origins, at once.
+    async fn on_added(&self, row: &PinRow) {
+        if row.status.is_settled() {
+            return;
+        }
+        let origins = row.spec.origins.clone();
+        let more = Control::Origins { origins, local_request: row.local_request };
+        if self.ctx.running.tell(row.dag, more) {
+            return;
+        }
+        if row.progress.next_attempt.is_some() {
+            // Parked for an earlier pin. Its owner asks anew, so look anew. The pin is durable: that this
+            // fails must not make the answer an error.
+            if let Err(error) = self.ctx.records.wake(None, Some(&canonical(&row.spec.cid))).await {
+                tracing::warn!(%error, "a parked pin waits for its time");
+            }
+        }
+        self.ctx.fetch_due.notify_one();
+    }
+
+    fn on_removed(&self, id: RequestId, before: Option<PinRow>) {
+        self.ctx.changes.pin(id);
+        if let Some(row) = before {
+            self.ctx.running.tell(row.dag, Control::Check);
+        }
+        self.ctx.jobs_due.notify_one();
     }
 }
 
-/// What `floe verify` prints.
-#[derive(Debug, Clone, Default, serde::Serialize)]
-pub struct VerifyReport {
-    /// Blocks read.
-    pub blocks: u64,
-    /// Bytes read.
-    pub bytes: u64,
-    /// Damaged or missing blocks, by multihash, and the pins that hold them.
-    pub damaged: Vec<DamagedBlock>,
-    /// Of these, how many were fetched again.
-    pub repaired: u64,
-}
-
-/// A damaged or missing block.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct DamagedBlock {
-    /// CID v1 raw of the multihash.
-    pub cid: String,
-    /// Whether it was fetched again.
-    pub repaired: bool,
-    /// `(account, request id)` of pins that hold it.
-    pub pins: Vec<(i64, RequestId)>,
+/// A full disk under the rows is the same news as one under the blocks.
+fn no_space(error: floe_records::Error) -> Error {
+    match error {
+        floe_records::Error::Full => Error::ReadOnly,
+        other => other.into(),
+    }
 }

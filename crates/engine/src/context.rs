@@ -1,0 +1,69 @@
+//! What all workers share: settings, live objects, and the few signals between them.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::fetch::Running;
+use crate::watch::Changes;
+use crate::workers::Board;
+use crate::{Components, Settings};
+
+/// See the module.
+pub(crate) struct Context {
+    pub(crate) settings: Settings,
+    components: Components,
+    /// Fetches that run.
+    pub(crate) running: Arc<Running>,
+    /// Bytes of blocks in memory on their way to the disk, of all fetches.
+    pub(crate) held_bytes: AtomicUsize,
+    /// Whether DAGs are due that find no free slot.
+    pub(crate) contended: AtomicBool,
+    /// Something may be due for the fetcher.
+    pub(crate) fetch_due: Notify,
+    /// Something may be due for the outbox.
+    pub(crate) jobs_due: Notify,
+    /// One pass over the outbox at a time, so that its order holds.
+    pub(crate) outbox: tokio::sync::Mutex<()>,
+    /// One scrub at a time.
+    pub(crate) scrub: tokio::sync::Mutex<()>,
+    pub(crate) changes: Changes,
+    pub(crate) board: Board,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Context {
+    pub(crate) fn new(settings: Settings, components: Components) -> Self {
+        Self {
+            settings,
+            components,
+            running: Arc::default(),
+            held_bytes: AtomicUsize::new(0),
+            contended: AtomicBool::new(false),
+            fetch_due: Notify::new(),
+            jobs_due: Notify::new(),
+            outbox: tokio::sync::Mutex::new(()),
+            scrub: tokio::sync::Mutex::new(()),
+            changes: Changes::new(),
+            board: Board::default(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// A random number.
+    pub(crate) fn random(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.entropy.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+}
+
+impl Deref for Context {
+    type Target = Components;
+    fn deref(&self) -> &Components {
+        &self.components
+    }
+}

@@ -1,0 +1,402 @@
+//! One DAG's walk against the store: the part of a fetch that may block on the disk, and never waits for the
+//! network.
+//!
+//! A [`Walker`] owns the [`Walk`] (what to look at next), the [`Protect`] (what this DAG's manifest already has,
+//! and what keeps it from the collector) and the blocks that came but are not yet on disk. Its owner moves it to
+//! a blocking thread for a [`Walker::step`], and back.
+//!
+//! Three rules make it correct:
+//! - A CID that was found missing is *in flight* until its block is durable; a second link to it asks for
+//!   nothing.
+//! - The manifest doubles as the walk's visited set, and it can be ahead of the saved frontier: after a crash a
+//!   node may be there whose children never were. So "seen" is believed of leaves alone; a node with links is
+//!   skipped only if *this* walk has scanned it under *this* CID, else it is read and scanned again. The same
+//!   rule covers bytes that are linked to under two codecs.
+//! - The frontier is saved only when every block that the walk has scanned is durable.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
+
+use floe_blockstore::{BlockStore, Claim, Error as StoreError, ManifestTotals, Protect};
+use floe_core::{Block, Cid, Multihash};
+use floe_dag::{Budget, Next, Walk, WalkError};
+
+use crate::limits::{READY_WANTS, SAVE_BLOCKS, SAVE_BYTES, SCANNED_PER_GENERATION, VISITS_PER_STEP};
+
+/// Why a step stopped early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StepError {
+    /// The DAG cannot be walked: final for the pin.
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    /// The store refused; the walk stands where it was and can go on later.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a step found.
+#[derive(Debug, Default)]
+pub(super) struct Step {
+    /// CIDs that are missing, each named once.
+    pub(super) wants: Vec<Cid>,
+    /// CIDs looked at and blocks taken.
+    pub(super) visits: usize,
+    /// Whether there is nothing more to look at until blocks come.
+    pub(super) exhausted: bool,
+}
+
+/// A CID that is missing, until its block is durable.
+struct Flight {
+    /// As it was asked for.
+    cid: Cid,
+    /// What the block is for.
+    purpose: Purpose,
+    /// Other CIDs of the same bytes whose links have to be scanned too.
+    aliases: Vec<Cid>,
+    /// Where in `fresh` the block is, once it came.
+    arrived: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// It was never here.
+    New,
+    /// It is in the manifest, but its bytes were damaged.
+    Mend,
+    /// As `Mend`, and the walk wants its links again.
+    Reload,
+}
+
+/// See the module.
+pub(super) struct Walker {
+    protect: Protect,
+    walk: Walk,
+    blocks: BlockStore,
+    flight: HashMap<Multihash, Flight>,
+    /// Came, walked, not yet durable.
+    fresh: Vec<Block>,
+    fresh_bytes: usize,
+    /// A CID that the store refused to answer for.
+    unanswered: Option<Next>,
+    scanned: Scanned,
+    /// What the pin may cost, and the bytes that the walk counted twice.
+    max_bytes: u64,
+    counted_twice: u64,
+    /// Bytes made durable since the frontier was saved.
+    since_checkpoint: u64,
+}
+
+impl Walker {
+    /// Begins, or goes on where the saved frontier says. May block on the disk.
+    pub(super) fn new(
+        protect: Protect,
+        root: Cid,
+        budget: Budget,
+        blocks: BlockStore,
+    ) -> Result<Self, WalkError> {
+        let held = protect.totals();
+        let walk = match protect.frontier() {
+            Some(frontier) => match Walk::resume(&frontier, budget, held.blocks, held.bytes) {
+                Ok(walk) => walk,
+                Err(WalkError::Frontier(reason)) => {
+                    // Everything that is here is found again from the root; only look-ups are lost.
+                    tracing::warn!(%root, reason, "the saved frontier of {root} is damaged; walking from the root");
+                    Walk::new(root, budget)?
+                }
+                Err(other) => return Err(other),
+            },
+            None => Walk::new(root, budget)?,
+        };
+        Ok(Self {
+            protect,
+            walk,
+            blocks,
+            flight: HashMap::new(),
+            fresh: Vec::new(),
+            fresh_bytes: 0,
+            unanswered: None,
+            scanned: Scanned::new(SCANNED_PER_GENERATION),
+            max_bytes: budget.max_bytes,
+            counted_twice: 0,
+            since_checkpoint: 0,
+        })
+    }
+
+    /// Takes the blocks that came and looks at what they link to, until [`READY_WANTS`] are found missing or
+    /// enough was looked at. Blocks on the disk. What was found before an error is in the step.
+    pub(super) fn step(&mut self, incoming: Vec<Block>) -> (Step, Result<(), StepError>) {
+        let mut step = Step { visits: incoming.len(), ..Step::default() };
+        let result = self.try_step(incoming, &mut step);
+        (step, result)
+    }
+
+    fn try_step(&mut self, incoming: Vec<Block>, step: &mut Step) -> Result<(), StepError> {
+        for block in incoming {
+            self.take(block)?;
+        }
+        for _ in 0..VISITS_PER_STEP {
+            if step.wants.len() >= READY_WANTS {
+                return Ok(());
+            }
+            let Some(next) = self.unanswered.take().or_else(|| self.walk.next()) else {
+                step.exhausted = true;
+                return Ok(());
+            };
+            let answered = match next {
+                Next::Visit(cid) => self.visit(cid, &mut step.wants),
+                Next::Reload(cid) => self.reload(cid, &mut step.wants),
+            };
+            if let Err(StepError::Store(_)) = &answered {
+                self.unanswered = Some(next);
+            }
+            answered?;
+            step.visits += 1;
+        }
+        Ok(())
+    }
+
+    fn visit(&mut self, cid: Cid, wants: &mut Vec<Cid>) -> Result<(), StepError> {
+        if self.flight.contains_key(cid.hash()) {
+            return self.visit_in_flight(cid);
+        }
+        match self.protect.claim(cid.hash())? {
+            Claim::Seen if Walk::needs_data(&cid) && !self.scanned.contains(&cid) => {
+                let Some(block) = self.blocks.get(&cid)? else {
+                    self.miss(cid, Purpose::Mend, wants);
+                    return Ok(());
+                };
+                self.count_twice(block.data().len());
+                self.scan(&block)?;
+            }
+            Claim::Seen => self.walk.seen(&cid),
+            Claim::Present(len) if !Walk::needs_data(&cid) => self.walk.present(&cid, len)?,
+            Claim::Present(_) => match self.blocks.get(&cid) {
+                Ok(Some(block)) => self.scan(&block)?,
+                Ok(None) => self.miss(cid, Purpose::Mend, wants),
+                // Claimed already: the next look finds it seen but not scanned, and reads it then.
+                Err(error) => return Err(error.into()),
+            },
+            Claim::Absent => self.miss(cid, Purpose::New, wants),
+        }
+        Ok(())
+    }
+
+    /// A second link to a block that is not durable yet.
+    fn visit_in_flight(&mut self, cid: Cid) -> Result<(), StepError> {
+        let flight = self.flight.get_mut(cid.hash()).expect("the caller looked it up");
+        if flight.cid == cid || flight.aliases.contains(&cid) || !Walk::needs_data(&cid) {
+            self.walk.seen(&cid);
+            return Ok(());
+        }
+        flight.aliases.push(cid);
+        self.walk.waiting(&cid);
+        match flight.arrived {
+            Some(at) => {
+                let data = self.fresh[at].data().clone();
+                self.scan_alias(cid, data)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn miss(&mut self, cid: Cid, purpose: Purpose, wants: &mut Vec<Cid>) {
+        if purpose != Purpose::Reload {
+            self.walk.waiting(&cid);
+        }
+        self.flight.insert(*cid.hash(), Flight { cid, purpose, aliases: Vec::new(), arrived: None });
+        wants.push(cid);
+    }
+
+    fn reload(&mut self, cid: Cid, wants: &mut Vec<Cid>) -> Result<(), StepError> {
+        let fresh =
+            self.flight.get(cid.hash()).and_then(|f| f.arrived).map(|at| self.fresh[at].data().clone());
+        let block = match fresh {
+            Some(data) => Block::new(cid, data).ok(),
+            None => self.blocks.get(&cid)?,
+        };
+        match block {
+            Some(block) => self.walk.reloaded(&block)?,
+            None => self.miss(cid, Purpose::Reload, wants),
+        }
+        Ok(())
+    }
+
+    /// A block came. What was not asked for, or came before, is dropped.
+    fn take(&mut self, block: Block) -> Result<(), StepError> {
+        let Some(flight) = self.flight.get_mut(block.cid().hash()) else { return Ok(()) };
+        if flight.arrived.is_some() {
+            return Ok(());
+        }
+        flight.arrived = Some(self.fresh.len());
+        let (asked, purpose, aliases) = (flight.cid, flight.purpose, flight.aliases.clone());
+        let data = block.data().clone();
+        // The exchange may name the bytes by another CID of the same hash; the walk knows the one it asked for.
+        let block = if *block.cid() == asked { block } else { rename(asked, data.clone()) };
+        match purpose {
+            Purpose::Reload => self.walk.reloaded(&block)?,
+            Purpose::New | Purpose::Mend => self.scan(&block)?,
+        }
+        self.fresh_bytes += data.len();
+        self.fresh.push(block);
+        for alias in aliases {
+            self.scan_alias(alias, data.clone())?;
+        }
+        Ok(())
+    }
+
+    fn scan_alias(&mut self, cid: Cid, data: bytes::Bytes) -> Result<(), StepError> {
+        self.count_twice(data.len());
+        self.scan(&rename(cid, data))
+    }
+
+    fn scan(&mut self, block: &Block) -> Result<(), StepError> {
+        if Walk::needs_data(block.cid()) {
+            self.scanned.insert(block.cid());
+        }
+        Ok(self.walk.block(block)?)
+    }
+
+    /// Bytes that the walk counts a second time do not count against the pin.
+    fn count_twice(&mut self, len: usize) {
+        self.counted_twice = self.counted_twice.saturating_add(len as u64);
+        self.walk.set_max_bytes(self.max_bytes.saturating_add(self.counted_twice));
+    }
+
+    /// The pin may cost this much from now on.
+    pub(super) fn set_max_bytes(&mut self, max_bytes: u64) {
+        self.max_bytes = max_bytes;
+        self.count_twice(0);
+    }
+
+    /// Whether enough came for one write.
+    pub(super) fn is_full(&self) -> bool {
+        self.fresh_bytes >= SAVE_BYTES || self.fresh.len() >= SAVE_BLOCKS
+    }
+
+    /// Whether anything is not yet durable.
+    pub(super) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
+    /// Bytes that are not yet durable.
+    pub(super) fn fresh_bytes(&self) -> usize {
+        self.fresh_bytes
+    }
+
+    /// What the DAG has so far, the blocks on their way to the disk included.
+    pub(super) fn totals(&self) -> ManifestTotals {
+        let durable = self.protect.totals();
+        ManifestTotals {
+            blocks: durable.blocks + self.fresh.len() as u64,
+            bytes: durable.bytes + self.fresh_bytes as u64,
+        }
+    }
+
+    /// Whether every block was looked at, came, and is durable.
+    pub(super) fn is_done(&self) -> bool {
+        self.unanswered.is_none() && self.fresh.is_empty() && self.walk.is_done()
+    }
+
+    /// Makes what came durable. After an error everything is still held and the call can be repeated: storing a
+    /// block twice is harmless. Cancel safe in the same sense.
+    pub(super) async fn save(&mut self) -> Result<(), StoreError> {
+        let is_new = |b: &&Block| self.flight.get(b.cid().hash()).is_none_or(|f| f.purpose == Purpose::New);
+        let (new, mended): (Vec<&Block>, Vec<&Block>) = self.fresh.iter().partition(is_new);
+        let new: Vec<Block> = new.into_iter().cloned().collect();
+        let mended: Vec<Block> = mended.into_iter().cloned().collect();
+        if !new.is_empty() {
+            self.protect.put(new).await?;
+        }
+        for block in mended {
+            self.blocks.repair(block).await?;
+        }
+        for block in self.fresh.drain(..) {
+            self.flight.remove(block.cid().hash());
+        }
+        self.since_checkpoint += self.fresh_bytes as u64;
+        self.fresh_bytes = 0;
+        Ok(())
+    }
+
+    /// Bytes that a crash would make the walk look up again.
+    pub(super) fn since_checkpoint(&self) -> u64 {
+        self.since_checkpoint
+    }
+
+    /// Saves the frontier. Only between steps and with nothing fresh, or the frontier would be ahead of the
+    /// blocks.
+    pub(super) async fn checkpoint(&mut self) -> Result<(), StoreError> {
+        debug_assert!(self.fresh.is_empty(), "blocks must be durable before the frontier that passed them");
+        fail::fail_point!("pin.frontier");
+        if self.unanswered.is_some() {
+            // A CID that was handed out and not answered is in no frontier; the last one is still right.
+            return Ok(());
+        }
+        self.protect.checkpoint(self.walk.checkpoint()).await?;
+        self.since_checkpoint = 0;
+        Ok(())
+    }
+
+    /// The whole DAG is here.
+    pub(super) async fn seal(self) -> Result<ManifestTotals, StoreError> {
+        fail::fail_point!("pin.refs");
+        self.protect.seal().await
+    }
+}
+
+/// The same bytes under another CID with the same multihash.
+fn rename(cid: Cid, data: bytes::Bytes) -> Block {
+    Block::new(cid, data).expect("the bytes were checked against the same multihash")
+}
+
+/// CIDs scanned by this walk, in two generations: when the younger is full, the older is forgotten. Forgetting
+/// costs a look-up, and the walk's block budget bounds how often that can happen.
+struct Scanned {
+    young: HashSet<u64>,
+    old: HashSet<u64>,
+    per_generation: usize,
+    hasher: RandomState,
+}
+
+impl Scanned {
+    fn new(per_generation: usize) -> Self {
+        Self { young: HashSet::new(), old: HashSet::new(), per_generation, hasher: RandomState::new() }
+    }
+
+    fn contains(&self, cid: &Cid) -> bool {
+        let key = self.hasher.hash_one(cid);
+        self.young.contains(&key) || self.old.contains(&key)
+    }
+
+    fn insert(&mut self, cid: &Cid) {
+        if self.young.len() >= self.per_generation {
+            crate::limits::hit("walk_scanned");
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(self.hasher.hash_one(cid));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use floe_core::cid::code;
+
+    use super::*;
+
+    fn cid(n: u32) -> Cid {
+        *Block::of(code::DAG_CBOR, n.to_be_bytes().to_vec().into()).unwrap().cid()
+    }
+
+    #[test]
+    fn t15_scanned_cids_are_kept_for_two_generations_and_no_longer() {
+        let mut scanned = Scanned::new(4);
+        (0..4).for_each(|n| scanned.insert(&cid(n)));
+        assert!((0..4).all(|n| scanned.contains(&cid(n))), "one generation fits");
+        (4..8).for_each(|n| scanned.insert(&cid(n)));
+        assert!((0..8).all(|n| scanned.contains(&cid(n))), "two fit");
+        scanned.insert(&cid(8));
+        assert!((0..4).all(|n| !scanned.contains(&cid(n))), "the oldest went");
+        assert!((4..9).all(|n| scanned.contains(&cid(n))));
+    }
+}

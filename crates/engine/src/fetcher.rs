@@ -1,0 +1,275 @@
+//! Which DAGs are fetched now: claims what is due, as far as there are slots, and writes down how each attempt
+//! ended.
+//!
+//! The rows decide what is due and what is fair between accounts; this module decides how much at a time. A DAG
+//! that cannot be found leaves its slot soon (see [`limits::FIRST_BLOCK_WITHIN`]) and waits in the parking lane,
+//! where it costs nothing: every peer that connects is asked for its root, and one that has it, or that the
+//! pin's origins name, makes it due at once.
+//!
+//! Crash: claims are given back at start, manifests stay open, so the walk goes on at its last frontier. Stop:
+//! the fetches save their place first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use floe_blockstore::ManifestTotals;
+use floe_core::Timestamp;
+use floe_records::{ClaimedDag, DagOutcome, Error as RecordsError};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::backoff::Attempt;
+use crate::context::Context;
+use crate::fetch::{Ended, fetch, words};
+use crate::limits;
+
+const NAME: &str = "fetcher";
+
+/// What start found that the fetcher has to know.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    /// DAGs whose manifest was sealed just before a crash kept the rows from hearing of it.
+    pub(crate) sealed: HashMap<Uuid, ManifestTotals>,
+    /// DAGs that the rows call complete and whose manifest is not: fetched again, while their pins stay pinned.
+    pub(crate) incomplete: Vec<ClaimedDag>,
+}
+
+/// Runs until the engine stops, and then until every fetch has saved its place.
+pub(crate) async fn run(ctx: Arc<Context>, leftovers: Leftovers) {
+    let mut fetcher = Fetcher {
+        ctx: Arc::clone(&ctx),
+        sealed: leftovers.sealed,
+        heals: leftovers.incomplete.into_iter().map(|dag| (Duration::ZERO, dag)).collect(),
+        fetches: JoinSet::new(),
+        running: 0,
+        healing: 0,
+    };
+    fetcher.run().await;
+    ctx.board.state(NAME, "stopped", 0);
+}
+
+struct Fetcher {
+    ctx: Arc<Context>,
+    sealed: HashMap<Uuid, ManifestTotals>,
+    /// To be mended, with the monotonic time of the next attempt.
+    heals: Vec<(Duration, ClaimedDag)>,
+    fetches: JoinSet<Finished>,
+    running: usize,
+    healing: usize,
+}
+
+enum Finished {
+    Fetched,
+    /// With what is to be tried again, and when.
+    Healed(Option<Box<(Duration, ClaimedDag)>>),
+}
+
+impl Fetcher {
+    async fn run(&mut self) {
+        loop {
+            self.start_heals();
+            let claimed = self.claim().await;
+            let wait = self.wait_for().await;
+            let state = format!("{} of {} slots busy", self.running, limits::FETCHES_PER_NODE);
+            self.ctx.board.state(NAME, state, self.heals.len() as u64);
+            if claimed == 0 || self.running >= limits::FETCHES_PER_NODE {
+                tokio::select! {
+                    biased;
+                    () = self.ctx.stop.cancelled() => break,
+                    Some(done) = self.fetches.join_next() => self.finished(done),
+                    () = self.ctx.fetch_due.notified() => {}
+                    () = self.ctx.clock.sleep(wait) => {}
+                }
+            }
+            while let Some(done) = self.fetches.try_join_next() {
+                self.finished(done);
+            }
+            if self.ctx.stop.is_cancelled() {
+                break;
+            }
+        }
+        self.ctx.board.state(NAME, "stopping", self.fetches.len() as u64);
+        while self.fetches.join_next().await.is_some() {}
+    }
+
+    fn finished(&mut self, done: Result<Finished, tokio::task::JoinError>) {
+        match done {
+            Ok(Finished::Fetched) => self.running -= 1,
+            Ok(Finished::Healed(again)) => {
+                self.healing -= 1;
+                self.heals.extend(again.map(|again| *again));
+            }
+            Err(error) => {
+                // Its claim stays until the next start; the slot must not be lost with it.
+                self.running = self.running.saturating_sub(1);
+                tracing::error!(%error, "a fetch panicked");
+                self.ctx.board.error(NAME, "a fetch panicked; see the log");
+            }
+        }
+    }
+
+    async fn claim(&mut self) -> usize {
+        let free = limits::FETCHES_PER_NODE - self.running;
+        if free == 0 {
+            limits::hit("fetches_per_node");
+            return 0;
+        }
+        let claimed = match self.ctx.records.claim_dags(free, limits::FETCHES_PER_ACCOUNT).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                tracing::error!(%error, "cannot claim due pins");
+                self.ctx.board.error(NAME, &error);
+                return 0;
+            }
+        };
+        let count = claimed.len();
+        for dag in claimed {
+            self.ctx.changes.dag(dag.dag);
+            self.running += 1;
+            let sealed = self.sealed.remove(&dag.dag);
+            let mut entered = self.ctx.running.enter(dag.dag, &self.ctx.stop);
+            let ctx = Arc::clone(&self.ctx);
+            self.fetches.spawn(async move {
+                ctx.exchange.unpark(&dag.root);
+                let ended = match sealed {
+                    Some(totals) => Ended::Complete(totals),
+                    None => fetch(Arc::clone(&ctx), dag.clone(), false, &mut entered).await,
+                };
+                settle(&ctx, &dag, ended).await;
+                Finished::Fetched
+            });
+        }
+        count
+    }
+
+    /// How long there is nothing to claim, as far as is known; also whether others wait for a slot.
+    async fn wait_for(&self) -> Duration {
+        let now = self.ctx.clock.now();
+        let due = match self.ctx.records.next_due().await {
+            Ok(due) => due,
+            Err(error) => {
+                self.ctx.board.error(NAME, &error);
+                return limits::BLOCKED_POLL;
+            }
+        };
+        let blocked = due.is_some_and(|at| at <= now);
+        self.ctx.contended.store(blocked, Ordering::Relaxed);
+        match due {
+            Some(at) if at > now => at.since(now).min(limits::IDLE_POLL),
+            Some(_) => limits::BLOCKED_POLL,
+            None => limits::IDLE_POLL,
+        }
+    }
+
+    fn start_heals(&mut self) {
+        let now = self.ctx.clock.monotonic();
+        while self.healing < limits::HEALS_PER_NODE {
+            let Some(at) = self.heals.iter().position(|(at, _)| *at <= now) else { return };
+            let (_, dag) = self.heals.swap_remove(at);
+            self.healing += 1;
+            let mut entered = self.ctx.running.enter(dag.dag, &self.ctx.stop);
+            let ctx = Arc::clone(&self.ctx);
+            self.fetches.spawn(async move {
+                let ended = fetch(Arc::clone(&ctx), dag.clone(), true, &mut entered).await;
+                Finished::Healed(heal_outcome(&ctx, dag, ended))
+            });
+        }
+    }
+}
+
+/// Writes how an attempt ended. Tries until it is written, nobody wants it, or the engine stops.
+async fn settle(ctx: &Context, dag: &ClaimedDag, ended: Ended) {
+    let (outcome, park) = match ended {
+        Ended::Stopped => return,
+        Ended::Unwanted => return forget(ctx, dag).await,
+        Ended::Complete(ManifestTotals { blocks, bytes }) => (DagOutcome::Complete { blocks, bytes }, false),
+        Ended::Failed(reason) => {
+            tracing::info!(root = %dag.root, reason, "the pin of {} failed: {reason}", dag.root);
+            (DagOutcome::Failed { reason }, false)
+        }
+        Ended::Parked { reason, progressed } => parked(ctx, dag, reason, progressed),
+    };
+    loop {
+        match ctx.records.finish_dag(dag.dag, outcome.clone()).await {
+            Ok(()) => break,
+            Err(RecordsError::NotFound) => return forget(ctx, dag).await,
+            Err(RecordsError::Poisoned(_)) => return,
+            Err(error) => {
+                tracing::error!(root = %dag.root, %error, "the outcome of {} is not written; trying again", dag.root);
+                ctx.board.error(NAME, &error);
+            }
+        }
+        tokio::select! {
+            biased;
+            () = ctx.stop.cancelled() => return,
+            () = ctx.clock.sleep(limits::BLOCKED_POLL) => {}
+        }
+    }
+    if park {
+        // After the row says so: an offer from now on finds a parked row to wake.
+        ctx.exchange.park(&dag.root);
+    }
+    ctx.changes.dag(dag.dag);
+    ctx.jobs_due.notify_one();
+}
+
+/// What a parked attempt means for the pin.
+fn parked(ctx: &Context, dag: &ClaimedDag, reason: String, progressed: bool) -> (DagOutcome, bool) {
+    let attempt = Attempt {
+        now: ctx.clock.now(),
+        since: dag.since,
+        earlier: dag.attempts,
+        progressed,
+        give_up_after: ctx.settings.give_up_after,
+        random: ctx.random(),
+    };
+    match attempt.next() {
+        Some(next_attempt) => {
+            tracing::debug!(root = %dag.root, reason, "the fetch of {} is parked: {reason}", dag.root);
+            (DagOutcome::Parked { next_attempt, reason, progressed }, true)
+        }
+        None => {
+            let reason =
+                format!("given up after {} without any progress: {reason}", words(attempt.give_up_after));
+            tracing::info!(root = %dag.root, reason, "the pin of {} failed: {reason}", dag.root);
+            (DagOutcome::Failed { reason }, false)
+        }
+    }
+}
+
+/// No pin is left. The manifest may have been begun after its release was done, so it is released once more.
+async fn forget(ctx: &Context, dag: &ClaimedDag) {
+    if let Err(error) = ctx.blocks.release(dag.dag).await {
+        tracing::warn!(root = %dag.root, %error, "blocks of {} are released at the next start", dag.root);
+    }
+    ctx.changes.dag(dag.dag);
+    ctx.jobs_due.notify_one();
+}
+
+/// A mended DAG is whole again, or is tried again later; its pins never stopped being pinned.
+fn heal_outcome(ctx: &Context, mut dag: ClaimedDag, ended: Ended) -> Option<Box<(Duration, ClaimedDag)>> {
+    let reason = match ended {
+        Ended::Complete(totals) => {
+            tracing::info!(root = %dag.root, blocks = totals.blocks, "{} is whole again", dag.root);
+            return None;
+        }
+        Ended::Unwanted | Ended::Stopped => return None,
+        Ended::Parked { reason, .. } | Ended::Failed(reason) => reason,
+    };
+    tracing::warn!(root = %dag.root, reason, "{} is pinned but not whole, and could not be mended: {reason}", dag.root);
+    ctx.board.error(NAME, format!("{} is pinned but not whole: {reason}", dag.root));
+    let now = Timestamp::from_millis(0);
+    let attempt = Attempt {
+        now,
+        since: now,
+        earlier: dag.attempts,
+        progressed: false,
+        give_up_after: Duration::MAX,
+        random: ctx.random(),
+    };
+    dag.attempts += 1;
+    let wait = attempt.next().map_or(limits::BACKOFF_MOST, |at| at.since(now));
+    Some(Box::new((ctx.clock.monotonic() + wait, dag)))
+}

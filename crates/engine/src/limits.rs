@@ -1,0 +1,99 @@
+//! Every bound of the engine, in one place. Each says what breaks if it is doubled or halved; each hit counts
+//! `floe_limit_hits_total{limit="…"}`.
+
+use std::time::Duration;
+
+/// DAGs fetched at once on this node. Doubled: twice the buffers and searches; halved: slow providers hold up
+/// more of the queue.
+pub(crate) const FETCHES_PER_NODE: usize = 64;
+/// DAGs of one account fetched at once, so that one account's dead pins leave slots to the others.
+pub(crate) const FETCHES_PER_ACCOUNT: usize = 10;
+/// Complete DAGs whose blocks were found missing at start and that are fetched again at the same time. They
+/// come on top of the node's fetches: repair neither waits for users nor takes much from them.
+pub(crate) const HEALS_PER_NODE: usize = 4;
+
+/// An attempt that gets no block for so long parks and gives its slot back.
+pub(crate) const FIRST_BLOCK_WITHIN: Duration = Duration::from_secs(20);
+/// The same for the *first* attempt of a DAG while others wait for a slot. A hundred dead pins of one account
+/// pass its ten slots in 40 s at this value, so a findable pin behind them is pinned within 60 s; what can be
+/// had only slowly gets the full time in its second attempt, 30 s later.
+pub(crate) const FIRST_BLOCK_WITHIN_CONTENDED: Duration = Duration::from_secs(4);
+/// An attempt that had blocks parks after so long without another (limits.md, "no-progress timer per pin").
+pub(crate) const NO_PROGRESS_WITHIN: Duration = Duration::from_secs(120);
+/// Wait after the first attempt without a block; doubles with each.
+pub(crate) const BACKOFF_FIRST: Duration = Duration::from_secs(30);
+/// The longest wait between two attempts, before jitter (ipfs-cluster's recover interval).
+pub(crate) const BACKOFF_MOST: Duration = Duration::from_secs(12 * 60);
+/// Jitter of a back-off: up to this share of it is taken off, so that pins that failed together do not come
+/// back together.
+pub(crate) const BACKOFF_JITTER_PERCENT: u64 = 25;
+
+/// How often a running fetch looks at its timers, at stalled saves and at the space on the disk.
+pub(crate) const TICK: Duration = Duration::from_millis(500);
+/// Progress reaches the rows (and who watches) at most this often: each is a committed transaction.
+pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// An unchanged fetch asks the rows this often whether it is still wanted and what it may still cost.
+pub(crate) const REPORT_IDLE_EVERY: Duration = Duration::from_secs(10);
+
+/// Bytes of new blocks that make one write to the packs. Half: more syncs than the disk needs; double: more
+/// memory and a longer pause of the walk per write, without more speed.
+pub(crate) const SAVE_BYTES: usize = 8 << 20;
+/// New blocks that make one write, however small they are: their book-keeping is about 0.4 KiB each.
+pub(crate) const SAVE_BLOCKS: usize = 16_384;
+/// A fetch asks for no more blocks while it holds so many bytes that are not yet on disk.
+pub(crate) const HELD_BYTES_PER_FETCH: usize = 24 << 20;
+/// No fetch asks for more while all of them together hold so much.
+pub(crate) const HELD_BYTES_PER_NODE: usize = 96 << 20;
+/// CIDs that are known to be missing and wait for room in the session: enough that the network is busy while
+/// the walk waits for the disk.
+pub(crate) const READY_WANTS: usize = 4_096;
+/// CIDs looked at in one step of the walk, after which its owner can be stopped or told news.
+pub(crate) const VISITS_PER_STEP: usize = 8_192;
+/// CIDs of link-bearing blocks remembered as scanned, twice (two generations): what is forgotten is read again,
+/// never skipped.
+pub(crate) const SCANNED_PER_GENERATION: usize = 131_072;
+/// New blocks wait at most about this long for others to share their write with.
+pub(crate) const SAVE_EVERY: Duration = Duration::from_secs(2);
+/// The frontier is saved after this many bytes: what a crash makes the walk look up (not fetch) again.
+pub(crate) const CHECKPOINT_BYTES: u64 = 256 << 20;
+/// … or after this long, where anything changed.
+pub(crate) const CHECKPOINT_EVERY: Duration = Duration::from_secs(15);
+
+/// News to one running fetch (more origins). What does not fit is dropped: origins are hints.
+pub(crate) const CONTROLS_PER_FETCH: usize = 64;
+/// Network events that wait to be handled. What does not fit is dropped: back-off tries the pins anyway.
+pub(crate) const NETWORK_EVENTS: usize = 1_024;
+/// Parked roots that peers are asked for.
+pub(crate) const PARKED_ROOTS: usize = 16_384;
+/// Changes kept for watchers; one that lags further re-reads its pin.
+pub(crate) const CHANGES: usize = 1_024;
+/// Watchers at once.
+pub(crate) const WATCHERS: usize = 1_024;
+
+/// Jobs read at once. Larger than what can be stuck on the network, so that releases behind are reached.
+pub(crate) const JOBS_PER_PASS: usize = 1_024;
+/// Wait after a pass with a failure, and the longest after doubling.
+pub(crate) const JOBS_RETRY_FIRST: Duration = Duration::from_secs(1);
+/// See [`JOBS_RETRY_FIRST`].
+pub(crate) const JOBS_RETRY_MOST: Duration = Duration::from_secs(60);
+/// The longest that a worker sleeps without looking, however wrong its idea of what is due.
+pub(crate) const IDLE_POLL: Duration = Duration::from_secs(30);
+/// How soon a scheduler looks again when something is due that it could not claim.
+pub(crate) const BLOCKED_POLL: Duration = Duration::from_secs(1);
+
+/// Time from start to the first background scrub, and between two. Well under the 30 days of storage.md, so
+/// that one that failed can be repeated in time.
+pub(crate) const SCRUB_FIRST_AFTER: Duration = Duration::from_secs(3600);
+/// See [`SCRUB_FIRST_AFTER`].
+pub(crate) const SCRUB_EVERY: Duration = Duration::from_secs(20 * 24 * 3600);
+/// Damaged blocks that one scrub lists and tries to fetch again; the next scrub takes the rest.
+pub(crate) const HEAL_BLOCKS: usize = 10_000;
+/// A search for damaged blocks ends after this long without one.
+pub(crate) const HEAL_WITHIN: Duration = Duration::from_secs(30);
+/// Damaged blocks asked for at once.
+pub(crate) const HEAL_WANTS: usize = 256;
+
+/// Counts one hit of a limit.
+pub(crate) fn hit(limit: &'static str) {
+    metrics::counter!("floe_limit_hits_total", "limit" => limit).increment(1);
+}

@@ -1,0 +1,109 @@
+//! Does what transactions queued: announce, stop announcing, release.
+//!
+//! Each job is done at least once and in order. The rows are the truth: a job is marked done after its effect,
+//! and every effect may be repeated. One kind of trouble does not hold up the other: while the network's store
+//! refuses (a full disk, say), releases go on, because they are what frees the disk.
+//!
+//! Crash: the job is still there. Stop: between two jobs.
+
+use std::sync::Arc;
+
+use floe_core::Cid;
+use floe_records::Job;
+
+use crate::backoff::jittered;
+use crate::context::Context;
+use crate::limits;
+
+const NAME: &str = "outbox";
+
+/// Runs until the engine stops.
+pub(crate) async fn run(ctx: Arc<Context>) {
+    let mut retry = limits::JOBS_RETRY_FIRST;
+    loop {
+        let wait = match drain(&ctx).await {
+            Ok(()) => {
+                retry = limits::JOBS_RETRY_FIRST;
+                limits::IDLE_POLL
+            }
+            Err(error) => {
+                tracing::warn!(error, "follow-up work failed, trying again: {error}");
+                ctx.board.error(NAME, &error);
+                let wait = jittered(retry, ctx.random());
+                retry = (retry * 2).min(limits::JOBS_RETRY_MOST);
+                wait
+            }
+        };
+        tokio::select! {
+            biased;
+            () = ctx.stop.cancelled() => break,
+            () = ctx.jobs_due.notified() => {}
+            () = ctx.clock.sleep(wait) => {}
+        }
+    }
+    ctx.board.state(NAME, "stopped", 0);
+}
+
+/// Does all jobs that are there. An error leaves those that failed, and those that must come after them.
+pub(crate) async fn drain(ctx: &Context) -> Result<(), String> {
+    let _one_at_a_time = ctx.outbox.lock().await;
+    loop {
+        let jobs = ctx.records.jobs(limits::JOBS_PER_PASS).await.map_err(|e| e.to_string())?;
+        ctx.board.state(NAME, if jobs.is_empty() { "idle" } else { "working" }, jobs.len() as u64);
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        if jobs.len() == limits::JOBS_PER_PASS {
+            limits::hit("jobs_per_pass");
+        }
+        // The first failure of each kind ends that kind for this pass.
+        let routing = routing_jobs(ctx, &jobs).await;
+        let releases = release_jobs(ctx, &jobs).await;
+        routing?;
+        releases?;
+        if ctx.stop.is_cancelled() {
+            return Ok(());
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Routing {
+    Provide,
+    Unprovide,
+}
+
+/// Announcements and their ends, in order; neighbours of one kind in one call, because each call is a sync.
+async fn routing_jobs(ctx: &Context, jobs: &[(i64, Job)]) -> Result<(), String> {
+    let routing: Vec<(i64, Routing, Cid)> = jobs
+        .iter()
+        .filter_map(|(id, job)| match job {
+            Job::Announce(root) => Some((*id, Routing::Provide, *root)),
+            Job::Unannounce(root) => Some((*id, Routing::Unprovide, *root)),
+            Job::Release(_) => None,
+        })
+        .collect();
+    for group in routing.chunk_by(|a, b| a.1 == b.1) {
+        let roots: Vec<Cid> = group.iter().map(|(_, _, root)| *root).collect();
+        let (done, what) = match group[0].1 {
+            Routing::Provide => (ctx.network.provide(&roots).await, "announce"),
+            Routing::Unprovide => (ctx.network.unprovide(&roots).await, "stop announcing"),
+        };
+        done.map_err(|e| format!("cannot {what} {} roots, {} first: {e}", roots.len(), roots[0]))?;
+        for (id, ..) in group {
+            ctx.records.job_done(*id).await.map_err(|e| e.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+async fn release_jobs(ctx: &Context, jobs: &[(i64, Job)]) -> Result<(), String> {
+    for (id, job) in jobs {
+        let Job::Release(dag) = job else { continue };
+        // A fetch that still runs would write into the manifest again.
+        ctx.running.stop(*dag).await;
+        ctx.blocks.release(*dag).await.map_err(|e| format!("cannot release the blocks of {dag}: {e}"))?;
+        ctx.records.job_done(*id).await.map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}

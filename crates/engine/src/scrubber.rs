@@ -1,0 +1,207 @@
+//! Finds what the disk has spoilt, and fetches it again.
+//!
+//! The block store reads every record and compares packs and index both ways; what is damaged is quarantined
+//! there and never served. This module asks the network for those blocks and writes them back, and names the
+//! pins that hold what could not be had.
+//!
+//! It runs when an operator asks (`floe verify`), one hour after start, and every 20 days after that. Crash or
+//! stop: what was mended stays mended, the rest is found by the next scrub.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use floe_blockstore::Error as StoreError;
+use floe_core::cid::code;
+use floe_core::ports::{Session, SessionHints};
+use floe_core::{AccountId, Block, Cid, Multihash, RequestId};
+use uuid::Uuid;
+
+use crate::backoff::jittered;
+use crate::context::Context;
+use crate::{Error, limits, recovery};
+
+const NAME: &str = "scrubber";
+
+/// What `floe verify` prints.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct VerifyReport {
+    /// Blocks read.
+    pub blocks: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Damaged or missing blocks, by multihash, and the pins that hold them.
+    pub damaged: Vec<DamagedBlock>,
+    /// Of these, how many were fetched again.
+    pub repaired: u64,
+}
+
+/// A damaged or missing block.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct DamagedBlock {
+    /// CID v1 raw of the multihash.
+    pub cid: String,
+    /// Whether it was fetched again.
+    pub repaired: bool,
+    /// `(account, request id)` of pins that hold it.
+    pub pins: Vec<(i64, RequestId)>,
+}
+
+/// Runs until the engine stops.
+pub(crate) async fn run(ctx: Arc<Context>) {
+    let mut wait = limits::SCRUB_FIRST_AFTER;
+    loop {
+        ctx.board.state(NAME, "waiting", 0);
+        tokio::select! {
+            biased;
+            () = ctx.stop.cancelled() => break,
+            () = ctx.clock.sleep(jittered(wait, ctx.random())) => {}
+        }
+        wait = limits::SCRUB_EVERY;
+        tokio::select! {
+            biased;
+            () = ctx.stop.cancelled() => break,
+            report = verify(&ctx) => match report {
+                Ok(report) => tracing::info!(
+                    blocks = report.blocks, damaged = report.damaged.len(), repaired = report.repaired,
+                    "scrubbed {} blocks: {} damaged, {} repaired",
+                    report.blocks, report.damaged.len(), report.repaired
+                ),
+                Err(error) => {
+                    tracing::error!(%error, "the scrub failed: {error}");
+                    ctx.board.error(NAME, error);
+                }
+            }
+        }
+    }
+    ctx.board.state(NAME, "stopped", 0);
+}
+
+/// Scrubs and mends. Dropping the future leaves what is mended mended.
+pub(crate) async fn verify(ctx: &Context) -> Result<VerifyReport, Error> {
+    let _one_at_a_time = ctx.scrub.lock().await;
+    ctx.board.state(NAME, "reading every block", 0);
+    let scrub = ctx.blocks.scrub().await?;
+    let mut spoilt: Vec<Multihash> = scrub.damaged.into_iter().chain(scrub.missing).collect();
+    if spoilt.len() > limits::HEAL_BLOCKS {
+        limits::hit("heal_blocks");
+        tracing::error!(damaged = spoilt.len(), "{} blocks are damaged; mending the first", spoilt.len());
+        spoilt.truncate(limits::HEAL_BLOCKS);
+    }
+    let mut report = VerifyReport { blocks: scrub.blocks, bytes: scrub.bytes, ..VerifyReport::default() };
+    if spoilt.is_empty() {
+        ctx.board.state(NAME, "waiting", 0);
+        return Ok(report);
+    }
+    ctx.board.error(NAME, format!("{} blocks were damaged or missing", spoilt.len()));
+    let holders = HashMap::new();
+    let mended = mend(ctx, &spoilt, &holders).await?;
+    let mut pins = Pins::default();
+    for hash in spoilt {
+        let repaired = mended.contains(&hash);
+        let mut named = Vec::new();
+        for dag in holders.get(&hash).into_iter().flatten() {
+            named.extend(pins.of(ctx, *dag).await?.iter().map(|(account, id)| (account.0, *id)));
+        }
+        named.sort_unstable();
+        named.dedup();
+        let cid = as_raw(&hash).to_string();
+        if !repaired {
+            tracing::error!(%cid, pins = named.len(), "{cid} is damaged and nobody had it; {} pins hold it", named.len());
+        }
+        report.repaired += u64::from(repaired);
+        report.damaged.push(DamagedBlock { cid, repaired, pins: named });
+    }
+    ctx.board.state(NAME, "waiting", 0);
+    Ok(report)
+}
+
+/// The name that a multihash is asked for by: the codec does not matter to who has the bytes.
+fn as_raw(hash: &Multihash) -> Cid {
+    Cid::new_v1(code::RAW, *hash)
+}
+
+/// Pins by DAG, each DAG looked up once.
+#[derive(Default)]
+struct Pins(HashMap<Uuid, Vec<(AccountId, RequestId)>>);
+
+impl Pins {
+    async fn of(&mut self, ctx: &Context, dag: Uuid) -> Result<&[(AccountId, RequestId)], Error> {
+        Ok(match self.0.entry(dag) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(ctx.records.pins_of_dag(dag).await?),
+        })
+    }
+}
+
+/// Fetches what is spoilt, one session per DAG: who has its root most likely has the rest, and blocks below a
+/// root are seldom announced by themselves.
+async fn mend(
+    ctx: &Context,
+    spoilt: &[Multihash],
+    holders: &HashMap<Multihash, Vec<Uuid>>,
+) -> Result<HashSet<Multihash>, Error> {
+    let mut by_dag: BTreeMap<Option<Uuid>, Vec<Multihash>> = BTreeMap::new();
+    for hash in spoilt {
+        by_dag.entry(holders.get(hash).and_then(|dags| dags.first().copied())).or_default().push(*hash);
+    }
+    let mut mended = HashSet::new();
+    for (dag, hashes) in by_dag {
+        ctx.board.state(NAME, "fetching damaged blocks again", (spoilt.len() - mended.len()) as u64);
+        let known = match dag {
+            Some(dag) => recovery::to_mend(&ctx.records, dag).await?,
+            None => None,
+        };
+        let hints = match known {
+            Some(dag) => {
+                SessionHints { root: dag.root, origins: dag.origins, local_request: dag.local_request }
+            }
+            None => SessionHints { root: as_raw(&hashes[0]), origins: Vec::new(), local_request: false },
+        };
+        let mut session = ctx.exchange.open(hints);
+        for wanted in hashes.chunks(limits::HEAL_WANTS) {
+            mend_some(ctx, session.as_mut(), wanted, &mut mended).await?;
+        }
+    }
+    Ok(mended)
+}
+
+/// Asks for some, and takes what comes until there is silence for [`limits::HEAL_WITHIN`].
+async fn mend_some(
+    ctx: &Context,
+    session: &mut dyn Session,
+    wanted: &[Multihash],
+    mended: &mut HashSet<Multihash>,
+) -> Result<(), Error> {
+    let mut left: HashMap<Multihash, Cid> = wanted.iter().map(|hash| (*hash, as_raw(hash))).collect();
+    session.want(&left.values().copied().collect::<Vec<_>>());
+    while !left.is_empty() {
+        let blocks = tokio::select! {
+            biased;
+            blocks = poll_fn(|cx| match session.poll_blocks(cx) {
+                Poll::Ready(blocks) => Poll::Ready(blocks.ok()),
+                Poll::Pending => Poll::Pending,
+            }) => blocks,
+            () = ctx.clock.sleep(limits::HEAL_WITHIN) => None,
+        };
+        let Some(blocks) = blocks else { break };
+        for block in blocks {
+            let hash = *block.cid().hash();
+            if left.remove(&hash).is_some() {
+                repair(ctx, block).await?;
+                mended.insert(hash);
+            }
+        }
+    }
+    session.cancel(&left.into_values().collect::<Vec<_>>());
+    Ok(())
+}
+
+async fn repair(ctx: &Context, block: Block) -> Result<(), StoreError> {
+    let cid = *block.cid();
+    ctx.blocks.repair(block).await?;
+    tracing::info!(%cid, "{cid} was damaged and is repaired");
+    Ok(())
+}
