@@ -67,6 +67,40 @@ impl Block {
         Ok(Self { cid, data })
     }
 
+    /// Computes the CID v1 of `data` from what a bitswap payload's prefix says: codec, hash function and
+    /// digest length. Wire formats that leave the digest out need this, so that each block is hashed once.
+    ///
+    /// # Errors
+    /// [`BlockError`]: a hash function or digest length that is not accepted, or too many bytes.
+    pub fn hashed(
+        codec: u64,
+        hash_code: u64,
+        digest_bytes_wanted: usize,
+        data: Bytes,
+    ) -> Result<Self, BlockError> {
+        let full = digest_bytes(hash_code, &data, digest_bytes_wanted.min(cid::MAX_DIGEST_BYTES))
+            .ok_or(CidError::HashNotAllowed(hash_code))?;
+        let digest = full.get(..digest_bytes_wanted).ok_or(CidError::DigestLength {
+            code: hash_code,
+            got: digest_bytes_wanted,
+            min: cid::MIN_DIGEST_BYTES,
+            max: full.len().min(cid::MAX_DIGEST_BYTES),
+        })?;
+        let hash = Multihash::wrap(hash_code, digest).map_err(|_| CidError::HashNotAllowed(hash_code))?;
+        cid::check(&hash)?;
+        let cid = Cid::new_v1(codec, hash);
+        if data.len() > MAX_BLOCK_BYTES {
+            return Err(BlockError::TooLarge { cid, len: data.len() });
+        }
+        Ok(Self { cid, data })
+    }
+
+    /// The same bytes under another CID of the same multihash (v0 for v1, another codec): the proof is about
+    /// the hash alone. `None` where the multihash differs.
+    pub fn relabelled(self, cid: Cid) -> Option<Self> {
+        (self.cid.hash() == cid.hash()).then_some(Self { cid, data: self.data })
+    }
+
     /// The block that an identity CID carries inline, or `None` for any other CID.
     pub fn inline(cid: &Cid) -> Option<Self> {
         (cid::is_identity(cid) && cid::check(cid.hash()).is_ok())
@@ -100,8 +134,9 @@ fn matches(hash: &Multihash, data: &[u8]) -> bool {
         return hash.digest() == data;
     }
     // A truncated SHA2 or BLAKE3 digest is a prefix of the full one; `cid::check` has bounded its length.
-    digest_bytes(hash.code(), data, hash.digest().len())
-        .is_some_and(|full| full.len() >= hash.digest().len() && full[..hash.digest().len()] == *hash.digest())
+    digest_bytes(hash.code(), data, hash.digest().len()).is_some_and(|full| {
+        full.len() >= hash.digest().len() && full[..hash.digest().len()] == *hash.digest()
+    })
 }
 
 /// The full-length multihash of `data` under `hash_code`, or `None` for a function that is not accepted.
@@ -141,3 +176,52 @@ fn digest_bytes(hash_code: u64, data: &[u8], wanted: usize) -> Option<Vec<u8>> {
     })
 }
 
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{Block, MAX_BLOCK_BYTES, code};
+    use crate::{BlockError, Cid, CidError};
+
+    #[test]
+    fn a_prefix_and_bytes_make_the_block_that_checking_accepts() {
+        let data = Bytes::from_static(b"floe");
+        for (hash, len) in [
+            (code::SHA2_256, 32),
+            (code::SHA2_256, 20),
+            (code::SHA2_512, 64),
+            (code::BLAKE3, 48),
+            (0xb220, 32),
+        ] {
+            let block = Block::hashed(code::RAW, hash, len, data.clone()).unwrap();
+            assert_eq!(Block::new(*block.cid(), data.clone()), Ok(block));
+        }
+    }
+
+    #[test]
+    fn t18_a_prefix_with_a_weak_hash_is_refused() {
+        let data = Bytes::from_static(b"floe");
+        let made = |hash, len| Block::hashed(code::RAW, hash, len, data.clone());
+        assert_eq!(made(code::SHA1, 20), Err(BlockError::Cid(CidError::HashNotAllowed(code::SHA1))));
+        for len in [0, 19, 33, usize::MAX] {
+            assert!(
+                matches!(made(code::SHA2_256, len), Err(BlockError::Cid(CidError::DigestLength { .. }))),
+                "{len}"
+            );
+        }
+        let large = Bytes::from(vec![0; MAX_BLOCK_BYTES + 1]);
+        assert!(matches!(
+            Block::hashed(code::RAW, code::SHA2_256, 32, large),
+            Err(BlockError::TooLarge { .. })
+        ));
+    }
+
+    #[test]
+    fn relabelling_keeps_the_multihash() {
+        let block = Block::of(code::DAG_PB, Bytes::from_static(b"x")).unwrap();
+        let v0 = Cid::new_v0(*block.cid().hash()).unwrap();
+        assert_eq!(block.clone().relabelled(v0).unwrap().cid(), &v0);
+        let other = Block::of(code::RAW, Bytes::from_static(b"y")).unwrap();
+        assert_eq!(block.relabelled(*other.cid()), None);
+    }
+}

@@ -68,7 +68,9 @@ pub enum CidError {
     #[error("not a CID: {0}")]
     Malformed(String),
     /// A hash function that is no integrity check (sha1, murmur3, truncated forms) or that Floe cannot compute.
-    #[error("the hash function 0x{0:x} of this CID is not accepted: use sha2-256, sha2-512, sha3, keccak, blake2 or blake3")]
+    #[error(
+        "the hash function 0x{0:x} of this CID is not accepted: use sha2-256, sha2-512, sha3, keccak, blake2 or blake3"
+    )]
     HashNotAllowed(u64),
     /// The digest is too short to be unforgeable, too long, or of another length than its function gives.
     #[error("the digest of this CID has {got} bytes; its hash function 0x{code:x} needs {min} to {max}")]

@@ -106,7 +106,8 @@ mod tests {
         ];
         for status in S::ALL {
             for event in [E::Claimed, E::Parked, E::Complete, E::GaveUp] {
-                let want = legal.iter().find(|(s, e, _)| (*s, *e) == (status, event)).map(|(_, _, next)| *next);
+                let want =
+                    legal.iter().find(|(s, e, _)| (*s, *e) == (status, event)).map(|(_, _, next)| *next);
                 assert_eq!(status.after(event).ok(), want, "{status:?} {event:?}");
             }
         }
