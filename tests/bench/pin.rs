@@ -47,8 +47,8 @@ fn median(mut of: Vec<f64>) -> f64 {
 }
 
 fn main() -> Result<()> {
-    if let Some(job) = std::env::args().nth(1).filter(|a| a == "seed") {
-        return seeder::child_main(&job);
+    if std::env::args().nth(1).is_some_and(|a| a == "seed") {
+        return seeder::child_main();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let runs = setting("FLOE_BENCH_RUNS", 3);
@@ -71,7 +71,7 @@ async fn against_raw_stream(runs: usize) -> Result<()> {
     for case in cases() {
         let mut rows = Vec::new();
         for run in 0..=runs {
-            let mut seed = seeder::Child::start(case.len, case.leaf_bytes)?;
+            let seed = seeder::Child::start(case.len, case.leaf_bytes)?;
             let raw = seed.raw_stream().await?;
             let dir = tempfile::tempdir()?;
             let floe = Floe::start(&dir.path().join("floe"), &Options::default())?;

@@ -7,6 +7,7 @@ pub mod dag;
 pub mod floe;
 pub mod kubo;
 pub mod process;
+pub mod raw;
 pub mod seeder;
 
 /// Prints why a suite was not run, in the form that CI collects.

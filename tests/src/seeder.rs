@@ -172,3 +172,70 @@ impl Seeder {
         self.node.stop().await;
     }
 }
+
+/// A seeder in a process of its own, so that its CPU is not the measured program's.
+pub struct Child {
+    process: std::process::Child,
+    /// The root of the DAG it serves.
+    pub root: String,
+    /// Where it serves bitswap.
+    pub addresses: Vec<String>,
+    raw: libp2p::Multiaddr,
+    len: usize,
+}
+
+impl Child {
+    /// Starts this program again with the argument `seed`, see [`child_main`].
+    pub fn start(len: usize, leaf_bytes: usize) -> Result<Self> {
+        use std::io::BufRead as _;
+        let mut process = std::process::Command::new(std::env::current_exe()?)
+            .args(["seed", &len.to_string(), &leaf_bytes.to_string()])
+            .stdout(std::process::Stdio::piped())
+            .spawn()?;
+        let stdout = process.stdout.take().context("stdout is piped")?;
+        let mut line = String::new();
+        std::io::BufReader::new(stdout).read_line(&mut line)?;
+        let said: serde_json::Value = serde_json::from_str(&line).context("the seeder said nothing")?;
+        let addresses = said["addresses"].as_array().cloned().unwrap_or_default();
+        Ok(Self {
+            process,
+            root: said["root"].as_str().unwrap_or_default().to_owned(),
+            addresses: addresses.iter().filter_map(|a| a.as_str().map(str::to_owned)).collect(),
+            raw: said["raw"].as_str().unwrap_or_default().parse()?,
+            len,
+        })
+    }
+
+    /// How long a raw stream of the same bytes takes.
+    pub async fn raw_stream(&self) -> Result<Duration> {
+        crate::raw::read(&self.raw, self.len).await
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The process behind [`Child`]: `seed LEN LEAF_BYTES`. Prints one line of JSON and serves until it is killed.
+#[expect(clippy::print_stdout, reason = "the line is what the parent waits for")]
+pub fn child_main() -> Result<()> {
+    let number = |n: usize| -> Result<usize> { Ok(std::env::args().nth(n).context("seed LEN LEAF_BYTES")?.parse()?) };
+    let (len, leaf_bytes) = (number(2)?, number(3)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let blocks = crate::dag::over(&crate::noise(len, leaf_bytes as u64), leaf_bytes);
+        let leaves = blocks.iter().filter(|b| b.cid().codec() == floe_core::cid::code::RAW);
+        let raw = crate::raw::serve(leaves.map(|b| b.data().clone()).collect()).await?;
+        let seeder = Seeder::start().await?;
+        seeder.add(&blocks);
+        let root = blocks.last().context("a root")?.cid().to_string();
+        let line = serde_json::json!({
+            "root": root, "addresses": seeder.addresses(), "raw": raw.to_string(),
+        });
+        println!("{line}");
+        std::future::pending::<Result<()>>().await
+    })
+}
