@@ -1,8 +1,20 @@
-//! Links of every codec, and the walk over a DAG. (skeleton)
+//! Links of every codec, and the walk over a DAG.
+//!
+//! [`links`] reads the links of one block; [`Walk`] decides which CID to look at next. Neither knows where blocks
+//! come from. Path resolution, UnixFS reading and CAR files have their place here and are not written yet.
+//!
+//! Nothing in this crate recurses over data, allocates by a length it was told, or panics on bytes.
 
-use bytes::Bytes;
-pub use floe_core::Block;
+mod codec;
+mod unixfs;
+mod walk;
+
 use floe_core::Cid;
+
+pub use codec::{MAX_NESTING, Malformed, Node, PbLink, bears_links, is_known, links};
+pub use floe_core::Block;
+pub use unixfs::MAX_FANOUT;
+pub use walk::{MAX_LINKS_HELD, Walk};
 
 /// What a pin may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,62 +75,4 @@ pub enum Next {
     Visit(Cid),
     /// Read this block again from the store and answer with [`Walk::reloaded`]: its links were dropped to bound memory.
     Reload(Cid),
-}
-
-/// A walk over a DAG by unique CID: sans-IO, iterative, memory bounded whatever the DAG's shape.
-pub struct Walk {}
-
-impl Walk {
-    /// Begins at the root.
-    pub fn new(_root: Cid, _budget: Budget) -> Result<Self, WalkError> {
-        todo!()
-    }
-    /// Goes on from a checkpoint; `blocks` and `bytes` are what the manifest already holds.
-    pub fn resume(_frontier: &[u8], _budget: Budget, _blocks: u64, _bytes: u64) -> Result<Self, WalkError> {
-        todo!()
-    }
-    /// Everything needed to go on later. CIDs being waited for are part of it.
-    pub fn checkpoint(&self) -> Bytes {
-        todo!()
-    }
-    /// Lowers or raises the byte budget (a quota changed).
-    pub fn set_max_bytes(&mut self, _max_bytes: u64) {
-        todo!()
-    }
-    /// The next thing to do; `None` when all is visited or waits for blocks.
-    pub fn next(&mut self) -> Option<Next> {
-        todo!()
-    }
-    /// The visited CID was met before.
-    pub fn seen(&mut self, _cid: &Cid) {
-        todo!()
-    }
-    /// Whether a present block of this CID has to be read for its links (false for raw and other leaves).
-    pub fn needs_data(_cid: &Cid) -> bool {
-        todo!()
-    }
-    /// The visited CID is here, has no links to scan, and this many bytes.
-    pub fn present(&mut self, _cid: &Cid, _len: u32) -> Result<(), WalkError> {
-        todo!()
-    }
-    /// The visited CID is being fetched; [`Walk::block`] follows.
-    pub fn waiting(&mut self, _cid: &Cid) {
-        todo!()
-    }
-    /// A block came, from the store or from a peer: counted, its links scanned.
-    pub fn block(&mut self, _block: &Block) -> Result<(), WalkError> {
-        todo!()
-    }
-    /// The answer to [`Next::Reload`].
-    pub fn reloaded(&mut self, _block: &Block) -> Result<(), WalkError> {
-        todo!()
-    }
-    /// How many CIDs are waited for.
-    pub fn pending(&self) -> usize {
-        todo!()
-    }
-    /// Whether every block was visited and came.
-    pub fn is_done(&self) -> bool {
-        todo!()
-    }
 }
