@@ -1,1 +1,80 @@
-fn main() {}
+//! `floe`: the composition root and the command line. The only place that names every crate.
+//!
+//! [`cli`] is what can be said, [`serve`] what runs, [`client`] what talks to it, [`config`] what can be set,
+//! [`datadir`] where everything is kept, [`exit`] what the exit codes mean. Read [`serve`] first.
+
+mod cli;
+mod client;
+mod config;
+mod datadir;
+mod exit;
+mod init;
+mod limits;
+mod logs;
+mod offline;
+mod output;
+mod serve;
+mod shell;
+mod system;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command, ConfigArgs, ConfigCommand};
+use crate::client::Client;
+use crate::config::{Config, Layers, file};
+use crate::datadir::Layout;
+use crate::output::Output;
+use crate::system::SystemEntropy;
+
+fn main() -> ExitCode {
+    // Crash points of the test rigs; nothing where the feature is off.
+    let _scenario = fail::FailScenario::setup();
+    let cli = Cli::parse();
+    let json = cli.json;
+    let outcome = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(dispatch(cli)));
+    match outcome {
+        Ok(()) => exit::Code::Ok.into(),
+        Err(error) => {
+            exit::tell(&error, json);
+            exit::code_of(&error).into()
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    let out = Output { json: cli.json };
+    let layout = || Layout::choose(cli.data_dir.clone(), std::env::var_os("HOME").map(PathBuf::from));
+    let connect = |remote| anyhow::Ok(Client::connect(&remote, &layout()?)?);
+    match cli.command {
+        Command::Serve(args) => serve::serve(layout()?, args.flags, out).await,
+        Command::Init => offline::init(layout()?, out).await,
+        Command::Pin { remote, command } => client::pin(&connect(remote)?, out, command, &SystemEntropy).await,
+        Command::Account { remote, command } => client::account(&connect(remote)?, out, command).await,
+        Command::Token { remote, command } => client::token(&connect(remote)?, out, command).await,
+        Command::Status { remote } => client::status(&connect(remote)?, out).await,
+        Command::Gc { remote } => client::gc(&connect(remote)?, out).await,
+        Command::Verify { offline: true, .. } => offline::verify(layout()?, out).await,
+        Command::Verify { remote, offline: false } => client::verify(&connect(remote)?, out).await,
+        Command::Config { command } => settings(&layout()?, out, command),
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man { dir } => shell::man(dir),
+    }
+}
+
+fn settings(layout: &Layout, out: Output, command: ConfigCommand) -> anyhow::Result<()> {
+    let (ConfigCommand::Check(ConfigArgs { flags }) | ConfigCommand::Show(ConfigArgs { flags })) = &command;
+    let layers = Layers::load(layout.root(), flags.0.clone())?;
+    Config::check(&layers)?;
+    match command {
+        ConfigCommand::Check(_) => {
+            let file = file::path_in(layout.root());
+            out.print(&serde_json::json!({ "ok": true, "file": file }), || format!("{} is right", file.display()))
+        }
+        ConfigCommand::Show(_) => shell::show_settings(out, &layers),
+    }
+}

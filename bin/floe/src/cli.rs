@@ -1,0 +1,382 @@
+//! The command line, as clap reads it: names, help, plain values. What is done with them is elsewhere.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::client::Secret;
+use crate::config::flags::Flags;
+use crate::config::values::{byte_size, duration};
+
+/// Floe: an IPFS pinning service in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "floe", version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Exit codes: 0 ok, 1 failure, 2 usage or config, 3 unreachable, 4 refused, 5 not found, \
+    6 pin failed, 10 data directory foreign, newer or locked, 11 port in use, 12 failed sync, 13 damage found.")]
+pub(crate) struct Cli {
+    /// Where everything is kept [default: ~/.floe]
+    #[arg(long, global = true, env = "FLOE_DATA_DIR", value_name = "DIR", hide_env_values = true)]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the service
+    #[command(long_about = "Run the service.\n\nAn empty data directory is initialised first. Prints where it \
+        listens once it is ready; SIGTERM and SIGINT stop it within 30 seconds, a second one at once.")]
+    Serve(ServeArgs),
+    /// Make a data directory, without running on it
+    Init,
+    /// Pins of the account that the token belongs to
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Pin {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: PinCommand,
+    },
+    /// Accounts: who owns pins
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Account {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: AccountCommand,
+    },
+    /// Access tokens: what proves an account
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Token {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Show how the node is doing
+    Status {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Wait until nothing unreferenced is left on disk, and say what was freed
+    Gc {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Read every block back; damaged ones are fetched again where a peer has them
+    Verify {
+        #[command(flatten)]
+        remote: Remote,
+        /// Check a stopped node's directory, without fetching anything
+        #[arg(long)]
+        offline: bool,
+    },
+    /// Look at the settings
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one per command
+    Man {
+        /// Write floe.1, floe-serve.1, … into this directory instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Arguments of `floe serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) flags: Flags,
+}
+
+/// Which API to talk to, and as whom.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Remote {
+    /// The API's URL [default: that of the node running on the data directory]
+    #[arg(long, global = true, env = "FLOE_API_URL", value_name = "URL", hide_env_values = true)]
+    pub(crate) api_url: Option<String>,
+    /// The token to show [default: admin.token in the data directory]
+    #[arg(long, global = true, env = "FLOE_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<Secret>,
+}
+
+/// What to do with pins.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PinCommand {
+    /// Pin a CID and everything under it
+    Add {
+        /// The root
+        cid: String,
+        #[command(flatten)]
+        pin: PinArgs,
+    },
+    /// List pins, newest first
+    Ls(PinFilterArgs),
+    /// Show one pin
+    Status {
+        /// Its request id
+        id: String,
+    },
+    /// Remove a pin
+    Rm {
+        /// Its request id
+        id: String,
+    },
+    /// Replace a pin by another CID; what both share is not fetched again
+    Replace {
+        /// The request id of the old pin
+        id: String,
+        /// The new root
+        cid: String,
+        #[command(flatten)]
+        pin: PinArgs,
+    },
+}
+
+/// What can be said about a new pin.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PinArgs {
+    /// A name to find it by
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A multiaddr of a peer that has it
+    #[arg(long = "origin", value_name = "MULTIADDR")]
+    pub(crate) origins: Vec<String>,
+    /// Kept with the pin
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) meta: Vec<(String, String)>,
+    /// Wait until it is pinned or has failed, and show the progress
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+/// Which pins to list.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct PinFilterArgs {
+    /// Only this CID
+    #[arg(long = "cid", value_name = "CID")]
+    pub(crate) cids: Vec<String>,
+    /// Only this name
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// How the name is compared
+    #[arg(long = "match", value_enum, requires = "name", value_name = "HOW")]
+    pub(crate) name_match: Option<NameMatchArg>,
+    /// Only this status [default: all four]
+    #[arg(long = "status", value_enum, value_name = "STATUS")]
+    pub(crate) statuses: Vec<StatusArg>,
+    /// Only those made before this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) before: Option<String>,
+    /// Only those made after this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) after: Option<String>,
+    /// Only those with this meta
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) meta: Vec<(String, String)>,
+    /// The most to list
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: u64,
+}
+
+/// How names are compared.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum NameMatchArg {
+    /// The same text
+    Exact,
+    /// The same text, upper and lower case alike
+    Iexact,
+    /// A part of the text
+    Partial,
+    /// A part of the text, upper and lower case alike
+    Ipartial,
+}
+
+/// The four words of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatusArg {
+    /// Accepted
+    Queued,
+    /// Being fetched
+    Pinning,
+    /// All here
+    Pinned,
+    /// Given up
+    Failed,
+}
+
+/// What to do with accounts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Make an account
+    Create {
+        /// Its name
+        name: String,
+        /// Most bytes it may pin, such as 100GiB [default: no bound]
+        #[arg(long, value_name = "SIZE", value_parser = byte_size)]
+        max_bytes: Option<u64>,
+        /// Most pins it may have [default: no bound]
+        #[arg(long, value_name = "COUNT")]
+        max_pins: Option<u64>,
+    },
+    /// List accounts
+    Ls,
+    /// Refuse an account at the API; its data stays
+    Suspend {
+        /// Its name
+        name: String,
+        /// Let it in again
+        #[arg(long)]
+        lift: bool,
+    },
+}
+
+/// What to do with tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token; its secret is shown this once
+    Create {
+        /// Whose it is
+        #[arg(long, value_name = "NAME")]
+        account: String,
+        /// What it may do
+        #[arg(long = "scope", value_name = "SCOPE", required = true, value_enum)]
+        scopes: Vec<ScopeArg>,
+        /// When it ends by itself, such as 30d [default: never]
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        expires: Option<Duration>,
+    },
+    /// List tokens, without their secrets
+    Ls {
+        /// Only those of this account
+        #[arg(long, value_name = "NAME")]
+        account: Option<String>,
+    },
+    /// End a token at once
+    Revoke {
+        /// Its id, as `token ls` shows it
+        id: i64,
+    },
+}
+
+/// What a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScopeArg {
+    /// Read pins
+    #[value(name = "pins:read")]
+    PinsRead,
+    /// Add, replace, remove pins
+    #[value(name = "pins:write")]
+    PinsWrite,
+    /// Accounts, tokens, gc, verify, status
+    #[value(name = "admin")]
+    Admin,
+}
+
+/// What to do with the settings.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether config.toml, environment and flags are right
+    Check(ConfigArgs),
+    /// Show every setting as it holds, and where it comes from
+    Show(ConfigArgs),
+}
+
+/// Arguments of `floe config check` and `floe config show`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(flatten)]
+    pub(crate) flags: Flags,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+    use crate::config::{Origin, Raw};
+
+    #[test]
+    fn clap_accepts_the_definition() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_come_from_flags_as_plain_text() {
+        let line = ["floe", "serve", "--swarm-addr", "a", "--offline", "--swarm-addr", "b", "--api-addr", "c"];
+        let Command::Serve(args) = Cli::try_parse_from(line).unwrap().command else { panic!("not serve") };
+        assert_eq!(args.flags.0["network.swarm"].0, Raw::Many(vec!["a".into(), "b".into()]));
+        assert_eq!(args.flags.0["network.offline"], (Raw::One("true".into()), Origin::Flag("offline")));
+        assert_eq!(args.flags.0["api.addr"].0, Raw::One("c".into()));
+        assert_eq!(args.flags.0.len(), 3);
+        let off = Cli::try_parse_from(["floe", "serve", "--offline=false"]).unwrap().command;
+        let Command::Serve(args) = off else { panic!("not serve") };
+        assert_eq!(args.flags.0["network.offline"].0, Raw::One("false".into()));
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        for line in [
+            ["floe", "--data-dir", "d", "pin", "status", "i", "--token", "t"],
+            ["floe", "pin", "--token", "t", "--data-dir", "d", "status", "i"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.data_dir, Some("d".into()));
+            let Command::Pin { remote, .. } = cli.command else { panic!("not pin") };
+            assert!(remote.token.is_some());
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for line in [
+            &["floe"][..],
+            &["floe", "pin", "add", "bafy", "--meta", "novalue"],
+            &["floe", "pin", "ls", "--limit", "0"],
+            &["floe", "pin", "ls", "--match", "exact"],
+            &["floe", "token", "create", "--account", "a"],
+            &["floe", "token", "create", "--account", "a", "--scope", "all"],
+            &["floe", "account", "create", "a", "--max-bytes", "lots"],
+            &["floe", "serve", "--apiaddr", "1"],
+        ] {
+            assert_eq!(Cli::try_parse_from(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn help_is_as_it_was_agreed() {
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        let mut all = String::new();
+        help_of(&mut command, "floe", &mut all);
+        insta::assert_snapshot!("help", all);
+    }
+
+    fn help_of(command: &mut clap::Command, name: &str, out: &mut String) {
+        out.push_str(&format!("=== {name}\n{}\n", command.render_long_help()));
+        for sub in command.get_subcommands_mut() {
+            let name = format!("{name} {}", sub.get_name());
+            help_of(sub, &name, out);
+        }
+    }
+}

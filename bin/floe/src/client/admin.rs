@@ -1,0 +1,270 @@
+//! The commands of an operator: accounts, tokens, status, gc, verify.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Call, Client, segment};
+use crate::cli::{AccountCommand, ScopeArg, TokenCommand};
+use crate::exit::{Code, Failure};
+use crate::output::{Output, Table, printable, size, tell};
+
+/// Runs a `floe account` command.
+pub(crate) async fn account(client: &Client, out: Output, command: AccountCommand) -> anyhow::Result<()> {
+    match command {
+        AccountCommand::Create { name, max_bytes, max_pins } => {
+            let mut body = json!({ "name": name });
+            // Left out where there is no bound: `null` is a value too.
+            for (key, bound) in [("max_bytes", max_bytes), ("max_pins", max_pins)] {
+                if let Some(bound) = bound {
+                    body[key] = json!(bound);
+                }
+            }
+            let made = client.call(Call::post("/admin/v1/accounts", body)).await?;
+            out.print(&made, || format!("made the account {}", printable(&name)))
+        }
+        AccountCommand::Ls => {
+            let list = client.call(Call::get("/admin/v1/accounts")).await?;
+            out.print(&list, || accounts_table(rows(&list, "accounts")))
+        }
+        AccountCommand::Suspend { name, lift } => {
+            let path = format!("/admin/v1/accounts/{}/suspend", segment(&name));
+            client.call(Call::post(path, json!({ "suspended": !lift }))).await?;
+            let done = if lift { "let in again" } else { "suspended" };
+            out.print(&json!({ "name": name, "suspended": !lift }), || format!("{done}: {}", printable(&name)))
+        }
+    }
+}
+
+/// Runs a `floe token` command.
+pub(crate) async fn token(client: &Client, out: Output, command: TokenCommand) -> anyhow::Result<()> {
+    match command {
+        TokenCommand::Create { account, scopes, expires } => {
+            let mut body = json!({ "account": account, "scopes": scopes.iter().map(scope).collect::<Vec<_>>() });
+            if let Some(expires) = expires {
+                body["expires_in_seconds"] = json!(whole_seconds(expires));
+            }
+            let made = client.call(Call::post("/admin/v1/tokens", body)).await?;
+            out.print(&made, || shown_once(&made))
+        }
+        TokenCommand::Ls { account } => {
+            let query = account.map(|name| ("account", name)).into_iter().collect();
+            let list = client.call(Call::get("/admin/v1/tokens").query(query)).await?;
+            out.print(&list, || tokens_table(rows(&list, "tokens")))
+        }
+        TokenCommand::Revoke { id } => {
+            client.call(Call::delete(format!("/admin/v1/tokens/{id}"))).await?;
+            out.print(&json!({ "revoked": id }), || format!("revoked token {id}"))
+        }
+    }
+}
+
+/// `floe status`.
+pub(crate) async fn status(client: &Client, out: Output) -> anyhow::Result<()> {
+    let status = client.call(Call::get("/admin/v1/status")).await?;
+    out.print(&status, || status_text(&status))
+}
+
+/// `floe gc`.
+pub(crate) async fn gc(client: &Client, out: Output) -> anyhow::Result<()> {
+    let report = client.call(Call::post("/admin/v1/gc", json!({})).long()).await?;
+    out.print(&report, || {
+        format!("removed {} blocks, freed {}", number(&report["blocks"]), size(number(&report["bytes"])))
+    })
+}
+
+/// `floe verify` on a running node.
+pub(crate) async fn verify(client: &Client, out: Output) -> anyhow::Result<()> {
+    let report = client.call(Call::post("/admin/v1/verify", json!({})).long()).await?;
+    out.print(&report, || verify_text(&report))?;
+    let damaged = rows(&report, "damaged").len();
+    if damaged == 0 {
+        return Ok(());
+    }
+    let repaired = number(&report["repaired"]);
+    Err(Failure::new(Code::Damage, format!("{damaged} damaged blocks, {repaired} of them fetched again")).into())
+}
+
+/// The rows of a list, whether it is a bare array or inside an object.
+fn rows<'a>(list: &'a Value, name: &str) -> &'a [Value] {
+    list.as_array().or_else(|| list[name].as_array()).map_or(&[], Vec::as_slice)
+}
+
+fn scope(scope: &ScopeArg) -> &'static str {
+    match scope {
+        ScopeArg::PinsRead => "pins:read",
+        ScopeArg::PinsWrite => "pins:write",
+        ScopeArg::Admin => "admin",
+    }
+}
+
+/// Part of a second still counts: a token must not end before what was asked for.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
+}
+
+fn shown_once(made: &Value) -> String {
+    tell("Shown this once: keep it. `floe token revoke` ends it.");
+    made["secret"].as_str().map(printable).unwrap_or_default()
+}
+
+fn accounts_table(accounts: &[Value]) -> String {
+    let mut table = Table::new(&["NAME", "USED", "OF", "PINS", "OF", "STATE"]);
+    for account in accounts {
+        let bound = |key: &str, show: fn(u64) -> String| account[key].as_u64().map_or("-".to_owned(), show);
+        let state = if account["suspended"] == true { "suspended" } else { "active" };
+        table.row([
+            account["name"].as_str().unwrap_or_default(),
+            &size(number(&account["used_bytes"])),
+            &bound("max_bytes", size),
+            &number(&account["used_pins"]).to_string(),
+            &bound("max_pins", |n| n.to_string()),
+            state,
+        ]);
+    }
+    table.render()
+}
+
+fn tokens_table(tokens: &[Value]) -> String {
+    let mut table = Table::new(&["ID", "ACCOUNT", "SCOPES", "CREATED", "EXPIRES", "STATE"]);
+    for token in tokens {
+        let scopes: Vec<&str> = rows(&token["scopes"], "").iter().filter_map(Value::as_str).collect();
+        let state = if token["revoked"] == true { "revoked" } else { "active" };
+        table.row([
+            &plain(&token["id"]),
+            &plain(&token["account"]),
+            &scopes.join(" "),
+            &moment(&token["created"]),
+            &moment(&token["expires"]),
+            state,
+        ]);
+    }
+    table.render()
+}
+
+/// Text as it is, a number as its digits, nothing as a dash.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".into(),
+        other => other.to_string(),
+    }
+}
+
+/// A time, which the admin routes may give as milliseconds since 1970.
+fn moment(value: &Value) -> String {
+    match value.as_u64() {
+        Some(millis) => floe_core::Timestamp::from_millis(millis).to_string(),
+        None => plain(value),
+    }
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
+fn status_text(status: &Value) -> String {
+    let (network, workers) = (&status["network"], rows(&status["workers"], ""));
+    let writes = if status["read_only"] == true { "refused: the disk is under its reserve" } else { "accepted" };
+    let announced =
+        format!("{} roots, {} due", number(&network["provided"]), number(&network["provide_backlog"]));
+    let counts = status["pins"].as_object().into_iter().flatten();
+    let mut lines: Vec<(String, String)> =
+        counts.map(|(word, count)| (format!("pins {word}"), number(count).to_string())).collect();
+    lines.extend([
+        ("blocks".into(), number(&status["blocks"]).to_string()),
+        ("stored".into(), size(number(&status["stored_bytes"]))),
+        ("disk free".into(), size(number(&status["disk_free_bytes"]))),
+        ("writes".into(), writes.into()),
+        ("peers".into(), number(&network["peers"]).to_string()),
+        ("dht".into(), plain(&network["kad"])),
+        ("announced".into(), announced),
+    ]);
+    for (name, key) in [("listening", "listen"), ("reachable", "external")] {
+        lines.extend(rows(network, key).iter().map(|addr| (name.to_owned(), plain(addr))));
+    }
+    let line = |(name, value): &(String, String)| format!("{:<13} {}\n", printable(name), printable(value));
+    let mut out: String = lines.iter().map(line).collect();
+    if !workers.is_empty() {
+        out.push('\n');
+        out.push_str(&workers_table(workers));
+    }
+    out
+}
+
+fn workers_table(workers: &[Value]) -> String {
+    let mut table = Table::new(&["WORKER", "STATE", "QUEUE", "LAST ERROR"]);
+    for worker in workers {
+        table.row([
+            &plain(&worker["name"]),
+            &plain(&worker["state"]),
+            &number(&worker["queue"]).to_string(),
+            &plain(&worker["last_error"]),
+        ]);
+    }
+    table.render()
+}
+
+/// What `floe verify` prints, online and offline.
+pub(crate) fn verify_text(report: &Value) -> String {
+    let mut out = format!("read {} blocks, {}\n", number(&report["blocks"]), size(number(&report["bytes"])));
+    let damaged = rows(report, "damaged");
+    if damaged.is_empty() {
+        out.push_str("no damaged blocks\n");
+        return out;
+    }
+    let mut table = Table::new(&["DAMAGED", "STATE", "PINS (account:request id)"]);
+    for block in damaged {
+        let state = if block["repaired"] == true { "fetched again" } else { "lost here" };
+        let pin = |pin: &Value| format!("{}:{}", plain(&pin[0]), plain(&pin[1]));
+        let pins: Vec<String> = rows(&block["pins"], "").iter().map(pin).collect();
+        table.row([&plain(&block["cid"]), state, &pins.join(" ")]);
+    }
+    out.push_str(&table.render());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_names_block_state_and_pins() {
+        let report = json!({"blocks": 3, "bytes": 2048, "repaired": 1, "damaged": [
+            {"cid": "bafkgood", "repaired": true, "pins": [[1, "id-1"], [2, "id-2"]]},
+            {"cid": "bafkbad", "repaired": false, "pins": []},
+        ]});
+        let text = verify_text(&report);
+        assert!(text.starts_with("read 3 blocks, 2.00 KiB\n"), "{text}");
+        assert!(text.contains("bafkgood  fetched again  1:id-1 2:id-2"), "{text}");
+        assert!(text.contains("bafkbad   lost here"), "{text}");
+        assert!(verify_text(&json!({"blocks": 0, "bytes": 0, "damaged": []})).contains("no damaged blocks"));
+    }
+
+    #[test]
+    fn status_shows_pins_network_and_workers() {
+        let status = json!({
+            "pins": {"pinned": 3}, "blocks": 5, "stored_bytes": 2048, "disk_free_bytes": 1, "read_only": true,
+            "network": {"peers": 2, "kad": "off", "listen": ["/ip4/1.2.3.4/tcp/5"], "provided": 3, "provide_backlog": 1},
+            "workers": [{"name": "fetcher", "state": "idle", "last_error": null, "queue": 4}],
+        });
+        let text = status_text(&status);
+        for want in ["pins pinned   3", "stored        2.00 KiB", "refused", "/ip4/1.2.3.4/tcp/5", "fetcher  idle   4"] {
+            assert!(text.contains(want), "{want}: {text}");
+        }
+    }
+
+    #[test]
+    fn t19_hostile_names_in_tables_are_escaped() {
+        let list = json!([{"name": "a\u{1b}]0;b\u{7}", "used_bytes": 1, "used_pins": 2, "max_pins": 3}]);
+        let text = accounts_table(rows(&list, "accounts"));
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
+        assert!(text.contains("1 B") && text.contains("active"), "{text}");
+    }
+
+    #[test]
+    fn a_token_lives_at_least_as_long_as_was_asked() {
+        assert_eq!(whole_seconds(Duration::from_millis(1500)), 2);
+        assert_eq!(whole_seconds(Duration::from_secs(60)), 60);
+    }
+}

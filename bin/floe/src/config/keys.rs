@@ -1,0 +1,331 @@
+//! The table of settings: every key, once.
+//!
+//! From it come the `config.toml` that `floe init` writes, `docs/CONFIGURATION.md`, the flags of `floe serve`,
+//! the environment variables, and the answer to a misspelt key. What a value means when the node is built is
+//! in [`super::Config`].
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `true` or `false`.
+    Switch,
+    /// A whole number.
+    Count,
+    /// Bytes: `"2GiB"`, or a number.
+    Size,
+    /// `"24h"`, `"30s"`.
+    Duration,
+    /// `"127.0.0.1:4780"`.
+    Address,
+    /// `"https://…"`.
+    Url,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Any text.
+    Text,
+    /// A list of texts of this sort.
+    List(&'static str),
+}
+
+impl Kind {
+    /// For people.
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Self::Switch => "true or false".into(),
+            Self::Count => "a whole number".into(),
+            Self::Size => "a size, such as \"2GiB\"".into(),
+            Self::Duration => "a duration, such as \"24h\"".into(),
+            Self::Address => "an IP address and port".into(),
+            Self::Url => "a URL".into(),
+            Self::Choice(words) => {
+                words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or ")
+            }
+            Self::Text => "text".into(),
+            Self::List(of) => format!("a list of {of}"),
+        }
+    }
+
+    /// Whether the value is a list.
+    pub(crate) fn is_list(self) -> bool {
+        matches!(self, Self::List(_))
+    }
+}
+
+/// What holds where nobody says anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Default {
+    /// This value, as TOML.
+    Is(&'static str),
+    /// Nothing; the text is an example for the file.
+    Unset(&'static str),
+}
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key {
+    /// `section.name`.
+    pub(crate) name: &'static str,
+    /// How it is written.
+    pub(crate) kind: Kind,
+    /// Its default.
+    pub(crate) default: Default,
+    /// What it does, in one sentence.
+    pub(crate) about: &'static str,
+    /// Why the default is what it is, and when to change it.
+    pub(crate) reason: &'static str,
+    /// The flag, without dashes.
+    pub(crate) flag: Option<&'static str>,
+    /// The environment variable. Lists are separated by commas there.
+    pub(crate) env: &'static str,
+}
+
+impl Key {
+    /// The part before the dot.
+    pub(crate) fn section(&self) -> &'static str {
+        self.name.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The part behind the dot.
+    pub(crate) fn short(&self) -> &'static str {
+        self.name.split_once('.').map_or(self.name, |(_, short)| short)
+    }
+}
+
+/// The key with this name.
+pub(crate) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|k| k.name == name)
+}
+
+/// What each section is about, in the order of the file.
+pub(crate) const SECTIONS: &[(&str, &str)] = &[
+    ("api", "The Pinning Service API and the admin routes."),
+    ("ops", "Health and metrics. Keep it away from the world."),
+    ("network", "The IPFS node."),
+    ("storage", "Blocks on disk."),
+    ("pin", "What one pin may cost."),
+    ("log", "The log, on stderr."),
+];
+
+/// All settings, by section.
+pub(crate) const KEYS: &[Key] = &[
+    Key {
+        name: "api.addr",
+        kind: Kind::Address,
+        default: Default::Is(r#""127.0.0.1:4780""#),
+        about: "Where the API listens.",
+        reason: "Loopback, because it speaks plain HTTP: put a reverse proxy with TLS before it. Port 0 takes a \
+                 free port.",
+        flag: Some("api-addr"),
+        env: "FLOE_API_ADDR",
+    },
+    Key {
+        name: "api.public_url",
+        kind: Kind::Url,
+        default: Default::Unset(r#""https://pins.example.org""#),
+        about: "The URL under which clients elsewhere reach the API.",
+        reason: "Set it behind a reverse proxy: it says that clients are not on this machine, so that private \
+                 addresses are neither dialled nor announced for them.",
+        flag: None,
+        env: "FLOE_API_PUBLIC_URL",
+    },
+    Key {
+        name: "api.trusted_proxies",
+        kind: Kind::List("networks"),
+        default: Default::Is("[]"),
+        about: "Networks of reverse proxies whose X-Forwarded-For is believed.",
+        reason: "Nobody, because anyone could write that header. Connection limits count the client behind a \
+                 trusted proxy and not the proxy: [\"127.0.0.1/32\", \"::1/128\"] for one on this machine.",
+        flag: None,
+        env: "FLOE_API_TRUSTED_PROXIES",
+    },
+    Key {
+        name: "api.path_prefixes",
+        kind: Kind::List("paths"),
+        default: Default::Is("[]"),
+        about: "Further paths under which the API is served, such as \"/psa\".",
+        reason: "None: clients use /pins. For a proxy that passes a longer path on as it is.",
+        flag: None,
+        env: "FLOE_API_PATH_PREFIXES",
+    },
+    Key {
+        name: "ops.addr",
+        kind: Kind::Address,
+        default: Default::Is(r#""127.0.0.1:4782""#),
+        about: "Where /livez, /readyz and /metrics listen.",
+        reason: "Loopback: they ask for no token. Port 0 takes a free port.",
+        flag: Some("ops-addr"),
+        env: "FLOE_OPS_ADDR",
+    },
+    Key {
+        name: "network.swarm",
+        kind: Kind::List("multiaddrs"),
+        default: Default::Is(
+            r#"["/ip4/0.0.0.0/tcp/4701", "/ip4/0.0.0.0/udp/4701/quic-v1", "/ip4/0.0.0.0/tcp/4702/ws"]"#,
+        ),
+        about: "Where the IPFS node listens.",
+        reason: "4701 and 4702, so that a Kubo on 4001 can run beside it. IPv4 alone, because a machine without \
+                 IPv6 could not start: add the same with /ip6/::/ where there is IPv6. Port 0 takes a free port.",
+        flag: Some("swarm-addr"),
+        env: "FLOE_SWARM_ADDR",
+    },
+    Key {
+        name: "network.announce",
+        kind: Kind::List("multiaddrs"),
+        default: Default::Is("[]"),
+        about: "Addresses to announce, in place of what the node finds out by itself.",
+        reason: "None: public addresses are found by autonat. For a port forwarded by hand, or a DNS name.",
+        flag: None,
+        env: "FLOE_NETWORK_ANNOUNCE",
+    },
+    Key {
+        name: "network.bootstrap",
+        kind: Kind::List("multiaddrs"),
+        default: Default::Is(BOOTSTRAP),
+        about: "The first peers of the DHT.",
+        reason: "The public IPFS bootstrap peers, the same that Kubo uses.",
+        flag: None,
+        env: "FLOE_NETWORK_BOOTSTRAP",
+    },
+    Key {
+        name: "network.routers",
+        kind: Kind::List("URLs"),
+        default: Default::Is("[]"),
+        about: "Delegated routers (/routing/v1) that are asked for providers besides the DHT.",
+        reason: "None: a router learns every CID that is looked for. Give one where the DHT cannot be reached.",
+        flag: None,
+        env: "FLOE_NETWORK_ROUTERS",
+    },
+    Key {
+        name: "network.relays",
+        kind: Kind::List("multiaddrs"),
+        default: Default::Is("[]"),
+        about: "Relays to reserve a slot at, each with /p2p/<peer id>.",
+        reason: "None. For a node behind a NAT that cannot be opened; peers then try to punch a hole to it.",
+        flag: None,
+        env: "FLOE_NETWORK_RELAYS",
+    },
+    Key {
+        name: "network.private_addresses",
+        kind: Kind::Choice(&["auto", "allow", "deny"]),
+        default: Default::Is(r#""auto""#),
+        about: "Whether private and loopback addresses are dialled and announced.",
+        reason: "auto: only for requests from this machine, while the API listens on loopback and public_url is \
+                 unset. allow: for a private network whose clients you trust. deny: never.",
+        flag: None,
+        env: "FLOE_NETWORK_PRIVATE_ADDRESSES",
+    },
+    Key {
+        name: "network.offline",
+        kind: Kind::Switch,
+        default: Default::Is("false"),
+        about: "No bootstrap and no DHT.",
+        reason: "Off. For tests and private networks: the node starts at once, and still dials origins and the \
+                 configured routers.",
+        flag: Some("offline"),
+        env: "FLOE_OFFLINE",
+    },
+    Key {
+        name: "network.memory_budget",
+        kind: Kind::Size,
+        default: Default::Unset(r#""2GiB""#),
+        about: "Memory that this process may use: from 40 % of it on new connections are refused, from 60 % on \
+                inbound ones are closed.",
+        reason: "Unset: the memory of the machine. Set it where other programs need theirs.",
+        flag: None,
+        env: "FLOE_NETWORK_MEMORY_BUDGET",
+    },
+    Key {
+        name: "storage.index",
+        kind: Kind::Choice(&["redb", "sled"]),
+        default: Default::Is(r#""redb""#),
+        about: "What holds the index of blocks.",
+        reason: "redb opens in milliseconds at any size and uses little memory. The index is rebuilt from the \
+                 packs when this changes.",
+        flag: None,
+        env: "FLOE_STORAGE_INDEX",
+    },
+    Key {
+        name: "storage.reserve",
+        kind: Kind::Size,
+        default: Default::Unset(r#""2GiB""#),
+        about: "Free space on the volume under which new pins are refused.",
+        reason: "Unset: 2 GiB or 5 % of the volume, whichever is larger, so that removing pins, compaction and the \
+                 rows always have room.",
+        flag: None,
+        env: "FLOE_STORAGE_RESERVE",
+    },
+    Key {
+        name: "storage.pack_size",
+        kind: Kind::Size,
+        default: Default::Is(r#""256MiB""#),
+        about: "The size at which a pack file is closed and the next one begun.",
+        reason: "Compaction copies at most one pack at a time: larger packs mean fewer files, smaller ones less \
+                 room for it. 1 MiB to 4 GiB.",
+        flag: None,
+        env: "FLOE_STORAGE_PACK_SIZE",
+    },
+    Key {
+        name: "pin.give_up_after",
+        kind: Kind::Duration,
+        default: Default::Is(r#""24h""#),
+        about: "A pin fails when no block of it came for so long.",
+        reason: "A day, because a laptop that has the data is often back the next day. Until then it costs one \
+                 attempt now and then.",
+        flag: None,
+        env: "FLOE_PIN_GIVE_UP_AFTER",
+    },
+    Key {
+        name: "pin.max_blocks",
+        kind: Kind::Count,
+        default: Default::Is("100000000"),
+        about: "Most unique blocks of one pin.",
+        reason: "25 TiB of 256 KiB blocks: what stops is hostile, not large.",
+        flag: None,
+        env: "FLOE_PIN_MAX_BLOCKS",
+    },
+    Key {
+        name: "pin.max_bytes",
+        kind: Kind::Size,
+        default: Default::Unset(r#""1TiB""#),
+        about: "Most bytes of one pin.",
+        reason: "Unset: the account's quota and the disk bound it.",
+        flag: None,
+        env: "FLOE_PIN_MAX_BYTES",
+    },
+    Key {
+        name: "pin.max_depth",
+        kind: Kind::Count,
+        default: Default::Is("1000000"),
+        about: "Longest path of links in one pin.",
+        reason: "Long chains are legal (a log, a block chain). At most 4294967295.",
+        flag: None,
+        env: "FLOE_PIN_MAX_DEPTH",
+    },
+    Key {
+        name: "log.filter",
+        kind: Kind::Text,
+        default: Default::Is(r#""info""#),
+        about: "What is logged: a level, or targets with levels, as in \"info,floe_engine=debug\".",
+        reason: "info is what an operator would tell a colleague.",
+        flag: Some("log-filter"),
+        env: "FLOE_LOG",
+    },
+    Key {
+        name: "log.format",
+        kind: Kind::Choice(&["text", "json"]),
+        default: Default::Is(r#""text""#),
+        about: "How a line of the log looks.",
+        reason: "text for people; json, one document a line, for what collects logs.",
+        flag: Some("log-format"),
+        env: "FLOE_LOG_FORMAT",
+    },
+];
+
+const BOOTSTRAP: &str = r#"[
+  "/dnsaddr/bootstrap.libp2p.io/p2p/QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN",
+  "/dnsaddr/bootstrap.libp2p.io/p2p/QmQCU2EcMqAqQPR2i9bChDtGNJchTbq5TbXJJ16u19uLTa",
+  "/dnsaddr/bootstrap.libp2p.io/p2p/QmbLHAnMoJPWSCR5Zhtx6BHJX9KiKNN6tpvbUcqanj75Nb",
+  "/dnsaddr/bootstrap.libp2p.io/p2p/QmcZf59bWwK5XFi76CZX8cbJ4BhTzzA3gU1ZjYZcYW3dwt",
+  "/ip4/104.131.131.82/tcp/4001/p2p/QmaCpDMGvV2BGHeYERUEnRQAwe3N8SzbUtfsmvsqQLuvuJ",
+  "/ip4/104.131.131.82/udp/4001/quic-v1/p2p/QmaCpDMGvV2BGHeYERUEnRQAwe3N8SzbUtfsmvsqQLuvuJ",
+]"#;

@@ -1,0 +1,355 @@
+//! Settings: flag over environment over file over default.
+//!
+//! ```text
+//!   keys.rs      the table: name, kind, default, reason, flag, environment variable
+//!      │
+//!   file.rs, environment, flags ──> three layers of plain text, each value with its origin
+//!      │
+//!   Config       the checked form, one struct per component; what the node is built from
+//!      │
+//!   render.rs    the table and the layers for people: config.toml, CONFIGURATION.md, `config show`
+//! ```
+//!
+//! Flags are never written to the file, and the file that `floe init` writes has every line commented out, so
+//! that a later version can change a default. An error names the setting and where its value came from.
+
+pub(crate) mod file;
+pub(crate) mod flags;
+pub(crate) mod keys;
+pub(crate) mod render;
+pub(crate) mod values;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use floe_blockstore::IndexKind;
+use floe_ipfs::{Multiaddr, PrivateAddresses};
+use ipnet::IpNet;
+use reqwest::Url;
+use thiserror::Error;
+
+use self::keys::{Default, KEYS, Key};
+use self::values::{ByteSize, PathPrefix, Setting};
+
+/// Everything that can be set, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) api: Api,
+    pub(crate) ops: Ops,
+    pub(crate) network: Network,
+    pub(crate) storage: Storage,
+    pub(crate) pin: Pin,
+    pub(crate) log: Log,
+}
+
+/// `[api]`
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    pub(crate) addr: SocketAddr,
+    pub(crate) public_url: Option<Url>,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) path_prefixes: Vec<PathPrefix>,
+}
+
+/// `[ops]`
+#[derive(Debug, Clone)]
+pub(crate) struct Ops {
+    pub(crate) addr: SocketAddr,
+}
+
+/// `[network]`
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    pub(crate) swarm: Vec<Multiaddr>,
+    pub(crate) announce: Vec<Multiaddr>,
+    pub(crate) bootstrap: Vec<Multiaddr>,
+    pub(crate) routers: Vec<Url>,
+    pub(crate) relays: Vec<Multiaddr>,
+    pub(crate) private_addresses: PrivateAddresses,
+    pub(crate) offline: bool,
+    pub(crate) memory_budget: Option<u64>,
+}
+
+/// `[storage]`
+#[derive(Debug, Clone)]
+pub(crate) struct Storage {
+    pub(crate) index: IndexKind,
+    pub(crate) reserve: Option<u64>,
+    pub(crate) pack_size: u64,
+}
+
+/// `[pin]`
+#[derive(Debug, Clone)]
+pub(crate) struct Pin {
+    pub(crate) give_up_after: Duration,
+    pub(crate) max_blocks: u64,
+    pub(crate) max_bytes: Option<u64>,
+    pub(crate) max_depth: u32,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub(crate) struct Log {
+    pub(crate) filter: String,
+    pub(crate) format: LogFormat,
+}
+
+/// `log.format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Pack files below this would be more directory than data, above it a record's offset would not fit 32 bits.
+const PACK_SIZE: std::ops::RangeInclusive<u64> = (1 << 20)..=(4 << 30);
+
+impl Config {
+    /// Checks every value of `layers`.
+    pub(crate) fn check(layers: &Layers) -> Result<Self, ConfigError> {
+        Ok(Self {
+            api: Api {
+                addr: layers.one("api.addr")?,
+                public_url: layers.optional("api.public_url")?,
+                trusted_proxies: layers.many("api.trusted_proxies")?,
+                path_prefixes: layers.many("api.path_prefixes")?,
+            },
+            ops: Ops { addr: layers.one("ops.addr")? },
+            network: Network {
+                swarm: layers.many("network.swarm")?,
+                announce: layers.many("network.announce")?,
+                bootstrap: layers.many("network.bootstrap")?,
+                routers: layers.many("network.routers")?,
+                relays: layers.many("network.relays")?,
+                private_addresses: layers.one("network.private_addresses")?,
+                offline: layers.one("network.offline")?,
+                memory_budget: layers.optional("network.memory_budget")?.map(|ByteSize(bytes)| bytes),
+            },
+            storage: Storage {
+                index: layers.one("storage.index")?,
+                reserve: layers.optional("storage.reserve")?.map(|ByteSize(bytes)| bytes),
+                pack_size: layers.one::<PackSize>("storage.pack_size")?.0,
+            },
+            pin: Pin {
+                give_up_after: layers.one("pin.give_up_after")?,
+                max_blocks: layers.one("pin.max_blocks")?,
+                max_bytes: layers.optional("pin.max_bytes")?.map(|ByteSize(bytes)| bytes),
+                max_depth: layers.one("pin.max_depth")?,
+            },
+            log: Log {
+                filter: layers.one::<LogFilter>("log.filter")?.0,
+                format: layers.one("log.format")?,
+            },
+        })
+    }
+}
+
+struct PackSize(u64);
+
+impl Setting for PackSize {
+    fn read(text: &str) -> Result<Self, String> {
+        let ByteSize(bytes) = ByteSize::read(text)?;
+        if PACK_SIZE.contains(&bytes) { Ok(Self(bytes)) } else { Err("a pack has 1 MiB to 4 GiB".into()) }
+    }
+}
+
+struct LogFilter(String);
+
+impl Setting for LogFilter {
+    fn read(text: &str) -> Result<Self, String> {
+        match tracing_subscriber::EnvFilter::try_new(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(e) => Err(format!("a level or targets with levels, as in \"info,floe_engine=debug\": {e}")),
+        }
+    }
+}
+
+/// Reads the words of a choice. The words themselves are in the table of keys.
+macro_rules! choice {
+    ($type:ty { $($word:literal => $value:expr),+ $(,)? }) => {
+        impl Setting for $type {
+            fn read(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok($value),)+
+                    _ => Err(format!("it must be {}", [$(concat!("\"", $word, "\"")),+].join(" or "))),
+                }
+            }
+        }
+    };
+}
+choice!(PrivateAddresses { "auto" => Self::Auto, "allow" => Self::Allow, "deny" => Self::Deny });
+choice!(IndexKind { "redb" => Self::Redb, "sled" => Self::Sled });
+choice!(LogFormat { "text" => Self::Text, "json" => Self::Json });
+
+/// A value as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Raw {
+    /// Anything but a list.
+    One(String),
+    /// A list.
+    Many(Vec<String>),
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The table of keys.
+    Default,
+    /// The file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// The line of the key.
+        line: usize,
+    },
+    /// An environment variable.
+    Env(&'static str),
+    /// A flag, without dashes.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}, line {line}", path.display()),
+            Self::Env(name) => write!(f, "environment variable {name}"),
+            Self::Flag(name) => write!(f, "--{name}"),
+        }
+    }
+}
+
+/// Values by key, each with its origin.
+pub(crate) type Layer = BTreeMap<&'static str, (Raw, Origin)>;
+
+/// Why the settings are not accepted. All of these end with exit code 2.
+#[derive(Debug, Error)]
+pub(crate) enum ConfigError {
+    /// The file is there and cannot be read.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML.
+    #[error("{}, line {line}: {reason}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A key that nobody knows.
+    #[error(
+        "{}, line {line}: there is no setting \"{key}\"{}; `floe config show` lists all",
+        path.display(),
+        nearest.as_ref().map(|n| format!(": did you mean \"{n}\"?")).unwrap_or_default()
+    )]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// What was written.
+        key: String,
+        /// What was probably meant.
+        nearest: Option<String>,
+    },
+    /// A value that is not one.
+    #[error("{origin}: {key}: {reason}")]
+    Invalid {
+        /// Who said so.
+        origin: Origin,
+        /// The setting.
+        key: &'static str,
+        /// What was wanted.
+        reason: String,
+    },
+}
+
+/// All layers on top of each other.
+#[derive(Debug, Clone)]
+pub(crate) struct Layers {
+    effective: Layer,
+}
+
+impl Layers {
+    /// File, environment and flags over the defaults. `env` looks a variable up; an empty one counts as unset.
+    pub(crate) fn stack(file: Layer, env: impl Fn(&str) -> Option<String>, flags: Layer) -> Self {
+        let mut effective = defaults();
+        effective.extend(file);
+        effective.extend(from_env(env));
+        effective.extend(flags);
+        Self { effective }
+    }
+
+    /// The file of a data directory, the environment of this process, and `flags`.
+    pub(crate) fn load(data_dir: &Path, flags: Layer) -> Result<Self, ConfigError> {
+        let file = file::read(&file::path_in(data_dir))?;
+        Ok(Self::stack(file, |name| std::env::var(name).ok(), flags))
+    }
+
+    /// The value of a key, unless it is unset.
+    pub(crate) fn get(&self, key: &Key) -> Option<&(Raw, Origin)> {
+        self.effective.get(key.name)
+    }
+
+    fn optional<T: Setting>(&self, name: &'static str) -> Result<Option<T>, ConfigError> {
+        match self.effective.get(name) {
+            None => Ok(None),
+            Some((Raw::One(text), origin)) => read(name, text, origin).map(Some),
+            Some((Raw::Many(_), origin)) => {
+                Err(ConfigError::Invalid { origin: origin.clone(), key: name, reason: "it is not a list".into() })
+            }
+        }
+    }
+
+    fn one<T: Setting>(&self, name: &'static str) -> Result<T, ConfigError> {
+        let missing = || ConfigError::Invalid { origin: Origin::Default, key: name, reason: "it is unset".into() };
+        self.optional(name)?.ok_or_else(missing)
+    }
+
+    fn many<T: Setting>(&self, name: &'static str) -> Result<Vec<T>, ConfigError> {
+        match self.effective.get(name) {
+            None => Ok(Vec::new()),
+            Some((Raw::Many(texts), origin)) => texts.iter().map(|text| read(name, text, origin)).collect(),
+            Some((Raw::One(text), origin)) => Ok(vec![read(name, text, origin)?]),
+        }
+    }
+}
+
+fn read<T: Setting>(key: &'static str, text: &str, origin: &Origin) -> Result<T, ConfigError> {
+    T::read(text).map_err(|reason| ConfigError::Invalid { origin: origin.clone(), key, reason })
+}
+
+fn defaults() -> Layer {
+    let text: String = KEYS.iter().filter_map(|k| match k.default {
+        Default::Is(value) => Some(format!("{} = {value}\n", k.name)),
+        Default::Unset(_) => None,
+    }).collect();
+    let parsed = file::parse(Path::new("defaults"), &text).expect("a test reads the defaults of the table");
+    parsed.into_iter().map(|(name, (raw, _))| (name, (raw, Origin::Default))).collect()
+}
+
+fn from_env(env: impl Fn(&str) -> Option<String>) -> Layer {
+    let set = |key: &'static Key| {
+        let text = env(key.env).filter(|text| !text.trim().is_empty())?;
+        let raw = if key.kind.is_list() { Raw::Many(split_list(&text)) } else { Raw::One(text.trim().to_owned()) };
+        Some((key.name, (raw, Origin::Env(key.env))))
+    };
+    KEYS.iter().filter_map(set).collect()
+}
+
+fn split_list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+use super::*;
+
+fn none(_: &str) -> Option<String> {
+    None
+}
+
+fn from_file(text: &str) -> Result<Config, ConfigError> {
+    let layer = file::parse(Path::new("config.toml"), text)?;
+    Config::check(&Layers::stack(layer, none, Layer::new()))
+}
+
+/// A value that differs from the default, as TOML, for every key.
+fn other_value(key: &Key) -> &'static str {
+    match key.name {
+        "api.addr" => r#""[::1]:1""#,
+        "api.public_url" => r#""https://pins.example.org/""#,
+        "api.trusted_proxies" => r#"["10.0.0.0/8"]"#,
+        "api.path_prefixes" => r#"["/psa"]"#,
+        "ops.addr" => r#""127.0.0.1:2""#,
+        "network.swarm" | "network.announce" | "network.bootstrap" | "network.relays" => r#"["/ip4/1.2.3.4/tcp/5"]"#,
+        "network.routers" => r#"["https://router.example/"]"#,
+        "network.private_addresses" => r#""deny""#,
+        "network.offline" => "true",
+        "storage.index" => r#""sled""#,
+        "network.memory_budget" => r#""1GiB""#,
+        "storage.reserve" => r#""3GiB""#,
+        "storage.pack_size" => "67108864",
+        "pin.give_up_after" => r#""1h""#,
+        "pin.max_blocks" => "7",
+        "pin.max_bytes" => r#""10MB""#,
+        "pin.max_depth" => "8",
+        "log.filter" => r#""warn,floe_engine=debug""#,
+        "log.format" => r#""json""#,
+        name => panic!("{name} is new: give it a value here"),
+    }
+}
+
+#[test]
+fn the_defaults_are_accepted() {
+    let config = from_file("").unwrap();
+    assert_eq!(config.api.addr.to_string(), "127.0.0.1:4780");
+    assert_eq!(config.ops.addr.to_string(), "127.0.0.1:4782");
+    assert_eq!(config.network.swarm.len(), 3);
+    assert_eq!(config.network.bootstrap.len(), 6);
+    assert_eq!(config.pin.give_up_after, Duration::from_secs(86_400));
+    assert_eq!((config.storage.reserve, config.pin.max_bytes), (None, None));
+}
+
+#[test]
+fn the_template_says_nothing_until_a_line_is_uncommented() {
+    let template = render::template();
+    assert!(file::parse(Path::new("config.toml"), &template).unwrap().is_empty());
+    // `#key = value` is a setting, `# words` are words.
+    let setting = |line: &&str| !line.starts_with("# ");
+    let uncommented: String = template.lines().filter(setting).map(|l| format!("{}\n", l.trim_start_matches('#'))).collect();
+    let layer = file::parse(Path::new("config.toml"), &uncommented).unwrap();
+    assert_eq!(layer.len(), KEYS.len(), "every setting is in the file");
+    let all_default = Layers::stack(Layer::new(), none, Layer::new());
+    for key in KEYS.iter().filter(|k| matches!(k.default, Default::Is(_))) {
+        assert_eq!(layer[key.name].0, all_default.get(key).unwrap().0, "{}", key.name);
+    }
+}
+
+#[test]
+fn every_key_is_read_from_file_environment_and_flag_and_wins_in_that_order() {
+    for key in KEYS {
+        let line = format!("{} = {}", key.name, other_value(key));
+        let file = file::parse(Path::new("config.toml"), &line).unwrap();
+        let (written, origin) = file[key.name].clone();
+        assert_eq!(origin, Origin::File { path: "config.toml".into(), line: 1 });
+        let text = match &written {
+            Raw::One(text) => text.clone(),
+            Raw::Many(texts) => texts.join(", "),
+        };
+
+        let default = Layers::stack(Layer::new(), none, Layer::new());
+        assert_ne!(default.get(key).map(|v| &v.0), Some(&written), "{}: choose another value", key.name);
+        let by_file = Layers::stack(file.clone(), none, Layer::new());
+        assert_eq!(by_file.get(key).unwrap().0, written);
+        Config::check(&by_file).unwrap();
+
+        let env = |name: &str| (name == key.env).then(|| text.clone());
+        let by_env = Layers::stack(Layer::new(), env, Layer::new());
+        assert_eq!(by_env.get(key), Some(&(written.clone(), Origin::Env(key.env))));
+        Config::check(&by_env).unwrap();
+
+        let flag = [(key.name, (Raw::One("flag".into()), Origin::Flag("flag")))].into_iter().collect();
+        let by_flag = Layers::stack(file, env, flag);
+        assert_eq!(by_flag.get(key).unwrap().1, Origin::Flag("flag"));
+    }
+}
+
+#[test]
+fn every_key_is_checked() {
+    for key in KEYS {
+        let raw = if key.kind.is_list() { Raw::Many(vec!["!".into()]) } else { Raw::One("!=!".into()) };
+        let flags = [(key.name, (raw, Origin::Env(key.env)))].into_iter().collect();
+        let error = Config::check(&Layers::stack(Layer::new(), none, flags)).unwrap_err().to_string();
+        assert!(error.contains(key.name) && error.contains(key.env), "{}: {error}", key.name);
+    }
+}
+
+#[test]
+fn a_misspelt_key_names_the_nearest_and_its_line() {
+    let cases = [
+        ("[api]\n\nadr = \"127.0.0.1:1\"", 3, "api.adr", "api.addr"),
+        ("[network]\nswarm = []\nboot_strap = []", 3, "network.boot_strap", "network.bootstrap"),
+        ("[pins]\nmax_blocks = 1", 1, "pins", "[pin]"),
+        ("give_up_after = \"1h\"", 1, "give_up_after", "pin.give_up_after"),
+        ("[storage]\nmax_depth = 1", 2, "storage.max_depth", "pin.max_depth"),
+    ];
+    for (text, line, key, nearest) in cases {
+        let error = from_file(text).unwrap_err().to_string();
+        assert!(error.contains(&format!("config.toml, line {line}:")), "{error}");
+        assert!(error.contains(&format!("\"{key}\"")) && error.contains(&format!("did you mean \"{nearest}\"")), "{error}");
+    }
+    let far = from_file("xyzzy = 1").unwrap_err().to_string();
+    assert!(!far.contains("did you mean"), "{far}");
+}
+
+#[test]
+fn values_of_the_wrong_shape_name_key_line_and_what_is_wanted() {
+    let cases = [
+        ("[network]\noffline = \"true\"", "network.offline", "true or false"),
+        ("[network]\nswarm = \"/ip4/0.0.0.0/tcp/1\"", "network.swarm", "a list of multiaddrs"),
+        ("[network]\nswarm = [1]", "network.swarm", "a list of multiaddrs"),
+        ("[pin]\nmax_blocks = \"7\"", "pin.max_blocks", "a whole number"),
+        ("[api]\naddr = \"localhost\"", "api.addr", "an IP address and a port"),
+        ("[pin]\ngive_up_after = \"0s\"", "pin.give_up_after", "above zero"),
+        ("[storage]\npack_size = \"1GB\"\nindex = \"rocks\"", "storage.index", "\"redb\" or \"sled\""),
+        ("[storage]\npack_size = 1048575", "storage.pack_size", "1 MiB to 4 GiB"),
+        ("[pin]\nmax_depth = 4294967296", "pin.max_depth", "the most is 4294967295"),
+        ("[log]\nfilter = \"info,=\"", "log.filter", "a level or targets"),
+        ("api = 3", "api", ""),
+    ];
+    for (text, key, wanted) in cases {
+        let error = from_file(text).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains(wanted) && error.contains("line "), "{text}: {error}");
+    }
+}
+
+#[test]
+fn what_is_no_toml_names_its_line() {
+    let error = from_file("[api]\naddr = \n").unwrap_err();
+    assert!(matches!(error, ConfigError::Syntax { line: 2, .. }), "{error:?}");
+}
+
+#[test]
+fn passwords_in_urls_are_not_shown() {
+    let text = "[network]\nrouters = [\"https://user:hunter2@router.example/routing\"]";
+    let layers = Layers::stack(file::parse(Path::new("config.toml"), text).unwrap(), none, Layer::new());
+    let shown = serde_json::to_string(&render::shown(&layers)).unwrap();
+    assert!(!shown.contains("hunter2") && shown.contains("router.example/routing"), "{shown}");
+}
+
+#[test]
+fn the_document_is_made_from_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/CONFIGURATION.md");
+    let made = render::markdown();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(made == written, "run: UPDATE=1 cargo test -p floe the_document_is_made_from_the_table");
+}
+
+#[test]
+fn names_flags_and_variables_are_unique_and_in_a_section() {
+    let unique = |all: Vec<&str>| all.iter().collect::<std::collections::BTreeSet<_>>().len() == all.len();
+    assert!(unique(KEYS.iter().map(|k| k.name).collect()));
+    assert!(unique(KEYS.iter().map(|k| k.env).collect()));
+    assert!(unique(KEYS.iter().filter_map(|k| k.flag).collect()));
+    assert!(KEYS.iter().all(|k| keys::SECTIONS.iter().any(|(s, _)| *s == k.section())));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_file_is_a_panic(text in "[a-z.=\\[\\]\"0-9 \n#]*") {
+        let _ = from_file(&text);
+    }
+}

@@ -1,0 +1,463 @@
+//! The data directory: what is in it, whose it is, and that one process at a time has it.
+//!
+//! ```text
+//!   DATA/                  0700
+//!     version              "1", or "1 initialising" until everything below was made once
+//!     lock                 flock'ed by the process that runs on it; holds its id for the message
+//!     config.toml          the operator's
+//!     identity.key         the node's Ed25519 key
+//!     admin.token          secrets of two tokens; the rows hold only their hashes
+//!     pin.token
+//!     rows.sqlite          pins, accounts, tokens (floe-records)
+//!     blocks/              packs and their index (floe-blockstore)
+//!     provides-1.redb      what is announced (floe-ipfs)
+//!     endpoints.json       where a running node can be reached; gone when none runs
+//! ```
+//!
+//! A directory that holds anything and has no `version` is not ours, and nothing is written into it. Small files are
+//! written beside their name, synced, renamed, and the directory synced, so that each is there whole or not at
+//! all; `version` says `initialising` until the last of them is there, and a start that finds that goes on where
+//! the crash was. The lock is the kernel's: it ends with the process, whatever way that ends.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::exit::Code;
+
+/// The layout this Floe writes and reads.
+const VERSION: u32 = 1;
+/// Names that may be in a directory that is still empty to us: what a crash before `version` leaves, and what a
+/// new file system has.
+const HARMLESS: &[&str] = &["lock", ".version.tmp", "lost+found"];
+
+/// Why a data directory is not used.
+#[derive(Debug, Error)]
+pub(crate) enum DataDirError {
+    /// Something else lives there.
+    #[error(
+        "{} is not a data directory of Floe: it holds {found:?} and no version file; choose another --data-dir",
+        path.display()
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// What is in it.
+        found: String,
+    },
+    /// The version file says nothing that can be understood.
+    #[error("{} says {found:?}, which no Floe writes: restore the directory from its backup", path.display())]
+    Unreadable {
+        /// The version file.
+        path: PathBuf,
+        /// Its beginning.
+        found: String,
+    },
+    /// A later Floe made it.
+    #[error(
+        "{} was written by a newer Floe (layout {found}; this one knows {VERSION}): use the newer one",
+        path.display()
+    )]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its layout.
+        found: u32,
+    },
+    /// Another process runs on it.
+    #[error("{} is in use by another process{}: stop it first", path.display(), holder_words(holder))]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// What the other process wrote about itself.
+        holder: Option<u32>,
+    },
+    /// It has to be there and is not.
+    #[error("{} is no data directory: `floe init` or `floe serve` makes one", path.display())]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Neither `--data-dir` nor `FLOE_DATA_DIR` nor a home directory.
+    #[error("no data directory: set --data-dir or FLOE_DATA_DIR (there is no HOME to put .floe in)")]
+    Nowhere,
+    /// A file could not be read or written.
+    #[error("{}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file could not be synced.
+    #[error("{} could not be synced: what is on disk is unknown", path.display())]
+    Sync {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn holder_words(holder: &Option<u32>) -> String {
+    holder.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+impl DataDirError {
+    /// The exit code it ends the process with.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Foreign { .. } | Self::Unreadable { .. } | Self::Newer { .. } | Self::Locked { .. } => Code::DataDir,
+            Self::Nowhere => Code::Usage,
+            Self::Sync { .. } => Code::SyncFailed,
+            Self::Missing { .. } | Self::Io { .. } => Code::Failure,
+        }
+    }
+}
+
+/// Where things are. Says nothing about whether they are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The layout of a directory.
+    pub(crate) fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The directory that was given, else `~/.floe`.
+    pub(crate) fn choose(given: Option<PathBuf>, home: Option<PathBuf>) -> Result<Self, DataDirError> {
+        let in_home = || home.filter(|h| !h.as_os_str().is_empty()).map(|h| h.join(".floe"));
+        let chosen = given.filter(|dir| !dir.as_os_str().is_empty()).or_else(in_home);
+        chosen.map(Self::new).ok_or(DataDirError::Nowhere)
+    }
+
+    /// The directory.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The node's key.
+    pub(crate) fn identity(&self) -> PathBuf {
+        self.root.join("identity.key")
+    }
+
+    /// The operator's token.
+    pub(crate) fn admin_token(&self) -> PathBuf {
+        self.root.join("admin.token")
+    }
+
+    /// The token to give to a Kubo.
+    pub(crate) fn pin_token(&self) -> PathBuf {
+        self.root.join("pin.token")
+    }
+
+    /// The settings.
+    pub(crate) fn config(&self) -> PathBuf {
+        crate::config::file::path_in(&self.root)
+    }
+
+    /// The rows.
+    pub(crate) fn rows(&self) -> PathBuf {
+        self.root.join("rows.sqlite")
+    }
+
+    /// The blocks.
+    pub(crate) fn blocks(&self) -> PathBuf {
+        self.root.join("blocks")
+    }
+
+    /// Where a running node can be reached.
+    pub(crate) fn endpoints(&self) -> PathBuf {
+        self.root.join("endpoints.json")
+    }
+
+    fn version(&self) -> PathBuf {
+        self.root.join("version")
+    }
+
+    fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+}
+
+/// A data directory that this process has for itself until this value is dropped.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    layout: Layout,
+    initialising: bool,
+    /// Held, not read: closing the file gives the lock back.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Takes the directory, and makes it if it is missing or empty. What belongs into it is made by
+    /// [`crate::init::complete`]; until [`DataDir::initialised`] it counts as half made.
+    pub(crate) fn open_or_make(layout: Layout) -> Result<Self, DataDirError> {
+        // Looked at before the lock, because nothing may be written into a directory that is not ours.
+        look(&layout)?;
+        let root = layout.root();
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+        made.map_err(|source| io_error(root, source))?;
+        let lock = take_lock(&layout.lock())?;
+        let initialising = match look(&layout)? {
+            State::Empty => {
+                write_version(&layout, true)?;
+                true
+            }
+            State::Initialising => true,
+            State::Complete => false,
+        };
+        Ok(Self { layout, initialising, _lock: lock })
+    }
+
+    /// Takes a directory that must be there, for offline work on it.
+    pub(crate) fn open(layout: Layout) -> Result<Self, DataDirError> {
+        match look(&layout)? {
+            State::Empty => Err(DataDirError::Missing { path: layout.root.clone() }),
+            State::Initialising | State::Complete => Self::open_or_make(layout),
+        }
+    }
+
+    /// Where things are.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Whether parts of it may still have to be made.
+    pub(crate) fn is_initialising(&self) -> bool {
+        self.initialising
+    }
+
+    /// Everything is there: from now on a missing part is a loss and not a crash during `init`.
+    pub(crate) fn initialised(&mut self) -> Result<(), DataDirError> {
+        if self.initialising {
+            fail::fail_point!("datadir.initialised");
+            write_version(&self.layout, false)?;
+            self.initialising = false;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Empty,
+    Initialising,
+    Complete,
+}
+
+fn look(layout: &Layout) -> Result<State, DataDirError> {
+    let path = layout.version();
+    match read_start(&path) {
+        Ok(text) => version_of(layout, &text),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match first_foreign(layout.root())? {
+            Some(found) => Err(DataDirError::Foreign { path: layout.root.clone(), found }),
+            None => Ok(State::Empty),
+        },
+        Err(source) => Err(io_error(&path, source)),
+    }
+}
+
+fn version_of(layout: &Layout, text: &str) -> Result<State, DataDirError> {
+    let mut words = text.split_whitespace();
+    let version = words.next().and_then(|word| word.parse::<u32>().ok());
+    match (version, words.next()) {
+        (Some(found), _) if found > VERSION => Err(DataDirError::Newer { path: layout.root.clone(), found }),
+        (Some(VERSION), None) => Ok(State::Complete),
+        (Some(VERSION), Some("initialising")) => Ok(State::Initialising),
+        _ => Err(DataDirError::Unreadable { path: layout.version(), found: text.chars().take(40).collect() }),
+    }
+}
+
+/// The file's first bytes: a version file is a line, and what is not must not fill the memory.
+fn read_start(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(256).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn first_foreign(root: &Path) -> Result<Option<String>, DataDirError> {
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io_error(root, source)),
+    };
+    for entry in entries {
+        let name = entry.map_err(|source| io_error(root, source))?.file_name();
+        if !HARMLESS.iter().any(|harmless| name == *harmless) {
+            return Ok(Some(name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+fn write_version(layout: &Layout, initialising: bool) -> Result<(), DataDirError> {
+    let text = if initialising { format!("{VERSION} initialising\n") } else { format!("{VERSION}\n") };
+    write_whole(&layout.version(), text.as_bytes())
+}
+
+fn take_lock(path: &Path) -> Result<File, DataDirError> {
+    use rustix::fs::{FlockOperation, flock};
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let mut file = open.map_err(|source| io_error(path, source))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let holder = read_start(path).ok().and_then(|text| text.trim().parse().ok());
+            return Err(DataDirError::Locked { path: path.to_owned(), holder });
+        }
+        Err(errno) => return Err(io_error(path, errno.into())),
+    }
+    // The process id is for the message alone; a torn one is read as none.
+    let wrote = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    wrote.map_err(|source| io_error(path, source))?;
+    Ok(file)
+}
+
+/// Writes a small file so that it is there whole or not at all, readable by its owner alone. Durable on return.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataDirError> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
+        return Err(io_error(path, io::ErrorKind::InvalidInput.into()));
+    };
+    let temporary = dir.join(format!(".{name}.tmp"));
+    let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+    let mut file = open.map_err(|source| io_error(&temporary, source))?;
+    file.write_all(bytes).map_err(|source| io_error(&temporary, source))?;
+    file.sync_all().map_err(|source| sync_error(&temporary, source))?;
+    fail::fail_point!("datadir.before_rename");
+    fs::rename(&temporary, path).map_err(|source| io_error(path, source))?;
+    let dir_file = File::open(dir).map_err(|source| io_error(dir, source))?;
+    dir_file.sync_all().map_err(|source| sync_error(dir, source))
+}
+
+/// Removes a file if it is there.
+pub(crate) fn remove(path: &Path) -> Result<(), DataDirError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error(path, e)),
+        _ => Ok(()),
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> DataDirError {
+    DataDirError::Io { path: path.to_owned(), source }
+}
+
+fn sync_error(path: &Path, source: io::Error) -> DataDirError {
+    DataDirError::Sync { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fresh() -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("floe"));
+        (dir, layout)
+    }
+
+    fn refused(layout: &Layout) -> DataDirError {
+        let error = DataDir::open_or_make(layout.clone()).unwrap_err();
+        assert_eq!(error.code(), Code::DataDir, "{error}");
+        error
+    }
+
+    #[test]
+    fn a_missing_directory_is_made_and_counts_as_half_made_until_it_is_whole() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (_keep, layout) = fresh();
+        let dir = DataDir::open_or_make(layout.clone()).unwrap();
+        assert!(dir.is_initialising());
+        assert_eq!(fs::metadata(layout.root()).unwrap().permissions().mode() & 0o777, 0o700);
+        drop(dir);
+        let mut dir = DataDir::open_or_make(layout.clone()).unwrap();
+        assert!(dir.is_initialising(), "a crash before the end is gone on with");
+        dir.initialised().unwrap();
+        drop(dir);
+        assert!(!DataDir::open_or_make(layout).unwrap().is_initialising());
+    }
+
+    #[test]
+    fn what_a_crash_before_the_version_file_leaves_is_taken_up() {
+        let (_keep, layout) = fresh();
+        fs::create_dir(layout.root()).unwrap();
+        fs::write(layout.root().join("lock"), "").unwrap();
+        fs::write(layout.root().join(".version.tmp"), "1 init").unwrap();
+        assert!(DataDir::open_or_make(layout).unwrap().is_initialising());
+    }
+
+    #[test]
+    fn a_foreign_directory_is_refused_and_left_as_it_is() {
+        let (_keep, layout) = fresh();
+        fs::create_dir(layout.root()).unwrap();
+        fs::write(layout.root().join("thesis.tex"), "words").unwrap();
+        let said = refused(&layout).to_string();
+        assert!(said.contains("thesis.tex") && said.contains("--data-dir"), "{said}");
+        assert_eq!(fs::read_dir(layout.root()).unwrap().count(), 1, "something was written into it");
+    }
+
+    #[test]
+    fn a_newer_directory_is_refused() {
+        let (_keep, layout) = fresh();
+        drop(DataDir::open_or_make(layout.clone()).unwrap());
+        fs::write(layout.version(), "2 with more words\n").unwrap();
+        let said = refused(&layout).to_string();
+        assert!(said.contains("newer Floe") && said.contains("layout 2"), "{said}");
+    }
+
+    #[test]
+    fn a_version_file_without_sense_is_refused() {
+        let (_keep, layout) = fresh();
+        drop(DataDir::open_or_make(layout.clone()).unwrap());
+        for text in ["", "one", "0", "1 done", "\u{0}\u{0}"] {
+            fs::write(layout.version(), text).unwrap();
+            assert!(matches!(refused(&layout), DataDirError::Unreadable { .. }), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn one_process_at_a_time_has_it() {
+        let (_keep, layout) = fresh();
+        let first = DataDir::open_or_make(layout.clone()).unwrap();
+        let said = refused(&layout).to_string();
+        assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
+        drop(first);
+        DataDir::open_or_make(layout).unwrap();
+    }
+
+    #[test]
+    fn offline_work_makes_no_directory() {
+        let (_keep, layout) = fresh();
+        assert!(matches!(DataDir::open(layout.clone()), Err(DataDirError::Missing { .. })));
+        assert!(!layout.root().exists());
+    }
+
+    #[test]
+    fn the_home_directory_is_the_last_resort() {
+        let chosen = |given: Option<&str>, home: Option<&str>| {
+            Layout::choose(given.map(Into::into), home.map(Into::into)).map(|l| l.root)
+        };
+        assert_eq!(chosen(Some("/data"), Some("/home/you")).unwrap(), Path::new("/data"));
+        assert_eq!(chosen(None, Some("/home/you")).unwrap(), Path::new("/home/you/.floe"));
+        assert!(matches!(chosen(None, Some("")), Err(DataDirError::Nowhere)));
+    }
+
+    #[test]
+    fn a_file_is_written_whole_and_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        write_whole(&path, b"one").unwrap();
+        write_whole(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

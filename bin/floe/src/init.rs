@@ -1,0 +1,161 @@
+//! What a data directory holds from its first day: settings, identity, the account `default` and two tokens.
+//!
+//! Each part is made if it is missing, so a crash in between is mended by running it again. In a directory
+//! that was whole once, a missing identity is an error, because a new one would quietly be another peer; missing
+//! token files are made anew with a word about it, because the rows hold only hashes: the lost secrets cannot be
+//! written down again, only replaced.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use floe_core::ports::Entropy;
+use floe_ipfs::identity::Keypair;
+use floe_records::{Records, Scope};
+
+use crate::config::render;
+use crate::datadir::{DataDir, Layout, write_whole};
+use crate::exit::{Code, Failure};
+
+/// The account that exists from the start; its pins are the operator's.
+pub(crate) const DEFAULT_ACCOUNT: &str = "default";
+
+const ALL_SCOPES: &[Scope] = &[Scope::PinsRead, Scope::PinsWrite, Scope::Admin];
+const PIN_SCOPES: &[Scope] = &[Scope::PinsRead, Scope::PinsWrite];
+
+/// Writes what needs no rows: `config.toml` and the identity. Returns the identity.
+pub(crate) fn files(dir: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<Keypair> {
+    let layout = dir.layout();
+    if !layout.config().exists() && dir.is_initialising() {
+        write_whole(&layout.config(), render::template().as_bytes())?;
+    }
+    identity(dir, entropy)
+}
+
+/// Makes what is missing of the account and its tokens, and marks the directory as whole.
+pub(crate) async fn complete(dir: &mut DataDir, records: &Records) -> anyhow::Result<()> {
+    if !records.accounts().await?.iter().any(|account| account.name == DEFAULT_ACCOUNT) {
+        let made = records.create_account(DEFAULT_ACCOUNT, None, None).await;
+        made.context("cannot make the account \"default\"")?;
+    }
+    let fresh = dir.is_initialising();
+    let layout = dir.layout().clone();
+    token(records, &layout.admin_token(), ALL_SCOPES, fresh).await?;
+    token(records, &layout.pin_token(), PIN_SCOPES, fresh).await?;
+    dir.initialised()?;
+    Ok(())
+}
+
+fn identity(dir: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<Keypair> {
+    let path = dir.layout().identity();
+    match std::fs::read(&path) {
+        Ok(bytes) => Keypair::from_protobuf_encoding(&bytes).with_context(|| {
+            format!("{} is no key: restore it, or remove it and run `floe init` for a new peer id", path.display())
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => make_identity(&path, entropy),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn make_identity(path: &Path, entropy: &dyn Entropy) -> anyhow::Result<Keypair> {
+    let mut seed = [0; 32];
+    entropy.fill(&mut seed);
+    // The call wipes `seed`.
+    let keypair = Keypair::ed25519_from_bytes(&mut seed).context("cannot make a key")?;
+    let bytes = keypair.to_protobuf_encoding().context("cannot encode the key")?;
+    write_whole(path, &bytes)?;
+    Ok(keypair)
+}
+
+/// Refuses a whole directory without its identity: `serve` asks this before it makes anything.
+pub(crate) fn require_identity(dir: &DataDir) -> Result<(), Failure> {
+    let path = dir.layout().identity();
+    if dir.is_initialising() || path.exists() {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} is missing: restore it from the backup, or run `floe init` to go on under a new peer id",
+        path.display()
+    );
+    Err(Failure::new(Code::Failure, reason))
+}
+
+async fn token(records: &Records, path: &Path, scopes: &[Scope], fresh: bool) -> anyhow::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let (token, secret) = records
+        .create_token(DEFAULT_ACCOUNT, scopes, None)
+        .await
+        .with_context(|| format!("cannot make the token for {}", path.display()))?;
+    fail::fail_point!("init.token");
+    write_whole(path, format!("{secret}\n").as_bytes())?;
+    if !fresh {
+        tracing::warn!(
+            token = token.id.0,
+            "{} was missing: a new token was made; whatever held the lost one still can use it: \
+             `floe token ls`, `floe token revoke ID`",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Where the secrets of a data directory are, for the words of `init` and `serve`.
+pub(crate) fn service_add(layout: &Layout, api: &str) -> String {
+    let quoted = shell_quote(&layout.pin_token().display().to_string());
+    format!("ipfs pin remote service add floe {api} \"$(cat {quoted})\"")
+}
+
+/// The text as one word of a POSIX shell, inside `"$(…)"`.
+fn shell_quote(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::SystemEntropy;
+
+    fn half_made() -> (tempfile::TempDir, DataDir) {
+        let keep = tempfile::tempdir().unwrap();
+        let dir = DataDir::open_or_make(Layout::new(keep.path().join("floe"))).unwrap();
+        (keep, dir)
+    }
+
+    #[test]
+    fn the_identity_is_made_once() {
+        let (_keep, dir) = half_made();
+        let first = files(&dir, &SystemEntropy).unwrap().public();
+        assert_eq!(files(&dir, &SystemEntropy).unwrap().public(), first);
+        assert!(first.try_into_ed25519().is_ok());
+    }
+
+    #[test]
+    fn a_whole_directory_without_its_identity_is_refused() {
+        let (_keep, mut dir) = half_made();
+        require_identity(&dir).unwrap();
+        dir.initialised().unwrap();
+        let said = require_identity(&dir).unwrap_err().to_string();
+        assert!(said.contains("identity.key") && said.contains("floe init"), "{said}");
+    }
+
+    #[test]
+    fn a_damaged_identity_is_named() {
+        let (_keep, dir) = half_made();
+        std::fs::write(dir.layout().identity(), b"").unwrap();
+        let said = files(&dir, &SystemEntropy).unwrap_err().to_string();
+        assert!(said.contains("identity.key"), "{said}");
+    }
+
+    #[test]
+    fn the_line_to_paste_quotes_what_a_shell_would_split() {
+        let line = |dir: &str| service_add(&Layout::new(dir), "http://127.0.0.1:4780");
+        assert_eq!(
+            line("/home/you/.floe"),
+            r#"ipfs pin remote service add floe http://127.0.0.1:4780 "$(cat /home/you/.floe/pin.token)""#
+        );
+        assert!(line("/my data").contains("$(cat '/my data/pin.token')"));
+        assert!(line("/it's").contains(r"'/it'\''s/pin.token'"));
+    }
+}

@@ -1,0 +1,40 @@
+//! Every bound of the binary itself. The libraries own theirs.
+
+use std::time::Duration;
+
+/// Time for a clean stop: the server drains, workers save their place, stores close. systemd's own default is 90 s;
+/// the unit in docs/OPERATING.md gives 40 (limits.md, graceful drain).
+pub(crate) const DRAIN: Duration = Duration::from_secs(30);
+
+/// Time to connect to the API. A local one answers in a millisecond; a far one behind a slow link in a few hundred.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for an answer to a request that does a bounded piece of work.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time for `gc` and `verify`, which read the whole store: a day is 8 TB at 100 MB/s.
+pub(crate) const LONG_REQUEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// Tries of a request that is safe to repeat, the first included.
+pub(crate) const ATTEMPTS: u32 = 3;
+
+/// Pause before a repeat.
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(300);
+
+/// The largest answer that is read. A page of 1000 pins with 16 KiB of meta each is the largest legal one, 20 MiB.
+pub(crate) const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// The longest event of a stream: one pin with all its meta and origins is below 64 KiB.
+pub(crate) const MAX_EVENT_BYTES: usize = 1 << 20;
+
+/// A stream that is silent for longer is dead: the server sends a comment each 15 s.
+pub(crate) const EVENT_SILENCE: Duration = Duration::from_secs(45);
+
+/// How often `--wait` asks where there is no stream of events.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long `--wait` goes on while the API does not answer: a restart takes seconds.
+pub(crate) const WAIT_UNREACHABLE: Duration = Duration::from_secs(60);
+
+/// Pins in a page of `pin ls`; the API allows no more.
+pub(crate) const PAGE: u64 = 1000;
