@@ -12,8 +12,10 @@ use crate::config::values::{byte_size, duration};
 /// Floe: an IPFS pinning service in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "floe", version, about, max_term_width = 100, disable_help_subcommand = true)]
-#[command(after_help = "Exit codes: 0 ok, 1 failure, 2 usage or config, 3 unreachable, 4 refused, 5 not found, \
-    6 pin failed, 10 data directory foreign, newer or locked, 11 port in use, 12 failed sync, 13 damage found.")]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 failure, 2 usage or config, 3 unreachable, 4 refused, 5 not found, \
+    6 pin failed, 10 data directory foreign, newer or locked, 11 port in use, 12 failed sync, 13 damage found."
+)]
 pub(crate) struct Cli {
     /// Where everything is kept [default: ~/.floe]
     #[arg(long, global = true, env = "FLOE_DATA_DIR", value_name = "DIR", hide_env_values = true)]
@@ -29,8 +31,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the service
-    #[command(long_about = "Run the service.\n\nAn empty data directory is initialised first. Prints where it \
-        listens once it is ready; SIGTERM and SIGINT stop it within 30 seconds, a second one at once.")]
+    #[command(
+        long_about = "Run the service.\n\nAn empty data directory is initialised first. Prints where it \
+        listens once it is ready; SIGTERM and SIGINT stop it within 30 seconds, a second one at once."
+    )]
     Serve(ServeArgs),
     /// Make a data directory, without running on it
     Init,
@@ -323,7 +327,8 @@ mod tests {
 
     #[test]
     fn settings_come_from_flags_as_plain_text() {
-        let line = ["floe", "serve", "--swarm-addr", "a", "--offline", "--swarm-addr", "b", "--api-addr", "c"];
+        let line =
+            ["floe", "serve", "--swarm-addr", "a", "--offline", "--swarm-addr", "b", "--api-addr", "c"];
         let Command::Serve(args) = Cli::try_parse_from(line).unwrap().command else { panic!("not serve") };
         assert_eq!(args.flags.0["network.swarm"].0, Raw::Many(vec!["a".into(), "b".into()]));
         assert_eq!(args.flags.0["network.offline"], (Raw::One("true".into()), Origin::Flag("offline")));

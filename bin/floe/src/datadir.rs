@@ -111,7 +111,9 @@ impl DataDirError {
     /// The exit code it ends the process with.
     pub(crate) fn code(&self) -> Code {
         match self {
-            Self::Foreign { .. } | Self::Unreadable { .. } | Self::Newer { .. } | Self::Locked { .. } => Code::DataDir,
+            Self::Foreign { .. } | Self::Unreadable { .. } | Self::Newer { .. } | Self::Locked { .. } => {
+                Code::DataDir
+            }
             Self::Nowhere => Code::Usage,
             Self::Sync { .. } => Code::SyncFailed,
             Self::Missing { .. } | Self::Io { .. } => Code::Failure,

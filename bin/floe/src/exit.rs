@@ -138,7 +138,8 @@ mod tests {
         let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
         let error = anyhow::Error::from(taken).context("cannot listen on 127.0.0.1:1");
         assert_eq!(code_of(&error), Code::PortInUse);
-        let newer = Err::<(), _>(floe_records::Error::Newer { found: 9, known: 1 }).context("cannot open rows");
+        let newer =
+            Err::<(), _>(floe_records::Error::Newer { found: 9, known: 1 }).context("cannot open rows");
         assert_eq!(code_of(&newer.unwrap_err()), Code::DataDir);
         let poisoned = anyhow::Error::from(floe_blockstore::Error::Poisoned("EIO".into()));
         assert_eq!(code_of(&poisoned), Code::SyncFailed);

@@ -49,7 +49,10 @@ fn identity(dir: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<Keypair> {
     let path = dir.layout().identity();
     match std::fs::read(&path) {
         Ok(bytes) => Keypair::from_protobuf_encoding(&bytes).with_context(|| {
-            format!("{} is no key: restore it, or remove it and run `floe init` for a new peer id", path.display())
+            format!(
+                "{} is no key: restore it, or remove it and run `floe init` for a new peer id",
+                path.display()
+            )
         }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => make_identity(&path, entropy),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
@@ -109,7 +112,11 @@ pub(crate) fn service_add(layout: &Layout, api: &str) -> String {
 /// The text as one word of a POSIX shell, inside `"$(…)"`.
 fn shell_quote(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

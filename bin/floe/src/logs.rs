@@ -22,7 +22,8 @@ const BLANK: &[u8] = b"floe_[redacted]";
 pub(crate) fn start(settings: &Log) {
     let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = settings.format == LogFormat::Text && io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(Guarded { ansi });
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(Guarded { ansi });
     // A second call would mean two logs in one process: the first one stays.
     let _ = match settings.format {
         LogFormat::Text => builder.try_init(),
@@ -124,7 +125,10 @@ mod tests {
     #[test]
     fn t24_tokens_are_blanked_and_other_words_are_not() {
         let secret = format!("floe_{}", "a1B2".repeat(12));
-        assert_eq!(cleaned(&format!("got {secret}, twice {secret}\n")), "got floe_[redacted], twice floe_[redacted]\n");
+        assert_eq!(
+            cleaned(&format!("got {secret}, twice {secret}\n")),
+            "got floe_[redacted], twice floe_[redacted]\n"
+        );
         assert_eq!(redact(&format!("ä {secret} ö")), "ä floe_[redacted] ö");
         for harmless in ["floe_limit_hits_total", "floe_engine::fetcher", "floe_", "floe_abc"] {
             assert_eq!(cleaned(harmless), format!("{harmless}\n"));

@@ -53,7 +53,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => serve::serve(layout()?, args.flags, out).await,
         Command::Init => offline::init(layout()?, out).await,
-        Command::Pin { remote, command } => client::pin(&connect(remote)?, out, command, &SystemEntropy).await,
+        Command::Pin { remote, command } => {
+            client::pin(&connect(remote)?, out, command, &SystemEntropy).await
+        }
         Command::Account { remote, command } => client::account(&connect(remote)?, out, command).await,
         Command::Token { remote, command } => client::token(&connect(remote)?, out, command).await,
         Command::Status { remote } => client::status(&connect(remote)?, out).await,
@@ -73,7 +75,9 @@ fn settings(layout: &Layout, out: Output, command: ConfigCommand) -> anyhow::Res
     match command {
         ConfigCommand::Check(_) => {
             let file = file::path_in(layout.root());
-            out.print(&serde_json::json!({ "ok": true, "file": file }), || format!("{} is right", file.display()))
+            out.print(&serde_json::json!({ "ok": true, "file": file }), || {
+                format!("{} is right", file.display())
+            })
         }
         ConfigCommand::Show(_) => shell::show_settings(out, &layers),
     }

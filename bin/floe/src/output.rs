@@ -17,8 +17,13 @@ pub(crate) struct Output {
 
 impl Output {
     /// Prints a result: `value` as JSON, or what `text` makes.
-    pub(crate) fn print<T: Serialize + ?Sized>(self, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
-        let mut out = if self.json { escape(&serde_json::to_string_pretty(value)?, Form::Json) } else { text() };
+    pub(crate) fn print<T: Serialize + ?Sized>(
+        self,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> anyhow::Result<()> {
+        let mut out =
+            if self.json { escape(&serde_json::to_string_pretty(value)?, Form::Json) } else { text() };
         if !out.ends_with('\n') && !out.is_empty() {
             out.push('\n');
         }
@@ -30,7 +35,9 @@ impl Output {
 pub(crate) fn write_stdout(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(anyhow::Error::new(e).context("cannot write to stdout")),
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(e).context("cannot write to stdout"))
+        }
         _ => Ok(()),
     }
 }
@@ -101,7 +108,12 @@ impl Table {
     pub(crate) fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut out = String::new();

@@ -31,7 +31,9 @@ pub(crate) async fn account(client: &Client, out: Output, command: AccountComman
             let path = format!("/admin/v1/accounts/{}/suspend", segment(&name));
             client.call(Call::post(path, json!({ "suspended": !lift }))).await?;
             let done = if lift { "let in again" } else { "suspended" };
-            out.print(&json!({ "name": name, "suspended": !lift }), || format!("{done}: {}", printable(&name)))
+            out.print(&json!({ "name": name, "suspended": !lift }), || {
+                format!("{done}: {}", printable(&name))
+            })
         }
     }
 }
@@ -40,7 +42,8 @@ pub(crate) async fn account(client: &Client, out: Output, command: AccountComman
 pub(crate) async fn token(client: &Client, out: Output, command: TokenCommand) -> anyhow::Result<()> {
     match command {
         TokenCommand::Create { account, scopes, expires } => {
-            let mut body = json!({ "account": account, "scopes": scopes.iter().map(scope).collect::<Vec<_>>() });
+            let mut body =
+                json!({ "account": account, "scopes": scopes.iter().map(scope).collect::<Vec<_>>() });
             if let Some(expires) = expires {
                 body["expires_in_seconds"] = json!(whole_seconds(expires));
             }
@@ -82,7 +85,8 @@ pub(crate) async fn verify(client: &Client, out: Output) -> anyhow::Result<()> {
         return Ok(());
     }
     let repaired = number(&report["repaired"]);
-    Err(Failure::new(Code::Damage, format!("{damaged} damaged blocks, {repaired} of them fetched again")).into())
+    Err(Failure::new(Code::Damage, format!("{damaged} damaged blocks, {repaired} of them fetched again"))
+        .into())
 }
 
 /// The rows of a list, whether it is a bare array or inside an object.
@@ -165,7 +169,8 @@ fn number(value: &Value) -> u64 {
 
 fn status_text(status: &Value) -> String {
     let (network, workers) = (&status["network"], rows(&status["workers"], ""));
-    let writes = if status["read_only"] == true { "refused: the disk is under its reserve" } else { "accepted" };
+    let writes =
+        if status["read_only"] == true { "refused: the disk is under its reserve" } else { "accepted" };
     let announced =
         format!("{} roots, {} due", number(&network["provided"]), number(&network["provide_backlog"]));
     let counts = status["pins"].as_object().into_iter().flatten();
@@ -249,7 +254,13 @@ mod tests {
             "workers": [{"name": "fetcher", "state": "idle", "last_error": null, "queue": 4}],
         });
         let text = status_text(&status);
-        for want in ["pins pinned   3", "stored        2.00 KiB", "refused", "/ip4/1.2.3.4/tcp/5", "fetcher  idle   4"] {
+        for want in [
+            "pins pinned   3",
+            "stored        2.00 KiB",
+            "refused",
+            "/ip4/1.2.3.4/tcp/5",
+            "fetcher  idle   4",
+        ] {
             assert!(text.contains(want), "{want}: {text}");
         }
     }

@@ -34,7 +34,10 @@ pub(crate) enum ClientError {
         url: String,
     },
     /// 401 or 403.
-    #[error("refused ({status} {reason}{}): check --token, FLOE_TOKEN, or the scopes of the token", after(details))]
+    #[error(
+        "refused ({status} {reason}{}): check --token, FLOE_TOKEN, or the scopes of the token",
+        after(details)
+    )]
     Refused {
         /// The HTTP status.
         status: u16,

@@ -74,7 +74,8 @@ impl Parser {
     fn dispatch(&mut self) -> Option<Event> {
         let name = Some(std::mem::take(&mut self.name)).filter(|n| !n.is_empty());
         let data = std::mem::take(&mut self.data);
-        std::mem::take(&mut self.has_data).then(|| Event { name: name.unwrap_or_else(|| "message".into()), data })
+        std::mem::take(&mut self.has_data)
+            .then(|| Event { name: name.unwrap_or_else(|| "message".into()), data })
     }
 }
 
@@ -103,7 +104,10 @@ mod tests {
     #[test]
     fn an_event_has_a_bound() {
         let of = |length: usize| Parser::default().feed(&vec![b'x'; length]).is_ok();
-        assert_eq!([of(MAX_EVENT_BYTES - 1), of(MAX_EVENT_BYTES), of(MAX_EVENT_BYTES + 1)], [true, true, false]);
+        assert_eq!(
+            [of(MAX_EVENT_BYTES - 1), of(MAX_EVENT_BYTES), of(MAX_EVENT_BYTES + 1)],
+            [true, true, false]
+        );
         let mut many = Parser::default();
         let line = format!("data: {}\n", "x".repeat(1000));
         assert!((0..=MAX_EVENT_BYTES / 1000 + 1).any(|_| many.feed(line.as_bytes()).is_err()));

@@ -126,7 +126,8 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none());
         // A proxy of the environment is for the world, not for this machine.
         let builder = if is_loopback(&url) { builder.no_proxy() } else { builder };
-        let http = builder.build().map_err(|source| ClientError::Unreachable { url: redact_url(&base), source })?;
+        let http =
+            builder.build().map_err(|source| ClientError::Unreachable { url: redact_url(&base), source })?;
         Ok(Self { http, base: base.trim_end_matches('/').to_owned(), token })
     }
 

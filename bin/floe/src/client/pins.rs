@@ -22,7 +22,8 @@ pub(crate) async fn pin(
             submit(client, out, call, pin.wait).await
         }
         PinCommand::Replace { id, cid, pin } => {
-            let call = Call::post(format!("/pins/{}", segment(&id)), body(&cid, &pin)).keyed(fresh_key(entropy));
+            let call =
+                Call::post(format!("/pins/{}", segment(&id)), body(&cid, &pin)).keyed(fresh_key(entropy));
             submit(client, out, call, pin.wait).await
         }
         PinCommand::Ls(filter) => list(client, out, filter).await,
@@ -223,8 +224,11 @@ mod tests {
     #[test]
     fn paging_moves_the_end_that_the_api_sorts_from() {
         let moved = |before: Option<&str>, after: Option<&str>| {
-            let filter =
-                PinFilterArgs { before: before.map(Into::into), after: after.map(Into::into), ..Default::default() };
+            let filter = PinFilterArgs {
+                before: before.map(Into::into),
+                after: after.map(Into::into),
+                ..Default::default()
+            };
             let mut cursor = Cursor::of(&filter);
             cursor.move_to("t".into());
             (cursor.before, cursor.after)

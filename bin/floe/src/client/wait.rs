@@ -34,7 +34,9 @@ impl Client {
                 Err(ClientError::Unreachable { .. }) if gone_for < limits::WAIT_UNREACHABLE => {
                     gone_for += limits::POLL_INTERVAL;
                 }
-                Err(ClientError::Unreachable { .. }) => return Err(ClientError::Lost { url: self.base.clone() }),
+                Err(ClientError::Unreachable { .. }) => {
+                    return Err(ClientError::Lost { url: self.base.clone() });
+                }
                 Err(ClientError::NotFound { .. }) => return Err(ClientError::Removed { id }),
                 Err(error) => return Err(error),
             }

@@ -60,7 +60,8 @@ impl Reader<'_> {
                 self.table(&name, inner)?;
             } else {
                 // A misspelt section says more when its first key is looked up with it.
-                let inside = item.as_table_like().and_then(|t| t.iter().next().map(|(k, _)| format!("{name}.{k}")));
+                let inside =
+                    item.as_table_like().and_then(|t| t.iter().next().map(|(k, _)| format!("{name}.{k}")));
                 return Err(unknown(self.path, line, &name, inside.as_deref()));
             }
         }

@@ -26,7 +26,11 @@ impl FromArgMatches for Flags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let given = |(key, flag): (&'static Key, &'static str)| {
             let values: Vec<String> = matches.get_many::<String>(flag)?.cloned().collect();
-            let raw = if key.kind.is_list() { Raw::Many(values) } else { Raw::One(values.into_iter().next_back()?) };
+            let raw = if key.kind.is_list() {
+                Raw::Many(values)
+            } else {
+                Raw::One(values.into_iter().next_back()?)
+            };
             Some((key.name, (raw, Origin::Flag(flag))))
         };
         Ok(Self(flagged().filter_map(given).collect()))
@@ -47,7 +51,9 @@ fn arg(key: &'static Key, flag: &'static str) -> Arg {
     let arg = Arg::new(flag).long(flag).help(help).help_heading("Settings");
     match key.kind {
         // `--offline` alone means true; `--offline=false` takes the file's `true` back.
-        Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL"),
+        Kind::Switch => {
+            arg.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL")
+        }
         Kind::List(_) => arg.action(ArgAction::Append).value_name("MULTIADDR"),
         Kind::Address => arg.value_name("IP:PORT"),
         Kind::Choice(_) => arg.value_name("WORD"),

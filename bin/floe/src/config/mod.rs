@@ -139,10 +139,7 @@ impl Config {
                 max_bytes: layers.optional("pin.max_bytes")?.map(|ByteSize(bytes)| bytes),
                 max_depth: layers.one("pin.max_depth")?,
             },
-            log: Log {
-                filter: layers.one::<LogFilter>("log.filter")?.0,
-                format: layers.one("log.format")?,
-            },
+            log: Log { filter: layers.one::<LogFilter>("log.filter")?.0, format: layers.one("log.format")? },
         })
     }
 }
@@ -305,14 +302,17 @@ impl Layers {
         match self.effective.get(name) {
             None => Ok(None),
             Some((Raw::One(text), origin)) => read(name, text, origin).map(Some),
-            Some((Raw::Many(_), origin)) => {
-                Err(ConfigError::Invalid { origin: origin.clone(), key: name, reason: "it is not a list".into() })
-            }
+            Some((Raw::Many(_), origin)) => Err(ConfigError::Invalid {
+                origin: origin.clone(),
+                key: name,
+                reason: "it is not a list".into(),
+            }),
         }
     }
 
     fn one<T: Setting>(&self, name: &'static str) -> Result<T, ConfigError> {
-        let missing = || ConfigError::Invalid { origin: Origin::Default, key: name, reason: "it is unset".into() };
+        let missing =
+            || ConfigError::Invalid { origin: Origin::Default, key: name, reason: "it is unset".into() };
         self.optional(name)?.ok_or_else(missing)
     }
 
@@ -330,10 +330,13 @@ fn read<T: Setting>(key: &'static str, text: &str, origin: &Origin) -> Result<T,
 }
 
 fn defaults() -> Layer {
-    let text: String = KEYS.iter().filter_map(|k| match k.default {
-        Default::Is(value) => Some(format!("{} = {value}\n", k.name)),
-        Default::Unset(_) => None,
-    }).collect();
+    let text: String = KEYS
+        .iter()
+        .filter_map(|k| match k.default {
+            Default::Is(value) => Some(format!("{} = {value}\n", k.name)),
+            Default::Unset(_) => None,
+        })
+        .collect();
     let parsed = file::parse(Path::new("defaults"), &text).expect("a test reads the defaults of the table");
     parsed.into_iter().map(|(name, (raw, _))| (name, (raw, Origin::Default))).collect()
 }
@@ -341,7 +344,8 @@ fn defaults() -> Layer {
 fn from_env(env: impl Fn(&str) -> Option<String>) -> Layer {
     let set = |key: &'static Key| {
         let text = env(key.env).filter(|text| !text.trim().is_empty())?;
-        let raw = if key.kind.is_list() { Raw::Many(split_list(&text)) } else { Raw::One(text.trim().to_owned()) };
+        let raw =
+            if key.kind.is_list() { Raw::Many(split_list(&text)) } else { Raw::One(text.trim().to_owned()) };
         Some((key.name, (raw, Origin::Env(key.env))))
     };
     KEYS.iter().filter_map(set).collect()

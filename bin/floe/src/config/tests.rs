@@ -17,7 +17,9 @@ fn other_value(key: &Key) -> &'static str {
         "api.trusted_proxies" => r#"["10.0.0.0/8"]"#,
         "api.path_prefixes" => r#"["/psa"]"#,
         "ops.addr" => r#""127.0.0.1:2""#,
-        "network.swarm" | "network.announce" | "network.bootstrap" | "network.relays" => r#"["/ip4/1.2.3.4/tcp/5"]"#,
+        "network.swarm" | "network.announce" | "network.bootstrap" | "network.relays" => {
+            r#"["/ip4/1.2.3.4/tcp/5"]"#
+        }
         "network.routers" => r#"["https://router.example/"]"#,
         "network.private_addresses" => r#""deny""#,
         "network.offline" => "true",
@@ -52,7 +54,8 @@ fn the_template_says_nothing_until_a_line_is_uncommented() {
     assert!(file::parse(Path::new("config.toml"), &template).unwrap().is_empty());
     // `#key = value` is a setting, `# words` are words.
     let setting = |line: &&str| !line.starts_with("# ");
-    let uncommented: String = template.lines().filter(setting).map(|l| format!("{}\n", l.trim_start_matches('#'))).collect();
+    let uncommented: String =
+        template.lines().filter(setting).map(|l| format!("{}\n", l.trim_start_matches('#'))).collect();
     let layer = file::parse(Path::new("config.toml"), &uncommented).unwrap();
     assert_eq!(layer.len(), KEYS.len(), "every setting is in the file");
     let all_default = Layers::stack(Layer::new(), none, Layer::new());
@@ -112,7 +115,10 @@ fn a_misspelt_key_names_the_nearest_and_its_line() {
     for (text, line, key, nearest) in cases {
         let error = from_file(text).unwrap_err().to_string();
         assert!(error.contains(&format!("config.toml, line {line}:")), "{error}");
-        assert!(error.contains(&format!("\"{key}\"")) && error.contains(&format!("did you mean \"{nearest}\"")), "{error}");
+        assert!(
+            error.contains(&format!("\"{key}\"")) && error.contains(&format!("did you mean \"{nearest}\"")),
+            "{error}"
+        );
     }
     let far = from_file("xyzzy = 1").unwrap_err().to_string();
     assert!(!far.contains("did you mean"), "{far}");

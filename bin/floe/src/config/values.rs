@@ -55,7 +55,8 @@ impl Setting for ByteSize {
 
 impl Setting for Duration {
     fn read(text: &str) -> Result<Self, String> {
-        let wanted = |e: &dyn std::fmt::Display| format!("a duration is written as in \"24h\" or \"1h 30m\": {e}");
+        let wanted =
+            |e: &dyn std::fmt::Display| format!("a duration is written as in \"24h\" or \"1h 30m\": {e}");
         let span = humantime::parse_duration(text).map_err(|e| wanted(&e))?;
         if span.is_zero() { Err("a duration must be above zero".into()) } else { Ok(span) }
     }
@@ -125,7 +126,10 @@ impl Setting for PathPrefix {
     fn read(text: &str) -> Result<Self, String> {
         let path = text.trim_end_matches('/');
         let segment = |s: &str| {
-            !s.is_empty() && s != "." && s != ".." && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+            !s.is_empty()
+                && s != "."
+                && s != ".."
+                && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
         };
         let good = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(segment));
         if good { Ok(Self(path.into())) } else { Err("a path that begins with /, such as /psa".into()) }
@@ -144,7 +148,14 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        let good = [("0", 0), ("17", 17), ("2GiB", 2 << 30), ("2 gib", 2 << 30), ("10kB", 10_000), ("1TiB", 1 << 40)];
+        let good = [
+            ("0", 0),
+            ("17", 17),
+            ("2GiB", 2 << 30),
+            ("2 gib", 2 << 30),
+            ("10kB", 10_000),
+            ("1TiB", 1 << 40),
+        ];
         for (text, bytes) in good {
             assert_eq!(byte_size(text), Ok(bytes), "{text}");
         }
