@@ -40,10 +40,10 @@ use floe_core::ports::{Entropy, Exchange, Network, NetworkStatus};
 use floe_core::{Clock, RequestId, TokenId};
 use tokio::task::JoinSet;
 
-pub use floe_blockstore::{GcReport, ScrubReport};
+pub use floe_blockstore::{Error as BlocksError, GcReport, ScrubReport};
 pub use floe_records::{
-    Account, DagProgress, IdempotencyKey, NameMatch, PinFilter, PinPage, PinRow, PinSpec, Principal, Scope,
-    Token,
+    Account, DagProgress, Error as RecordsError, IdempotencyKey, NameMatch, PinFilter, PinPage, PinRow,
+    PinSpec, Principal, Scope, Token,
 };
 pub use scrubber::{DamagedBlock, VerifyReport};
 pub use watch::{PinEventItem, PinEvents};
