@@ -1,0 +1,258 @@
+//! Names: the port to the resolver, and the transport that expands `/dnsaddr`.
+//!
+//! `/dns`, `/dns4` and `/dns6` are resolved by the gates, below WebSocket, which needs the name for TLS. A
+//! `/dnsaddr` stands for whole multiaddrs of any transport, so it is expanded above them all, and what it expands
+//! to is judged like any other address.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use floe_core::clock::BoxFuture;
+use futures::future::{Either, FutureExt as _, MapErr, TryFutureExt as _};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::proto::rr::RData;
+use libp2p::Multiaddr;
+use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
+use libp2p::multiaddr::Protocol;
+use parking_lot::Mutex;
+
+use super::policy::Policy;
+use super::target::{Family, peer_of};
+use crate::limits::{self, MAX_ADDRESSES_PER_NAME, MAX_DNSADDR_LOOKUPS};
+
+/// Looks names up. Each call is one look-up: the caller dials what it got and does not ask again.
+pub(crate) trait Resolve: Send + Sync + 'static {
+    /// The addresses of a name.
+    fn addresses(&self, name: String, family: Family) -> BoxFuture<'static, Result<Vec<IpAddr>, String>>;
+    /// The TXT records of a name.
+    fn texts(&self, name: String) -> BoxFuture<'static, Result<Vec<String>, String>>;
+}
+
+/// The system's resolver.
+pub(crate) struct System(TokioResolver);
+
+impl System {
+    /// Reads the system's configuration; falls back to nothing but the hosts file where there is none.
+    pub(crate) fn new() -> Result<Self, String> {
+        let builder = TokioResolver::builder_tokio().map_err(|e| e.to_string())?;
+        builder.build().map(Self).map_err(|e| e.to_string())
+    }
+}
+
+impl Resolve for System {
+    fn addresses(&self, name: String, family: Family) -> BoxFuture<'static, Result<Vec<IpAddr>, String>> {
+        let resolver = self.0.clone();
+        Box::pin(async move {
+            let found = resolver.lookup_ip(name).await.map_err(|e| e.to_string())?;
+            Ok(found.iter().filter(|ip| family.has(*ip)).collect())
+        })
+    }
+
+    fn texts(&self, name: String) -> BoxFuture<'static, Result<Vec<String>, String>> {
+        let resolver = self.0.clone();
+        Box::pin(async move {
+            let found = resolver.txt_lookup(name).await.map_err(|e| e.to_string())?;
+            let texts = found.answers().iter().filter_map(|record| match &record.data {
+                RData::TXT(text) => Some(String::from_utf8_lossy(&text.txt_data.concat()).into_owned()),
+                _ => None,
+            });
+            Ok(texts.collect())
+        })
+    }
+}
+
+/// What stands in where the system has no resolver configuration: names do not resolve, addresses work.
+pub(crate) struct Nowhere(pub(crate) String);
+
+impl Resolve for Nowhere {
+    fn addresses(&self, _: String, _: Family) -> BoxFuture<'static, Result<Vec<IpAddr>, String>> {
+        let error = self.0.clone();
+        Box::pin(async { Err(error) })
+    }
+    fn texts(&self, _: String) -> BoxFuture<'static, Result<Vec<String>, String>> {
+        let error = self.0.clone();
+        Box::pin(async { Err(error) })
+    }
+}
+
+impl Family {
+    pub(crate) fn has(self, ip: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => ip.is_ipv4(),
+            Self::V6 => ip.is_ipv6(),
+        }
+    }
+}
+
+/// Why a `/dnsaddr` was not reached.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DnsaddrError<E: std::error::Error + 'static> {
+    #[error("the name has no address for this peer")]
+    NoAddress,
+    #[error(transparent)]
+    Inner(E),
+}
+
+/// A transport that dials what a `/dnsaddr` stands for, one after another.
+pub(crate) struct Dnsaddr<T> {
+    inner: Arc<Mutex<T>>,
+    policy: Arc<Policy>,
+    resolver: Arc<dyn Resolve>,
+}
+
+impl<T> Dnsaddr<T> {
+    pub(crate) fn new(inner: T, policy: Arc<Policy>, resolver: Arc<dyn Resolve>) -> Self {
+        Self { inner: Arc::new(Mutex::new(inner)), policy, resolver }
+    }
+}
+
+type InnerError<T> = DnsaddrError<<T as Transport>::Error>;
+
+impl<T> Transport for Dnsaddr<T>
+where
+    T: Transport + Send + Unpin + 'static,
+    T::Error: Send + 'static,
+    T::Dial: Send + 'static,
+    T::ListenerUpgrade: Send + 'static,
+    T::Output: Send + 'static,
+{
+    type Output = T::Output;
+    type Error = InnerError<T>;
+    type ListenerUpgrade = MapErr<T::ListenerUpgrade, fn(T::Error) -> InnerError<T>>;
+    type Dial = Either<
+        MapErr<T::Dial, fn(T::Error) -> InnerError<T>>,
+        BoxFuture<'static, Result<T::Output, Self::Error>>,
+    >;
+
+    fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<Self::Error>> {
+        self.inner.lock().listen_on(id, addr).map_err(|e| e.map(DnsaddrError::Inner))
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.lock().remove_listener(id)
+    }
+
+    fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<Self::Error>> {
+        if !matches!(addr.iter().next(), Some(Protocol::Dnsaddr(_))) {
+            let dial = self.inner.lock().dial(addr, opts).map_err(|e| e.map(DnsaddrError::Inner))?;
+            return Ok(Either::Left(dial.map_err(DnsaddrError::Inner as fn(T::Error) -> InnerError<T>)));
+        }
+        let (inner, policy, resolver) = (self.inner.clone(), self.policy.clone(), self.resolver.clone());
+        let dial = async move {
+            let mut error = DnsaddrError::NoAddress;
+            for address in expand(addr, &policy, &*resolver).await {
+                let dial = inner.lock().dial(address, opts);
+                match dial {
+                    Ok(dial) => match dial.await {
+                        Ok(output) => return Ok(output),
+                        Err(e) => error = DnsaddrError::Inner(e),
+                    },
+                    Err(TransportError::Other(e)) => error = DnsaddrError::Inner(e),
+                    Err(TransportError::MultiaddrNotSupported(_)) => {}
+                }
+            }
+            Err(error)
+        };
+        Ok(Either::Right(dial.boxed()))
+    }
+
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        let mut inner = self.inner.lock();
+        Pin::new(&mut *inner).poll(cx).map(|event| {
+            event
+                .map_upgrade(|upgrade| upgrade.map_err(DnsaddrError::Inner as fn(T::Error) -> InnerError<T>))
+                .map_err(DnsaddrError::Inner)
+        })
+    }
+}
+
+/// The addresses behind a `/dnsaddr`, for the peer it names; what the operator's names lead to is permitted.
+async fn expand(address: Multiaddr, policy: &Policy, resolver: &dyn Resolve) -> Vec<Multiaddr> {
+    let peer = peer_of(&address);
+    let mut found = Vec::new();
+    let mut names: Vec<(String, bool)> = operators_name(&address, policy).into_iter().collect();
+    for _ in 0..MAX_DNSADDR_LOOKUPS {
+        let Some((name, operators)) = names.pop() else { return found };
+        let texts = resolver.texts(format!("_dnsaddr.{name}")).await.unwrap_or_default();
+        let entries =
+            texts.iter().filter_map(|text| text.strip_prefix("dnsaddr=")?.parse::<Multiaddr>().ok());
+        for entry in entries.filter(|entry| peer.is_none() || peer_of(entry) == peer) {
+            if let Some(Protocol::Dnsaddr(name)) = entry.iter().next() {
+                names.push((name.to_ascii_lowercase(), operators));
+                names.truncate(MAX_DNSADDR_LOOKUPS);
+            } else if found.len() < MAX_ADDRESSES_PER_NAME {
+                if operators {
+                    policy.permit_derived(&entry);
+                }
+                found.push(entry);
+            } else {
+                limits::hit("dial_addresses");
+            }
+        }
+    }
+    if !names.is_empty() {
+        limits::hit("dnsaddr_lookups");
+    }
+    found
+}
+
+fn operators_name(address: &Multiaddr, policy: &Policy) -> Option<(String, bool)> {
+    match address.iter().next() {
+        Some(Protocol::Dnsaddr(name)) => Some((name.to_ascii_lowercase(), policy.is_operators_name(&name))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Names;
+    use floe_core::{ManualClock, Timestamp};
+
+    fn policy() -> Policy {
+        Policy::new(false, Arc::new(ManualClock::new(Timestamp::from_millis(0))))
+    }
+
+    const PEER: &str = "12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5";
+
+    #[tokio::test]
+    async fn dnsaddr_follows_names_and_keeps_to_the_peer() {
+        let names = Names::default();
+        names.text("_dnsaddr.a.test", &format!("dnsaddr=/dnsaddr/b.test/p2p/{PEER}"));
+        names.text("_dnsaddr.b.test", &format!("dnsaddr=/ip4/1.1.1.1/tcp/4001/p2p/{PEER}"));
+        names.text(
+            "_dnsaddr.b.test",
+            "dnsaddr=/ip4/2.2.2.2/tcp/4001/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X",
+        );
+        names.text("_dnsaddr.b.test", "something else");
+        let found = expand(format!("/dnsaddr/a.test/p2p/{PEER}").parse().unwrap(), &policy(), &names).await;
+        assert_eq!(found, [format!("/ip4/1.1.1.1/tcp/4001/p2p/{PEER}").parse().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn t11_a_circle_of_names_ends() {
+        let names = Names::default();
+        names.text("_dnsaddr.a.test", "dnsaddr=/dnsaddr/b.test");
+        names.text("_dnsaddr.b.test", "dnsaddr=/dnsaddr/a.test");
+        assert!(expand("/dnsaddr/a.test".parse().unwrap(), &policy(), &names).await.is_empty());
+        assert_eq!(names.asked(), MAX_DNSADDR_LOOKUPS);
+    }
+
+    #[tokio::test]
+    async fn t11_a_name_yields_eight_addresses_at_most() {
+        for count in [MAX_ADDRESSES_PER_NAME - 1, MAX_ADDRESSES_PER_NAME, MAX_ADDRESSES_PER_NAME + 1] {
+            let names = Names::default();
+            for n in 0..count {
+                names.text("_dnsaddr.a.test", &format!("dnsaddr=/ip4/1.1.1.{n}/tcp/4001"));
+            }
+            let found = expand("/dnsaddr/a.test".parse().unwrap(), &policy(), &names).await;
+            assert_eq!(found.len(), count.min(MAX_ADDRESSES_PER_NAME));
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What tests of this crate share: seeded randomness, names that change, an HTTP server that says what it is told.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use floe_core::clock::BoxFuture;
+use floe_core::ports::Entropy;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use url::Url;
+
+use crate::dial::resolve::Resolve;
+use crate::dial::target::Family;
+
+/// Bytes that follow from a seed.
+pub(crate) struct Dice(Mutex<u64>);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Mutex::new(seed))
+    }
+}
+
+impl Entropy for Dice {
+    fn fill(&self, out: &mut [u8]) {
+        let mut state = self.0.lock();
+        for byte in out {
+            // SplitMix64.
+            *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = *state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            *byte = (z ^ (z >> 31)) as u8;
+        }
+    }
+}
+
+/// A resolver whose names give one answer after another; the last stays.
+#[derive(Default)]
+pub(crate) struct Names {
+    addresses: Mutex<HashMap<String, Vec<Vec<IpAddr>>>>,
+    texts: Mutex<HashMap<String, Vec<String>>>,
+    asked: AtomicUsize,
+}
+
+impl Names {
+    pub(crate) fn answer(&self, name: &str, addresses: &[&str]) {
+        let parsed = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        self.addresses.lock().entry(name.into()).or_default().push(parsed);
+    }
+
+    pub(crate) fn text(&self, name: &str, text: &str) {
+        self.texts.lock().entry(name.into()).or_default().push(text.into());
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+impl Resolve for Names {
+    fn addresses(&self, name: String, family: Family) -> BoxFuture<'static, Result<Vec<IpAddr>, String>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let mut addresses = self.addresses.lock();
+        let answer = match addresses.get_mut(&name) {
+            Some(answers) if answers.len() > 1 => Ok(answers.remove(0)),
+            Some(answers) => Ok(answers[0].clone()),
+            None => Err("no such name".to_owned()),
+        };
+        let answer = answer.map(|ips| ips.into_iter().filter(|ip| family.has(*ip)).collect());
+        Box::pin(async { answer })
+    }
+
+    fn texts(&self, name: String) -> BoxFuture<'static, Result<Vec<String>, String>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let answer = self.texts.lock().get(&name).cloned().unwrap_or_default();
+        Box::pin(async { Ok(answer) })
+    }
+}
+
+/// What an [`HttpServer`] says to everybody.
+#[derive(Clone)]
+pub(crate) struct Answer {
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    pub(crate) fn ok(kind: &str, body: String) -> Self {
+        Self { head: format!("200 OK\r\ncontent-type: {kind}"), body }
+    }
+
+    pub(crate) fn status(status: u16) -> Self {
+        Self { head: format!("{status} Said"), body: String::new() }
+    }
+
+    pub(crate) fn redirect(to: &str) -> Self {
+        Self { head: format!("302 Found\r\nlocation: {to}"), body: String::new() }
+    }
+}
+
+/// A small HTTP/1.1 server on loopback: one answer, and a list of what was asked.
+pub(crate) struct HttpServer {
+    address: SocketAddr,
+    paths: Arc<Mutex<Vec<String>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl HttpServer {
+    pub(crate) async fn start(answer: Answer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let paths = Arc::<Mutex<Vec<String>>>::default();
+        let seen = paths.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let (answer, seen) = (answer.clone(), seen.clone());
+                tokio::spawn(async move {
+                    let mut request = Vec::new();
+                    while !request.ends_with(b"\r\n\r\n") {
+                        let mut byte = [0];
+                        if socket.read_exact(&mut byte).await.is_err() {
+                            return;
+                        }
+                        request.push(byte[0]);
+                    }
+                    let line = String::from_utf8_lossy(&request).into_owned();
+                    seen.lock().push(line.split(' ').nth(1).unwrap_or_default().to_owned());
+                    let head = format!(
+                        "HTTP/1.1 {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                        answer.head,
+                        answer.body.len()
+                    );
+                    let _ = socket.write_all(head.as_bytes()).await;
+                    let _ = socket.write_all(answer.body.as_bytes()).await;
+                    let _ = socket.shutdown().await;
+                });
+            }
+        });
+        Self { address, paths, task }
+    }
+
+    pub(crate) fn url(&self) -> Url {
+        format!("http://{}/", self.address).parse().unwrap()
+    }
+
+    pub(crate) fn paths(&self) -> Vec<String> {
+        self.paths.lock().clone()
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

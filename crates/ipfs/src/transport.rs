@@ -1,0 +1,143 @@
+//! The transports, composed by hand so that the dial filter stands below DNS and WebSocket.
+//!
+//! `SwarmBuilder` wraps transports that it makes itself, and a filter outside of them sees names instead of
+//! addresses. See [`crate::dial`] for the picture. Every connection is TCP or WebSocket with TLS or Noise and
+//! yamux, or QUIC, or one of these carrying a relayed circuit.
+
+use std::io;
+use std::sync::Arc;
+
+use floe_core::clock::BoxFuture;
+use futures::future;
+use futures::io::{AsyncRead, AsyncWrite};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{Boxed, Transport as _};
+use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version};
+use libp2p::identity::Keypair;
+use libp2p::{PeerId, noise, quic, relay, tcp, tls, websocket};
+
+use crate::Error;
+use crate::dial::gate::Gate;
+use crate::dial::policy::Policy;
+use crate::dial::resolve::{Dnsaddr, Resolve};
+use crate::dial::target::Carrier;
+use crate::limits::{QUIC_CONNECTION_WINDOW, QUIC_STREAM_WINDOW, QUIC_STREAMS, TRANSPORT_TIMEOUT};
+use crate::yamux;
+
+/// All transports of the node, behind one.
+pub(crate) fn build(
+    key: &Keypair,
+    relay: relay::client::Transport,
+    policy: &Arc<Policy>,
+    resolver: &Arc<dyn Resolve>,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Error> {
+    let security = Security::new(key)?;
+    let socket = || {
+        let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+        Gate::new(tcp, Carrier::Tcp, policy.clone(), resolver.clone())
+    };
+    let streams = websocket::Config::new(socket())
+        .or_transport(socket())
+        .upgrade(Version::V1Lazy)
+        .authenticate(security.clone())
+        .multiplex(yamux::Config::default())
+        .timeout(TRANSPORT_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let circuits = relay
+        .upgrade(Version::V1Lazy)
+        .authenticate(security)
+        .multiplex(yamux::Config::default())
+        .timeout(TRANSPORT_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let datagrams = Gate::new(
+        quic::tokio::Transport::new(quic_config(key)),
+        Carrier::Quic,
+        policy.clone(),
+        resolver.clone(),
+    )
+    .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let all = circuits
+        .or_transport(streams)
+        .map(|either, _| either.into_inner())
+        .or_transport(datagrams)
+        .map(|either, _| either.into_inner());
+    Ok(Dnsaddr::new(all, policy.clone(), resolver.clone()).boxed())
+}
+
+fn quic_config(key: &Keypair) -> quic::Config {
+    let mut config = quic::Config::new(key);
+    config.max_concurrent_stream_limit = QUIC_STREAMS;
+    config.max_stream_data = QUIC_STREAM_WINDOW;
+    config.max_connection_data = QUIC_CONNECTION_WINDOW;
+    config
+}
+
+/// TLS, else Noise: whichever the peer speaks. TLS first, because AES instructions make it a tenth faster;
+/// browsers and older JS peers have only Noise.
+#[derive(Clone)]
+struct Security {
+    tls: tls::Config,
+    noise: noise::Config,
+}
+
+impl Security {
+    fn new(key: &Keypair) -> Result<Self, Error> {
+        let failed = |e: &dyn std::fmt::Display| Error::Transport(e.to_string());
+        Ok(Self {
+            tls: tls::Config::new(key).map_err(|e| failed(&e))?,
+            noise: noise::Config::new(key).map_err(|e| failed(&e))?,
+        })
+    }
+}
+
+/// The names come with a slash and cannot be mixed up: this is the one that selects TLS.
+fn is_tls(config: &tls::Config, name: &str) -> bool {
+    config.protocol_info().into_iter().any(|known| known == name)
+}
+
+impl UpgradeInfo for Security {
+    type Info = &'static str;
+    type InfoIter = Vec<&'static str>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.tls.protocol_info().into_iter().chain(self.noise.protocol_info()).collect()
+    }
+}
+
+type Secured<C> = (PeerId, future::Either<tls::TlsStream<C>, noise::Output<C>>);
+
+impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> InboundConnectionUpgrade<C> for Security {
+    type Output = Secured<C>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Secured<C>>>;
+
+    fn upgrade_inbound(self, socket: C, name: Self::Info) -> Self::Future {
+        Box::pin(async move {
+            if is_tls(&self.tls, name) {
+                let (peer, stream) =
+                    self.tls.upgrade_inbound(socket, name).await.map_err(io::Error::other)?;
+                return Ok((peer, future::Either::Left(stream)));
+            }
+            let (peer, stream) = self.noise.upgrade_inbound(socket, name).await.map_err(io::Error::other)?;
+            Ok((peer, future::Either::Right(stream)))
+        })
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgrade<C> for Security {
+    type Output = Secured<C>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Secured<C>>>;
+
+    fn upgrade_outbound(self, socket: C, name: Self::Info) -> Self::Future {
+        Box::pin(async move {
+            if is_tls(&self.tls, name) {
+                let (peer, stream) =
+                    self.tls.upgrade_outbound(socket, name).await.map_err(io::Error::other)?;
+                return Ok((peer, future::Either::Left(stream)));
+            }
+            let (peer, stream) = self.noise.upgrade_outbound(socket, name).await.map_err(io::Error::other)?;
+            Ok((peer, future::Either::Right(stream)))
+        })
+    }
+}
