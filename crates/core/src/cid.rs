@@ -24,6 +24,9 @@ pub const MIN_DIGEST_BYTES: usize = 20;
 /// The longest digest, identity included: inline data must not become a storage channel.
 pub const MAX_DIGEST_BYTES: usize = 128;
 
+/// What separates a gateway's address from a CID.
+const IPFS_PATH: &str = "/ipfs/";
+
 /// Multicodec codes that Floe names.
 pub mod code {
     /// Identity: the digest is the data.
@@ -93,6 +96,10 @@ pub enum CidError {
 pub fn parse(text: &str) -> Result<Cid, CidError> {
     if text.len() > 4 * MAX_CID_BYTES {
         return Err(CidError::Malformed(format!("{} characters are too many", text.len())));
+    }
+    // The library takes whatever stands behind `/ipfs/`, so that `https://elsewhere/ipfs/<cid>` would be a CID.
+    if text.contains(IPFS_PATH) {
+        return Err(CidError::Malformed("a path or URL: give the CID alone".into()));
     }
     let cid = Cid::from_str(text).map_err(|e| CidError::Malformed(e.to_string()))?;
     check(cid.hash())?;
