@@ -1,17 +1,25 @@
-//! The swarm's side.
+//! The swarm's side: it makes a handler for each connection, runs the timer, and passes events on.
+//!
+//! It carries no data: messages go between the connections' own tasks and the cores (`shared.rs`), so that a
+//! busy swarm task does not slow blocks down.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use floe_core::Cid;
+use floe_core::clock::BoxFuture;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
-    ToSwarm, dummy,
+    ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId};
 
-use crate::SessionId;
+use crate::handle::SessionId;
+use crate::handler::Handler;
+use crate::shared::{Link, Shared};
 
 /// What the node around the swarm should act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,47 +66,103 @@ pub enum Misbehaviour {
     SlowReader,
 }
 
-/// Bitswap in a swarm.
-pub struct Behaviour {}
+/// Bitswap in a swarm. Dropping it ends every session.
+pub struct Behaviour {
+    shared: Arc<Shared>,
+    /// Connections that the other behaviours may still refuse.
+    pending: HashMap<ConnectionId, Arc<Link>>,
+    timer: Option<BoxFuture<'static, ()>>,
+}
 
 impl Behaviour {
-    pub(crate) fn new() -> Self {
-        Self {}
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, pending: HashMap::new(), timer: None }
+    }
+
+    fn handler(&mut self, connection: ConnectionId, peer: PeerId) -> Handler {
+        let link = Arc::new(Link::new(peer, connection));
+        self.pending.insert(connection, link.clone());
+        Handler::new(self.shared.clone(), link)
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) {
+        loop {
+            if self.timer.is_none() {
+                self.timer = self.shared.next_tick().map(|wait| self.shared.clock().sleep(wait));
+            }
+            self.shared.set_ticking(self.timer.is_some());
+            let Some(timer) = &mut self.timer else { return };
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.timer = None;
+            self.shared.tick();
+        }
+    }
+}
+
+impl Drop for Behaviour {
+    fn drop(&mut self) {
+        self.shared.close();
     }
 }
 
 impl NetworkBehaviour for Behaviour {
-    type ConnectionHandler = dummy::ConnectionHandler;
+    type ConnectionHandler = Handler;
     type ToSwarm = Event;
 
     fn handle_established_inbound_connection(
         &mut self,
-        _: ConnectionId,
-        _: PeerId,
+        connection: ConnectionId,
+        peer: PeerId,
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(dummy::ConnectionHandler)
+        Ok(self.handler(connection, peer))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
-        _: ConnectionId,
-        _: PeerId,
+        connection: ConnectionId,
+        peer: PeerId,
         _: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(dummy::ConnectionHandler)
+        Ok(self.handler(connection, peer))
     }
 
-    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(established) => {
+                if let Some(link) = self.pending.remove(&established.connection_id) {
+                    self.shared.connected(link);
+                }
+            }
+            FromSwarm::ConnectionClosed(closed) => {
+                self.shared.disconnected(&closed.peer_id, closed.connection_id)
+            }
+            FromSwarm::DialFailure(failure) => {
+                self.pending.remove(&failure.connection_id);
+            }
+            FromSwarm::ListenFailure(failure) => {
+                self.pending.remove(&failure.connection_id);
+            }
+            _ => {}
+        }
+    }
 
     fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
         match event {}
     }
 
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        Poll::Pending
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        self.shared.register_behaviour(cx.waker());
+        self.shared.start_pending_reads();
+        self.poll_timer(cx);
+        match self.shared.next_event() {
+            Some(event) => Poll::Ready(ToSwarm::GenerateEvent(event)),
+            None => Poll::Pending,
+        }
     }
 }

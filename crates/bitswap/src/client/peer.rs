@@ -1,0 +1,422 @@
+//! One peer, as the client sees it: what it was asked, what waits to be sent, how it behaves.
+
+use std::collections::hash_map::{DefaultHasher, Entry};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use floe_core::Multihash;
+use libp2p::PeerId;
+
+use crate::key::Key;
+use crate::limits::{
+    BLOCKS_PER_STRIKE, CLIENT_WANTS_PER_PEER, ENTRIES_PER_DELTA, PARKED_PER_PEER, PEER_WINDOW_START,
+    SETTLED_PER_PEER, STRIKES, hit,
+};
+use crate::message::{Message, WantEntry, WantKind};
+
+/// Numbers peers by connection order; never used twice.
+pub(super) type PeerNo = u64;
+
+/// A connected peer.
+pub(super) struct Peer {
+    pub(super) id: PeerId,
+    /// What it has been or is about to be asked and has not answered.
+    asked: HashMap<Key, Ask>,
+    /// What the next message says. An entry counts only if `asked` still agrees when it is taken.
+    out: VecDeque<Out>,
+    /// Blocks among `asked`.
+    blocks_out: usize,
+    /// Parked roots among `asked`.
+    parked: usize,
+    /// Blocks that may be asked at once: grows with deliveries, halves when requests expire.
+    window: usize,
+    /// When it last sent a block that was wanted.
+    pub(super) last_useful: Duration,
+    useful: u32,
+    strikes: u32,
+    settled: Settled,
+    /// The next message replaces all that the peer knows of our wants.
+    full: bool,
+    /// Nothing more is asked of it or taken from it.
+    pub(super) banned: bool,
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask {
+    pub(super) kind: WantKind,
+    pub(super) sent: bool,
+    /// When it was sent; before that, when it was decided.
+    pub(super) at: Duration,
+    /// Also asked of another peer because this one is silent.
+    pub(super) hedged: bool,
+    /// Stays until the root is unparked or had.
+    parked: bool,
+}
+
+enum Out {
+    Want(Key),
+    Cancel(Key),
+}
+
+impl Peer {
+    pub(super) fn new(id: PeerId) -> Self {
+        Self {
+            id,
+            asked: HashMap::new(),
+            out: VecDeque::new(),
+            blocks_out: 0,
+            parked: 0,
+            window: PEER_WINDOW_START,
+            last_useful: Duration::ZERO,
+            useful: 0,
+            strikes: 0,
+            settled: Settled::default(),
+            full: true,
+            banned: false,
+        }
+    }
+
+    /// Notes a request for the next message. Returns whether there is now something to send.
+    pub(super) fn ask(&mut self, key: &Key, kind: WantKind, now: Duration) -> bool {
+        let fresh = Ask { kind, sent: false, at: now, hedged: false, parked: false };
+        match self.asked.entry(key.clone()) {
+            Entry::Occupied(entry) if entry.get().kind >= kind => return false,
+            Entry::Occupied(mut entry) => {
+                let parked = entry.get().parked;
+                entry.insert(Ask { parked, ..fresh });
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(fresh);
+            }
+        }
+        self.blocks_out += usize::from(kind == WantKind::Block);
+        self.out.push_back(Out::Want(key.clone()));
+        true
+    }
+
+    /// Asks for a parked root, unless this peer has its share of them.
+    pub(super) fn ask_parked(&mut self, key: &Key, now: Duration) -> bool {
+        if self.banned || self.parked >= PARKED_PER_PEER || self.is_full() {
+            hit("bitswap_parked_per_peer");
+            return false;
+        }
+        let fresh = self.ask(key, WantKind::Have, now);
+        if let Some(ask) = self.asked.get_mut(key)
+            && !ask.parked
+        {
+            ask.parked = true;
+            self.parked += 1;
+        }
+        fresh
+    }
+
+    /// The root is no longer parked. Returns whether the request has no reason left.
+    pub(super) fn unpark(&mut self, key: &Multihash) -> bool {
+        match self.asked.get_mut(key) {
+            Some(ask) if ask.parked => {
+                ask.parked = false;
+                self.parked -= 1;
+                ask.kind == WantKind::Have
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets a request that was answered, or will not be. What comes later is a late duplicate.
+    pub(super) fn settle(&mut self, key: &Multihash) -> Option<Ask> {
+        let ask = self.asked.remove(key)?;
+        self.blocks_out -= usize::from(ask.kind == WantKind::Block);
+        self.parked -= usize::from(ask.parked);
+        self.settled.insert(key);
+        Some(ask)
+    }
+
+    /// Takes a request back. Returns whether there is now something to send.
+    pub(super) fn cancel(&mut self, key: &Key) -> bool {
+        match self.settle(key.multihash()) {
+            Some(ask) if ask.sent => {
+                self.out.push_back(Out::Cancel(key.clone()));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn asks(&self, key: &Multihash) -> bool {
+        self.asked.contains_key(key)
+    }
+
+    pub(super) fn is_parked(&self, key: &Multihash) -> bool {
+        self.asked.get(key).is_some_and(|ask| ask.parked)
+    }
+
+    /// Whether a block of this hash was ever asked for (in recent memory).
+    pub(super) fn was_asked(&self, key: &Multihash) -> bool {
+        self.settled.contains(key)
+    }
+
+    /// No more entries fit into what the peer keeps of our wants.
+    pub(super) fn is_full(&self) -> bool {
+        self.asked.len() >= CLIENT_WANTS_PER_PEER
+    }
+
+    /// Something but parked roots is asked of it.
+    pub(super) fn is_needed(&self) -> bool {
+        self.asked.len() > self.parked || self.has_message()
+    }
+
+    pub(super) fn blocks_out(&self) -> usize {
+        self.blocks_out
+    }
+
+    pub(super) fn window(&self) -> usize {
+        self.window.min(CLIENT_WANTS_PER_PEER)
+    }
+
+    pub(super) fn has_capacity(&self) -> bool {
+        !self.banned && self.blocks_out < self.window() && !self.is_full()
+    }
+
+    /// A wanted block came.
+    pub(super) fn credit(&mut self, now: Duration) {
+        if self.blocks_out * 2 >= self.window && self.window < CLIENT_WANTS_PER_PEER {
+            self.window += 1;
+        }
+        self.last_useful = now;
+        self.useful += 1;
+        if self.useful.is_multiple_of(BLOCKS_PER_STRIKE) {
+            self.strikes = self.strikes.saturating_sub(1);
+        }
+    }
+
+    /// Requests expired.
+    pub(super) fn shrink(&mut self) {
+        self.window = (self.window / 2).max(1);
+    }
+
+    /// It did something that honest peers do not. Returns whether it has done so often enough.
+    pub(super) fn strike(&mut self) -> bool {
+        self.strikes += 1;
+        self.strikes == STRIKES && !self.banned
+    }
+
+    /// Everything asked, in a fixed order.
+    pub(super) fn sorted_asks(&self) -> Vec<(Key, Ask)> {
+        let mut asks: Vec<_> = self.asked.iter().map(|(key, ask)| (key.clone(), *ask)).collect();
+        asks.sort_by(|a, b| (b.1.kind, a.1.at).cmp(&(a.1.kind, b.1.at)).then_with(|| a.0.cmp(&b.0)));
+        asks
+    }
+
+    /// Forgets everything asked and queued.
+    pub(super) fn clear(&mut self) -> Vec<(Key, Ask)> {
+        let asks = self.sorted_asks();
+        for (key, _) in &asks {
+            self.settled.insert(key.multihash());
+        }
+        self.asked.clear();
+        self.out.clear();
+        self.blocks_out = 0;
+        self.parked = 0;
+        asks
+    }
+
+    /// What was sent may be lost: the next message starts over. Returns whether there is something to send.
+    pub(super) fn start_over(&mut self) -> bool {
+        let asks = self.sorted_asks();
+        self.out = asks.iter().map(|(key, _)| Out::Want(key.clone())).collect();
+        self.asked.values_mut().for_each(|ask| ask.sent = false);
+        self.full = true;
+        !asks.is_empty()
+    }
+
+    pub(super) fn has_message(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// The next message, or `None` where nothing changed.
+    pub(super) fn next_message(&mut self, now: Duration) -> Option<Message> {
+        let mut wants = Vec::with_capacity(self.out.len().min(ENTRIES_PER_DELTA));
+        while wants.len() < ENTRIES_PER_DELTA
+            && let Some(out) = self.out.pop_front()
+        {
+            wants.extend(self.entry(&out, now));
+        }
+        if wants.is_empty() {
+            return None;
+        }
+        Some(Message { full: std::mem::take(&mut self.full), wants, ..Message::default() })
+    }
+
+    fn entry(&mut self, out: &Out, now: Duration) -> Option<WantEntry> {
+        match out {
+            Out::Want(key) => {
+                let ask = self.asked.get_mut(key).filter(|ask| !ask.sent)?;
+                ask.sent = true;
+                ask.at = now;
+                let send_dont_have = !ask.parked || ask.kind == WantKind::Block;
+                Some(WantEntry {
+                    cid: *key.cid(),
+                    priority: 1,
+                    cancel: false,
+                    kind: ask.kind,
+                    send_dont_have,
+                })
+            }
+            Out::Cancel(key) if self.asked.contains_key(key) => None,
+            Out::Cancel(key) => Some(WantEntry {
+                cid: *key.cid(),
+                priority: 0,
+                cancel: true,
+                kind: WantKind::Block,
+                send_dont_have: false,
+            }),
+        }
+    }
+
+    pub(super) fn mark_hedged(&mut self, key: &Multihash) {
+        if let Some(ask) = self.asked.get_mut(key) {
+            ask.hedged = true;
+        }
+    }
+}
+
+/// The last requests that were settled, as 64-bit hashes: a collision forgives one unwanted block.
+#[derive(Default)]
+struct Settled {
+    known: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Settled {
+    fn digest(key: &Multihash) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn insert(&mut self, key: &Multihash) {
+        let digest = Self::digest(key);
+        if !self.known.insert(digest) {
+            return;
+        }
+        self.order.push_back(digest);
+        if self.order.len() > SETTLED_PER_PEER
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    fn contains(&self, key: &Multihash) -> bool {
+        self.known.contains(&Self::digest(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{block, key};
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn peer() -> Peer {
+        Peer::new(PeerId::random())
+    }
+
+    #[test]
+    fn a_message_says_each_change_once() {
+        let mut peer = peer();
+        assert!(peer.ask(&key(1), WantKind::Have, NOW));
+        assert!(peer.ask(&key(1), WantKind::Block, NOW));
+        assert!(!peer.ask(&key(1), WantKind::Have, NOW), "a block is more than a presence");
+        let message = peer.next_message(NOW).unwrap();
+        assert!(message.full);
+        assert_eq!(message.wants.len(), 1);
+        assert_eq!(message.wants[0].kind, WantKind::Block);
+        assert_eq!(peer.next_message(NOW), None);
+    }
+
+    #[test]
+    fn what_was_never_sent_is_not_cancelled() {
+        let mut peer = peer();
+        peer.ask(&key(1), WantKind::Block, NOW);
+        assert!(!peer.cancel(&key(1)));
+        assert_eq!(peer.next_message(NOW), None);
+        peer.ask(&key(2), WantKind::Block, NOW);
+        peer.next_message(NOW).unwrap();
+        assert!(peer.cancel(&key(2)));
+        let message = peer.next_message(NOW).unwrap();
+        assert!(message.wants[0].cancel && !message.full);
+        assert_eq!(peer.blocks_out(), 0);
+    }
+
+    #[test]
+    fn a_cancel_that_was_overtaken_by_a_new_want_is_not_sent() {
+        let mut peer = peer();
+        peer.ask(&key(1), WantKind::Block, NOW);
+        peer.next_message(NOW);
+        peer.cancel(&key(1));
+        peer.ask(&key(1), WantKind::Block, NOW);
+        let message = peer.next_message(NOW).unwrap();
+        assert_eq!(message.wants.len(), 1);
+        assert!(!message.wants[0].cancel);
+    }
+
+    #[test]
+    fn after_a_broken_stream_everything_is_said_again() {
+        let mut peer = peer();
+        for i in 0..3 {
+            peer.ask(&key(i), WantKind::Block, NOW);
+        }
+        peer.next_message(NOW).unwrap();
+        peer.settle(block(0).cid().hash());
+        assert!(peer.start_over());
+        let message = peer.next_message(NOW).unwrap();
+        assert!(message.full);
+        assert_eq!(message.wants.len(), 2);
+    }
+
+    #[test]
+    fn the_peer_is_full_at_1024_wants() {
+        let mut peer = peer();
+        for i in 0..CLIENT_WANTS_PER_PEER as u32 - 1 {
+            peer.ask(&key(i), WantKind::Have, NOW);
+        }
+        assert!(!peer.is_full());
+        peer.ask(&key(5_000), WantKind::Have, NOW);
+        assert!(peer.is_full());
+        assert!(!peer.has_capacity());
+    }
+
+    #[test]
+    fn parked_roots_have_half_of_the_wants() {
+        let mut peer = peer();
+        let taken = (0..PARKED_PER_PEER as u32 + 1).filter(|i| peer.ask_parked(&key(*i), NOW)).count();
+        assert_eq!(taken, PARKED_PER_PEER);
+        assert!(peer.unpark(block(0).cid().hash()));
+        peer.cancel(&key(0));
+        assert!(peer.ask_parked(&key(9_999), NOW));
+    }
+
+    #[test]
+    fn settled_requests_are_remembered_up_to_the_limit() {
+        let mut settled = Settled::default();
+        let hash = |i| *block(i).cid().hash();
+        (0..SETTLED_PER_PEER as u32 + 1).for_each(|i| settled.insert(&hash(i)));
+        assert!(!settled.contains(&hash(0)));
+        assert!(settled.contains(&hash(1)));
+        assert_eq!(settled.known.len(), SETTLED_PER_PEER);
+    }
+
+    #[test]
+    fn a_delta_is_bounded() {
+        let mut peer = peer();
+        (0..ENTRIES_PER_DELTA as u32 + 1).for_each(|i| {
+            peer.ask(&key(i), WantKind::Have, NOW);
+        });
+        assert_eq!(peer.next_message(NOW).unwrap().wants.len(), ENTRIES_PER_DELTA);
+        assert_eq!(peer.next_message(NOW).unwrap().wants.len(), 1);
+    }
+}

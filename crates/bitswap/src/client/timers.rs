@@ -1,0 +1,143 @@
+//! What happens because nothing happened: requests that expire, providers that are called for.
+
+use std::time::Duration;
+
+use floe_core::Cid;
+
+use super::{Action, Client, PeerNo, Pick, Session, State};
+use crate::behaviour::Event;
+use crate::handle::SessionId;
+use crate::key::Key;
+use crate::limits::{HEDGE_AFTER, PROGRESS_TIMEOUT, REQUEST_TIMEOUT};
+use crate::message::WantKind;
+
+impl Client {
+    /// Looks at all timers. To be called every [`TICK`](crate::limits::TICK) while [`Client::is_busy`].
+    pub(crate) fn tick(&mut self, now: Duration) {
+        let peers: Vec<PeerNo> =
+            self.peers.iter().filter(|(_, peer)| peer.blocks_out() > 0).map(|(no, _)| *no).collect();
+        for no in peers {
+            self.expire_requests(no, now);
+        }
+        let sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
+        for id in sessions {
+            self.call_for_providers(id, now);
+        }
+        self.pump_hungry(now);
+    }
+
+    /// A silent peer: after a second an idle provider is asked too, after ten the block is asked elsewhere.
+    fn expire_requests(&mut self, no: PeerNo, now: Duration) {
+        let Some(peer) = self.peers.get(&no) else { return };
+        let silent = now.saturating_sub(peer.last_useful);
+        let age = |at: Duration| now.saturating_sub(at);
+        let oldest_first =
+            peer.sorted_asks().into_iter().filter(|(_, ask)| ask.sent && ask.kind == WantKind::Block);
+        let (mut expired, mut slow) = (Vec::new(), Vec::new());
+        for (key, ask) in oldest_first {
+            let waited = age(ask.at).min(silent);
+            if waited >= PROGRESS_TIMEOUT || age(ask.at) >= REQUEST_TIMEOUT {
+                expired.push(key);
+            } else if waited >= HEDGE_AFTER && !ask.hedged {
+                slow.push(key);
+            }
+        }
+        if !expired.is_empty() {
+            self.give_up_on(no, &expired);
+        }
+        slow.iter().for_each(|key| self.hedge(no, key, now));
+    }
+
+    fn give_up_on(&mut self, no: PeerNo, expired: &[Key]) {
+        if let Some(peer) = self.peers.get_mut(&no) {
+            peer.shrink();
+            let sent = expired.iter().filter(|key| peer.cancel(key)).count();
+            if sent > 0 {
+                self.actions.push(Action::Wake(peer.id));
+            }
+        }
+        for key in expired.iter().rev() {
+            let Some(want) = self.wants.get_mut(key) else { continue };
+            want.tried.push(no);
+            for (id, _) in &want.sessions {
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.missed_by(no);
+                    session.last_error = Some(format!(
+                        "a peer did not send {} within {} s",
+                        key.cid(),
+                        PROGRESS_TIMEOUT.as_secs()
+                    ));
+                }
+            }
+            self.unask(no, key);
+        }
+    }
+
+    /// Asks another provider, too, if one is idle enough to answer at once.
+    fn hedge(&mut self, silent: PeerNo, key: &Key, now: Duration) {
+        let Some(want) = self.wants.get(key).filter(|want| want.state == State::InFlight) else { return };
+        let Some((id, _)) = want.charged else { return };
+        let best = want
+            .sessions
+            .iter()
+            .filter_map(|(id, _)| self.sessions.get(id))
+            .flat_map(|session| session.providers.iter())
+            .filter(|(no, provider)| {
+                **no != silent
+                    && provider.delivered > 0
+                    && !want.tried.contains(no)
+                    && !want.asked.contains(&(**no, WantKind::Block))
+            })
+            .filter_map(|(no, _)| self.peers.get(no).map(|peer| (*no, peer)))
+            .filter(|(_, peer)| {
+                peer.has_capacity()
+                    && now.saturating_sub(peer.last_useful) < HEDGE_AFTER.max(PROGRESS_TIMEOUT)
+            })
+            .min_by_key(|(no, peer)| (peer.blocks_out(), *no));
+        if let Some((other, _)) = best {
+            if let Some(peer) = self.peers.get_mut(&silent) {
+                peer.mark_hedged(key.multihash());
+            }
+            self.request(id, other, key, now);
+        }
+    }
+
+    /// Nobody to ask, or no progress: the node is told to find providers, and everybody is asked again.
+    fn call_for_providers(&mut self, id: SessionId, now: Duration) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let stalled = session.in_flight == 0 || now.saturating_sub(session.last_progress) >= PROGRESS_TIMEOUT;
+        let waiting = !session.keys.is_empty() && session.inbox_bytes == 0;
+        if !waiting || !stalled || now < session.need_providers_at {
+            return;
+        }
+        let cid = missing(session);
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.asked_for_providers(now);
+        let event = Event::NeedProviders { session: id, root: *session.root.cid(), cid };
+        self.actions.push(Action::Event(event));
+        let seeking = std::mem::take(&mut session.seeking);
+        for key in seeking {
+            self.ask_again(id, key, now);
+        }
+    }
+
+    /// Who lacked it may have it by now.
+    fn ask_again(&mut self, id: SessionId, key: Key, now: Duration) {
+        let Some(want) = self.wants.get_mut(&key).filter(|want| want.state == State::Seeking) else { return };
+        want.tried.clear();
+        want.state = State::Queued;
+        let pick = self.wants.get(&key).map_or(Pick::Nobody, |want| self.pick(want));
+        match pick {
+            Pick::Peer(no) => self.request(id, no, &key, now),
+            Pick::Busy => self.requeue(&key),
+            Pick::Nobody => self.seek(id, key, now),
+        }
+    }
+}
+
+/// A block to look for: the root where it is missing, else the one that was looked for longest.
+fn missing(session: &Session) -> Cid {
+    let root = session.keys.get(&session.root);
+    let oldest = || session.seeking.iter().chain(&session.todo).find(|key| session.keys.contains(*key));
+    *root.or_else(oldest).or_else(|| session.keys.iter().min()).unwrap_or(&session.root).cid()
+}

@@ -1,0 +1,419 @@
+//! One connection: many inbound streams, one outbound.
+//!
+//! Kubo and Helia open a stream for each message, so inbound streams are all read side by side, to their end;
+//! none is replaced or dropped. What we send, wants and answers alike, goes over one stream that stays open
+//! and is opened again when it breaks: an answer that was not written out is then written again, and the
+//! wantlist starts over (`full`), since nobody knows how much of it arrived.
+//!
+//! The handler runs on the connection's own task. It parses messages and hands them on; hashing happens on
+//! another task, reading of blocks on threads for that. Neither stream is a reason to keep the connection:
+//! open requests in either direction are.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures::stream::SelectAll;
+use futures::{AsyncWrite, StreamExt};
+use libp2p::Stream;
+use libp2p::swarm::handler::{
+    ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
+};
+use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol};
+
+use crate::behaviour::Misbehaviour;
+use crate::frame::{FrameError, FrameReader};
+use crate::limits::{INBOUND_STREAMS, OPEN_ATTEMPTS, hit, send_timeout};
+use crate::message::{DecodeError, Frame, Message, Version};
+use crate::protocol::{Negotiated, Protocol};
+use crate::shared::{Link, Shared};
+
+/// Messages handled in one go before the connection's other work gets its turn.
+const MESSAGES_PER_POLL: usize = 32;
+
+/// Written bytes are reported in steps, so that the next answer is read while this one goes out.
+const REPORT_BYTES: usize = 128 << 10;
+
+/// The handler of one connection.
+pub struct Handler {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    inbound: SelectAll<Inbound>,
+    outbound: Outbound,
+    writing: Option<Writing>,
+    /// Streams that failed since a frame last got out.
+    failures: u32,
+}
+
+enum Outbound {
+    Closed,
+    Opening,
+    Open {
+        stream: Stream,
+        version: Version,
+        unflushed: bool,
+    },
+    /// The peer does not speak bitswap, or not with us.
+    Unsupported,
+}
+
+/// A frame that is going out.
+struct Writing {
+    frame: Frame,
+    part: usize,
+    offset: usize,
+    /// `None` for wants; else the bytes of blocks, and how many of them were reported as written.
+    blocks: Option<(usize, usize)>,
+    written: usize,
+}
+
+/// Why an inbound stream ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InboundError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+impl InboundError {
+    /// Whether an honest peer never causes it.
+    fn is_malformed(&self) -> bool {
+        matches!(self, Self::Decode(_) | Self::Frame(FrameError::TooLong(_) | FrameError::Length))
+    }
+}
+
+/// Messages of one inbound stream, until the first that is wrong.
+struct Inbound {
+    reader: FrameReader<Stream>,
+    ended: bool,
+}
+
+impl futures::Stream for Inbound {
+    type Item = Result<(Message, usize), InboundError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let item = match ready!(self.reader.poll_frame(cx)) {
+            None => None,
+            Some(Ok(frame)) => {
+                Some(Message::decode(&frame).map(|m| (m, frame.len())).map_err(InboundError::from))
+            }
+            Some(Err(error)) => Some(Err(error.into())),
+        };
+        self.ended = !matches!(item, Some(Ok(_)));
+        Poll::Ready(item)
+    }
+}
+
+impl Handler {
+    pub(crate) fn new(shared: Arc<Shared>, link: Arc<Link>) -> Self {
+        Self {
+            shared,
+            link,
+            inbound: SelectAll::new(),
+            outbound: Outbound::Closed,
+            writing: None,
+            failures: 0,
+        }
+    }
+
+    // ---- reading --------------------------------------------------------------------------------------
+
+    fn poll_inbound(&mut self, cx: &mut Context<'_>) {
+        for _ in 0..MESSAGES_PER_POLL {
+            if !self.link.may_read() || self.inbound.is_empty() {
+                return;
+            }
+            match self.inbound.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok((message, bytes)))) => self.on_message(message, bytes),
+                Poll::Ready(Some(Err(error))) => self.on_inbound_error(&error),
+                Poll::Ready(None) | Poll::Pending => return,
+            }
+        }
+        cx.waker().wake_by_ref();
+    }
+
+    fn on_message(&mut self, message: Message, bytes: usize) {
+        metrics::counter!("floe_bitswap_bytes_total", "direction" => "in").increment(bytes as u64);
+        let peer = self.link.peer;
+        let Message { full, wants, payloads, presences, .. } = message;
+        if !payloads.is_empty() {
+            self.shared.ingest(&self.link, payloads);
+        }
+        if !presences.is_empty() {
+            self.shared.client(|client, now| client.on_presences(&peer, &presences, now));
+        }
+        if full || !wants.is_empty() {
+            self.shared.server(|server, now| server.on_wants(&peer, full, wants, now));
+        }
+    }
+
+    fn on_inbound_error(&self, error: &InboundError) {
+        let peer = self.link.peer;
+        tracing::debug!(%peer, %error, "a bitswap stream of {peer} ended early: {error}");
+        if error.is_malformed() {
+            self.shared.client(|client, now| client.strike(&peer, Misbehaviour::Malformed, now));
+        }
+    }
+
+    // ---- writing --------------------------------------------------------------------------------------
+
+    /// Writes what there is to write. `Ready` asks for a stream.
+    fn poll_outbound(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut self.outbound {
+                Outbound::Opening | Outbound::Unsupported => return Poll::Pending,
+                Outbound::Closed => {
+                    let needed = self.link.is_active() && (self.writing.is_some() || self.has_work());
+                    return if needed { Poll::Ready(()) } else { Poll::Pending };
+                }
+                Outbound::Open { version, .. } => {
+                    let version = *version;
+                    if self.writing.is_none() {
+                        self.writing = self.next_frame(version);
+                    }
+                }
+            }
+            match self.poll_write(cx) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) | Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => self.on_write_error(&error),
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        let peer = &self.link.peer;
+        self.shared.peek_client(|client| client.has_message(peer))
+            || self.shared.peek_server(|server| server.has_answer(peer))
+    }
+
+    /// Wants first: they are small, and what they bring is waited for.
+    fn next_frame(&mut self, version: Version) -> Option<Writing> {
+        if !self.link.is_active() {
+            return None;
+        }
+        let peer = self.link.peer;
+        let wants = self.shared.client(|client, now| client.next_message(&peer, now));
+        let (message, blocks) = match wants {
+            Some(wants) => (wants, None),
+            None => {
+                let answer = self.shared.server(|server, _| server.next_answer(&peer))?;
+                let bytes = answer.payloads.iter().map(|payload| payload.data.len()).sum();
+                metrics::counter!("floe_bitswap_blocks_sent_total").increment(answer.payloads.len() as u64);
+                (answer, Some((bytes, 0)))
+            }
+        };
+        let frame = message.encode(version);
+        metrics::counter!("floe_bitswap_bytes_total", "direction" => "out").increment(frame.len() as u64);
+        self.link.set_deadline(Some(self.shared.now() + send_timeout(frame.len())));
+        self.shared.ensure_ticking();
+        Some(Writing { frame, part: 0, offset: 0, blocks, written: 0 })
+    }
+
+    /// `true`: a frame is out; `false`: there is none.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<bool>> {
+        let Outbound::Open { stream, unflushed, .. } = &mut self.outbound else {
+            return Poll::Ready(Ok(false));
+        };
+        let Some(writing) = &mut self.writing else {
+            if *unflushed {
+                ready!(Pin::new(stream).poll_flush(cx))?;
+                *unflushed = false;
+            }
+            return Poll::Ready(Ok(false));
+        };
+        while let Some(part) = writing.frame.parts().get(writing.part) {
+            let written = match Pin::new(&mut *stream).poll_write(cx, &part[writing.offset..]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending if self.link.is_overdue(self.shared.now()) => {
+                    return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
+                }
+                Poll::Pending => return Poll::Pending,
+            };
+            *unflushed = true;
+            writing.advance(written);
+            if let Some(bytes) = writing.to_report(REPORT_BYTES) {
+                self.shared.server(|server, _| server.written(&self.link.peer, bytes));
+            }
+        }
+        self.finish_frame();
+        Poll::Ready(Ok(true))
+    }
+
+    fn finish_frame(&mut self) {
+        self.failures = 0;
+        self.link.set_deadline(None);
+        if let Some(bytes) = self.writing.take().and_then(|mut writing| writing.to_report(0)) {
+            self.shared.server(|server, _| server.written(&self.link.peer, bytes));
+        }
+    }
+
+    fn on_write_error(&mut self, error: &std::io::Error) {
+        let peer = self.link.peer;
+        tracing::debug!(%peer, %error, "the bitswap stream to {peer} failed: {error}");
+        self.outbound = Outbound::Closed;
+        self.link.set_deadline(None);
+        let slow = error.kind() == std::io::ErrorKind::TimedOut;
+        if slow {
+            hit("bitswap_send_timeout");
+        }
+        match self.writing.take() {
+            // A slow reader must not hold blocks.
+            Some(mut answer) if answer.blocks.is_some() && slow => self.drop_answer(&mut answer),
+            Some(mut answer) if answer.blocks.is_some() => {
+                answer.rewind();
+                self.writing = Some(answer);
+            }
+            _ => {}
+        }
+        self.shared.client(|client, _| client.start_over(&peer));
+        self.failed(slow.then_some(Misbehaviour::SlowReader));
+    }
+
+    fn drop_answer(&self, answer: &mut Writing) {
+        answer.written = usize::MAX;
+        if let Some(bytes) = answer.to_report(0) {
+            self.shared.server(|server, _| server.written(&self.link.peer, bytes));
+        }
+    }
+
+    /// Counts a failed stream; after some, the peer is given up.
+    fn failed(&mut self, why: Option<Misbehaviour>) {
+        self.failures += 1;
+        if self.failures < OPEN_ATTEMPTS {
+            return;
+        }
+        match why {
+            Some(what) => self.shared.misbehaved(&self.link.peer, what),
+            None => self.give_up(),
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.outbound = Outbound::Unsupported;
+        self.writing = None;
+        self.shared.forget(&self.link.peer);
+    }
+
+    fn on_dial_error<E>(&mut self, error: &StreamUpgradeError<E>) {
+        self.outbound = Outbound::Closed;
+        match error {
+            StreamUpgradeError::NegotiationFailed => self.give_up(),
+            _ => self.failed(None),
+        }
+    }
+
+    fn accept(&mut self, mut stream: Stream) {
+        if self.inbound.len() >= INBOUND_STREAMS {
+            return hit("bitswap_inbound_streams");
+        }
+        stream.ignore_for_keep_alive();
+        self.inbound.push(Inbound { reader: FrameReader::new(stream), ended: false });
+    }
+}
+
+impl Writing {
+    fn advance(&mut self, bytes: usize) {
+        self.written += bytes;
+        self.offset += bytes;
+        if self.frame.parts().get(self.part).is_some_and(|part| self.offset == part.len()) {
+            self.part += 1;
+            self.offset = 0;
+        }
+    }
+
+    /// Bytes of blocks that went out since the last report, where they are at least `step`.
+    fn to_report(&mut self, step: usize) -> Option<usize> {
+        let (bytes, reported) = self.blocks.as_mut()?;
+        let out = self.written.min(*bytes) - *reported;
+        if out == 0 || out < step {
+            return None;
+        }
+        *reported += out;
+        Some(out)
+    }
+
+    fn rewind(&mut self) {
+        (self.part, self.offset, self.written) = (0, 0, 0);
+        // What was reported is no longer outstanding, and goes out once more all the same.
+        if let Some((bytes, reported)) = &mut self.blocks {
+            *bytes -= std::mem::take(reported);
+        }
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        if let Some(mut writing) = self.writing.take() {
+            writing.written = usize::MAX;
+            if let Some(bytes) = writing.to_report(0) {
+                self.shared.abandon(&self.link.peer, bytes);
+            }
+        }
+    }
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = std::convert::Infallible;
+    type ToBehaviour = std::convert::Infallible;
+    type InboundProtocol = Protocol;
+    type OutboundProtocol = Protocol;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = ();
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Protocol> {
+        SubstreamProtocol::new(Protocol, ())
+    }
+
+    fn connection_keep_alive(&self) -> bool {
+        let peer = &self.link.peer;
+        !self.link.is_banned()
+            && (self.writing.is_some()
+                || self.shared.peek_client(|client| client.uses(peer))
+                || self.shared.peek_server(|server| server.serves(peer)))
+    }
+
+    fn on_behaviour_event(&mut self, event: Self::FromBehaviour) {
+        match event {}
+    }
+
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Protocol, Protocol>) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, .. }) => {
+                self.accept(protocol.stream);
+            }
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, .. }) => {
+                let Negotiated { mut stream, version } = protocol;
+                stream.ignore_for_keep_alive();
+                self.outbound = Outbound::Open { stream, version, unflushed: false };
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => self.on_dial_error(&error),
+            _ => {}
+        }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Protocol, (), Self::ToBehaviour>> {
+        self.link.register(cx.waker());
+        if self.link.is_banned() {
+            self.inbound.clear();
+            self.outbound = Outbound::Closed;
+            self.writing = None;
+            return Poll::Pending;
+        }
+        self.poll_inbound(cx);
+        ready!(self.poll_outbound(cx));
+        self.outbound = Outbound::Opening;
+        Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
+            protocol: SubstreamProtocol::new(Protocol, ()),
+        })
+    }
+}

@@ -1,0 +1,205 @@
+//! Every number that bounds this crate, each with its reason. Nothing else in the crate spells one.
+//!
+//! Hitting a limit counts `floe_limit_hits_total{limit="…"}` through [`hit`].
+
+use std::time::Duration;
+
+/// Counts that a limit did its work.
+pub(crate) fn hit(limit: &'static str) {
+    metrics::counter!("floe_limit_hits_total", "limit" => limit).increment(1);
+}
+
+/// The longest frame that is read, checked before a buffer exists for it: an unchecked varint is a remote
+/// allocation. What boxo reads and writes at most (`MessageSizeMax`).
+pub const FRAME_BYTES: usize = 4 << 20;
+
+/// The longest frame of wants: peers reject more (boxo's client, `messagequeue.go`).
+pub const CLIENT_FRAME_BYTES: usize = 2 << 20;
+
+/// Entries of one kind kept of one message; what follows is dropped. Four times what one peer may have
+/// queued here, so that only a hostile or very old message meets it, and a frame of 4 MiB cannot make 100 MB
+/// of parsed entries.
+pub const ENTRIES_PER_MESSAGE: usize = 4_096;
+
+/// Entries in one frame of ours: 2,048 of the longest CIDs are 0.4 MB, far below [`CLIENT_FRAME_BYTES`].
+pub const ENTRIES_PER_DELTA: usize = 2_048;
+
+/// Inbound streams of one connection that are read at once. Kubo and Helia open one per message, and none may
+/// ever be dropped; the muxers stop at 256 (yamux, as Floe sets it) or 64 (QUIC), so this is never the first
+/// to be met and only bounds a muxer with other settings.
+pub const INBOUND_STREAMS: usize = 1_024;
+
+/// The first buffer of a long frame. It grows eightfold as bytes really arrive, so that a length alone costs
+/// 16 KiB, and all regrowing together copies a seventh of the bytes.
+pub const FIRST_READ_BYTES: usize = 16 << 10;
+
+/// Frames below this are copied out of the read buffer, so that a kept small block does not pin 16 KiB.
+pub const COPY_FRAME_BELOW: usize = 2 << 10;
+
+/// Payloads from here on are their own slice of the outgoing frame; smaller ones are copied behind each
+/// other, because each slice becomes a muxer frame with a header and a wake-up of its own.
+pub const SLICE_PAYLOAD_FROM: usize = 8 << 10;
+
+/// Payload bytes of one connection that wait to be hashed before its streams are no longer read. Twice the
+/// largest window of a session: no honest peer gets here, and hashing is faster than any network.
+pub const INGEST_BYTES: usize = 64 << 20;
+
+/// Payload bytes hashed in one go, about half a millisecond, before other tasks get their turn.
+pub const HASH_SLICE_BYTES: usize = 1 << 20;
+
+/// Wants outstanding at one peer, parked roots included: what boxo's server keeps
+/// (`MaxQueuedWantlistEntriesPerPeer`); it forgets the rest.
+pub const CLIENT_WANTS_PER_PEER: usize = 1_024;
+
+/// Blocks asked at once of a peer that has delivered nothing yet. It doubles with each round that is
+/// delivered: a peer that never sends holds up no more than this.
+pub const PEER_WINDOW_START: usize = 32;
+
+/// Bytes of blocks a session expects in flight at first.
+pub const SESSION_WINDOW_START: usize = 8 << 20;
+
+/// The same at most: 32 MiB carry 450 MB/s over a round trip of 70 ms.
+pub const SESSION_WINDOW_BYTES: usize = 32 << 20;
+
+/// The same over all sessions; each gets its share, but at least [`SESSION_SHARE_BYTES`].
+pub const TOTAL_WINDOW_BYTES: usize = 64 << 20;
+
+/// What a session may always expect, so that many sessions do not starve each other: one large block.
+pub const SESSION_SHARE_BYTES: usize = 2 << 20;
+
+/// Blocks a session may always have in flight, whatever their size.
+pub const SESSION_WANTS_MIN: usize = 4;
+
+/// Wants that [`crate::BitswapSession::room`] offers at most, however small the blocks are.
+pub const SESSION_WANTS: usize = 4_096;
+
+/// Wants kept for a caller that asks for more than it has room for; those above are refused, and
+/// `progress().last_error` says so.
+pub const SESSION_WANTS_KEPT: usize = 65_536;
+
+/// Bytes of blocks that wait to be taken out of one session. A block that comes above is dropped and asked
+/// for again later: streams are always drained, memory is bounded all the same. Four windows: only blocks much
+/// larger than those before can meet it.
+pub const INBOX_BYTES: usize = 128 << 20;
+
+/// Peers of one session that count as providers, and peers named to it that are not connected.
+pub const PROVIDERS_PER_SESSION: usize = 256;
+
+/// Wants of one session that are looked for at once with want-have at every connected peer. One is enough to
+/// find a provider; several find partial ones.
+pub const PROBES_PER_SESSION: usize = 32;
+
+/// Times that a provider may say that it lacks a block before it stops counting as one, unless it delivers.
+pub const PROVIDER_MISSES: u32 = 16;
+
+/// Parked roots; the oldest go first.
+pub const PARKED_ROOTS: usize = 10_000;
+
+/// Parked roots that one peer is asked for, the newest: half of [`CLIENT_WANTS_PER_PEER`], so that fetching
+/// keeps the other half.
+pub const PARKED_PER_PEER: usize = 512;
+
+/// Silence of a peer after which its blocks are also asked of an idle provider, where there is one.
+pub const HEDGE_AFTER: Duration = Duration::from_secs(1);
+
+/// Silence after which a block is asked elsewhere and no longer here.
+pub const PROGRESS_TIMEOUT: Duration = floe_core::ports::BLOCK_PROGRESS_TIMEOUT;
+
+/// Longest life of one request at a peer that does deliver other blocks.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Between a first want without a provider and the first call for providers: time for want-have to be answered.
+pub const NEED_PROVIDERS_AFTER: Duration = Duration::from_secs(1);
+
+/// Between two calls for providers, at first and at most.
+pub const NEED_PROVIDERS_BACKOFF: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+
+/// Blocks nobody asked for, or malformed messages, after which a peer is dropped. A late duplicate of what
+/// was asked counts as nothing, so an honest peer has none.
+pub const STRIKES: u32 = 16;
+
+/// Useful blocks that take one strike back.
+pub const BLOCKS_PER_STRIKE: u32 = 64;
+
+/// Settled requests per peer that are remembered to tell late duplicates from unwanted blocks.
+pub const SETTLED_PER_PEER: usize = 4_096;
+
+/// Events that wait for the swarm; those above are dropped (each is repeated or only speeds things up).
+pub const EVENTS: usize = 4_096;
+
+/// Wants kept for one peer, also for `full=true`.
+pub const SERVER_WANTS_PER_PEER: usize = 1_024;
+
+/// Wants kept for all peers.
+pub const SERVER_WANTS: usize = 256_000;
+
+/// An answer is closed once it holds so many bytes of blocks. With one more block of 2 MiB it stays below
+/// [`FRAME_BYTES`] by more than a megabyte.
+pub const ANSWER_TARGET_BYTES: usize = 512 << 10;
+
+/// No new answer is read for a peer while so many bytes are read and unwritten for it.
+pub const OUTSTANDING_PER_PEER: usize = 1 << 20;
+
+/// Bytes read and unwritten over all peers, running reads counted with their most.
+pub const OUTSTANDING_BYTES: usize = 64 << 20;
+
+/// Reads that run at once: the disk's queue is the limit, not the number of threads.
+pub const READ_JOBS: usize = 32;
+
+/// Wants of a peer that count in the order of serving: a greedy peer gains nothing from more.
+pub const FAIR_PENDING: usize = 16;
+
+/// A peer that waited so long goes first.
+pub const STARVED_AFTER: Duration = Duration::from_secs(10);
+
+/// What one answer costs in the order of serving, however small it is.
+pub const FAIR_MIN_COST: u64 = 16 << 10;
+
+/// A want-have for a block of at most so many bytes is answered with the block (boxo does the same).
+pub const INLINE_BLOCK_BYTES: u32 = 1_024;
+
+/// Time for one frame to be written: a base and 100 kbit/s, at least and at most.
+pub const SEND_BASE: Duration = Duration::from_secs(2);
+/// See [`SEND_BASE`].
+pub const SEND_BYTES_PER_SECOND: u64 = 12_500;
+/// See [`SEND_BASE`].
+pub const SEND_TIMEOUT_MIN: Duration = Duration::from_secs(10);
+/// See [`SEND_BASE`].
+pub const SEND_TIMEOUT_MAX: Duration = Duration::from_secs(120);
+
+/// Attempts to open the outbound stream before the peer counts as one that does not speak bitswap.
+pub const OPEN_ATTEMPTS: u32 = 4;
+
+/// Between two looks at timers while there is work.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// The same while the egress limit holds answers back.
+pub const THROTTLED_TICK: Duration = Duration::from_millis(20);
+
+/// Time for a frame of `bytes` to be written.
+pub(crate) fn send_timeout(bytes: usize) -> Duration {
+    let transfer = Duration::from_millis((bytes as u64).saturating_mul(1_000) / SEND_BYTES_PER_SECOND);
+    (SEND_BASE + transfer).clamp(SEND_TIMEOUT_MIN, SEND_TIMEOUT_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_send_timeout_is_clamped() {
+        assert_eq!(send_timeout(0), SEND_TIMEOUT_MIN);
+        assert_eq!(send_timeout(100_000), Duration::from_secs(10));
+        assert_eq!(send_timeout(112_500), Duration::from_secs(11));
+        assert_eq!(send_timeout(1_475_000), SEND_TIMEOUT_MAX);
+        assert_eq!(send_timeout(FRAME_BYTES), SEND_TIMEOUT_MAX);
+    }
+
+    #[test]
+    fn the_longest_answer_is_below_the_frame_cap() {
+        // Every entry with the longest CID and its field headers, behind the longest run of blocks.
+        let entries = SERVER_WANTS_PER_PEER * (floe_core::cid::MAX_CID_BYTES + 16);
+        assert!(ANSWER_TARGET_BYTES - 1 + floe_core::block::MAX_BLOCK_BYTES + 2 * entries < FRAME_BYTES);
+        assert!(ENTRIES_PER_DELTA * (floe_core::cid::MAX_CID_BYTES + 24) < CLIENT_FRAME_BYTES);
+    }
+}

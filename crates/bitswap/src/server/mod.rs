@@ -1,0 +1,370 @@
+//! The server: answers the wants of other peers. Sans-IO: (event, now) in, jobs and actions out.
+//!
+//! ```text
+//!   wantlist ──> queued CIDs ──next_job()──> Job (read on a blocking thread) ──finish()──> Answer ──> stream
+//!                  ^   (no bytes)              │ not here                                      │ written()
+//!                  └── notify() <── standing <─┘                                               v room again
+//! ```
+//!
+//! Only CIDs wait here. Bytes exist from the start of a job, which happens when the peer has room for them,
+//! until they are written: at most [`OUTSTANDING_PER_PEER`](crate::limits::OUTSTANDING_PER_PEER) plus one
+//! block for a peer and [`OUTSTANDING_BYTES`](crate::limits::OUTSTANDING_BYTES) over all (threat T10). A want
+//! for a block that is not here stays, so that the peer gets the block when a pin brings it.
+//!
+//! Wants are bounded per peer and over all, and go with the peer (threat T1, CVE-2023-25568). Which peer is
+//! served next is fair in bytes: the one that got least so far, except that a peer that waited ten seconds
+//! goes first.
+
+mod bucket;
+mod job;
+mod wants;
+
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use floe_core::block::MAX_BLOCK_BYTES;
+use floe_core::{Cid, Multihash};
+use libp2p::PeerId;
+use smallvec::SmallVec;
+
+use crate::config::Config;
+use crate::limits::{
+    ANSWER_TARGET_BYTES, FAIR_MIN_COST, FAIR_PENDING, OUTSTANDING_BYTES, OUTSTANDING_PER_PEER, READ_JOBS,
+    SERVER_WANTS, SERVER_WANTS_PER_PEER, STARVED_AFTER, hit,
+};
+use crate::message::{Message, WantEntry};
+use bucket::Bucket;
+pub(crate) use job::{Done, Job};
+use wants::{Added, Wants};
+
+/// What one running job may hold: the target, and the block that goes over it.
+const JOB_BYTES: usize = ANSWER_TARGET_BYTES + MAX_BLOCK_BYTES;
+
+/// The bounds, so that tests can lower them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) wants_per_peer: usize,
+    pub(crate) wants: usize,
+    pub(crate) outstanding_per_peer: usize,
+    pub(crate) outstanding: usize,
+    pub(crate) jobs: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            wants_per_peer: SERVER_WANTS_PER_PEER,
+            wants: SERVER_WANTS,
+            outstanding_per_peer: OUTSTANDING_PER_PEER,
+            outstanding: OUTSTANDING_BYTES,
+            jobs: READ_JOBS,
+        }
+    }
+}
+
+/// Names a connected peer, so that the answer of an old job does not reach a later connection.
+type Epoch = u64;
+
+/// The server of one node.
+pub(crate) struct Server {
+    bounds: Bounds,
+    peers: BTreeMap<PeerId, Peer>,
+    next_epoch: Epoch,
+    /// Who waits for a block that is not here, by what its bytes hash to.
+    standing: HashMap<Multihash, SmallVec<[PeerId; 1]>>,
+    /// Wants of all peers.
+    wants: usize,
+    jobs: usize,
+    /// Bytes read and unwritten, running jobs with their most.
+    outstanding: usize,
+    egress: Option<Bucket>,
+    egress_per_peer: Option<crate::EgressLimit>,
+    /// Bytes served to the peer that was picked last: where a new peer starts.
+    virtual_time: u64,
+    salt: [u8; 32],
+}
+
+/// A connected peer.
+struct Peer {
+    epoch: Epoch,
+    wants: Wants,
+    answers: VecDeque<Message>,
+    reading: bool,
+    outstanding: usize,
+    egress: Option<Bucket>,
+    /// Bytes served, for the order of serving.
+    served: u64,
+    /// Since when it has work that could be done.
+    waiting_since: Option<Duration>,
+    tiebreak: u64,
+    /// What a block of this peer's answers was large on average, to size jobs.
+    block_bytes: usize,
+}
+
+impl Server {
+    pub(crate) fn new(config: &Config, salt: [u8; 32]) -> Self {
+        Self::with_bounds(config, salt, Bounds::default())
+    }
+
+    pub(crate) fn with_bounds(config: &Config, salt: [u8; 32], bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            peers: BTreeMap::new(),
+            next_epoch: 0,
+            standing: HashMap::new(),
+            wants: 0,
+            jobs: 0,
+            outstanding: 0,
+            egress: config.egress.map(Bucket::new),
+            egress_per_peer: config.egress_per_peer,
+            virtual_time: 0,
+            salt,
+        }
+    }
+
+    // ---- peers ----------------------------------------------------------------------------------------
+
+    /// A peer connected. Harmless for one that is.
+    pub(crate) fn connected(&mut self, id: PeerId) {
+        self.next_epoch += 1;
+        let mut hasher = DefaultHasher::new();
+        (self.salt, id).hash(&mut hasher);
+        let (epoch, tiebreak, egress) =
+            (self.next_epoch, hasher.finish(), self.egress_per_peer.map(Bucket::new));
+        self.peers.entry(id).or_insert_with(|| Peer {
+            epoch,
+            wants: Wants::default(),
+            answers: VecDeque::new(),
+            reading: false,
+            outstanding: 0,
+            egress,
+            served: 0,
+            waiting_since: None,
+            tiebreak,
+            block_bytes: 16 << 10,
+        });
+    }
+
+    /// A peer is gone: everything kept for it is freed. A running job gives its bytes back when it ends.
+    pub(crate) fn disconnected(&mut self, id: &PeerId) {
+        let Some(peer) = self.peers.remove(id) else { return };
+        self.wants -= peer.wants.len();
+        self.outstanding -= peer.outstanding;
+        for cid in peer.wants.standing() {
+            self.forget_standing(cid.hash(), id);
+        }
+    }
+
+    fn forget_standing(&mut self, hash: &Multihash, id: &PeerId) {
+        if let Some(peers) = self.standing.get_mut(hash) {
+            peers.retain(|peer| peer != id);
+            if peers.is_empty() {
+                self.standing.remove(hash);
+            }
+        }
+    }
+
+    // ---- wants ----------------------------------------------------------------------------------------
+
+    /// A wantlist came.
+    pub(crate) fn on_wants(&mut self, id: &PeerId, full: bool, entries: Vec<WantEntry>, now: Duration) {
+        if full {
+            self.clear_wants(id);
+        }
+        for entry in entries {
+            if entry.cancel {
+                self.cancel(id, &entry.cid);
+            } else {
+                self.add(id, entry);
+            }
+        }
+        self.note_waiting(id, now);
+    }
+
+    fn clear_wants(&mut self, id: &PeerId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let old = std::mem::take(&mut peer.wants);
+        self.wants -= old.len();
+        for cid in old.standing() {
+            self.forget_standing(cid.hash(), id);
+        }
+    }
+
+    fn cancel(&mut self, id: &PeerId, cid: &Cid) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if let Some(was_standing) = peer.wants.remove(cid) {
+            self.wants -= 1;
+            if was_standing {
+                self.forget_standing(cid.hash(), id);
+            }
+        }
+    }
+
+    fn add(&mut self, id: &PeerId, entry: WantEntry) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let full = peer.wants.len() >= self.bounds.wants_per_peer || self.wants >= self.bounds.wants;
+        if full && !peer.wants.contains(&entry.cid) {
+            hit(if self.wants >= self.bounds.wants {
+                "bitswap_server_wants"
+            } else {
+                "bitswap_wants_per_peer"
+            });
+            // A want that cannot be met now makes place for one that perhaps can.
+            let Some(oldest) = peer.wants.oldest_standing() else { return };
+            self.cancel(id, &oldest);
+            return self.add(id, entry);
+        }
+        let cid = entry.cid;
+        match peer.wants.add(entry) {
+            Added::New => self.wants += 1,
+            Added::Replaced { was_standing: true } => self.forget_standing(cid.hash(), id),
+            Added::Replaced { was_standing: false } => {}
+        }
+    }
+
+    fn note_waiting(&mut self, id: &PeerId, now: Duration) {
+        if let Some(peer) = self.peers.get_mut(id)
+            && peer.wants.has_queued()
+            && peer.waiting_since.is_none()
+        {
+            peer.waiting_since = Some(now);
+            peer.served = peer.served.max(self.virtual_time);
+        }
+    }
+
+    /// Blocks are here now: who waits for them is answered. Returns whether anybody does.
+    pub(crate) fn notify(&mut self, cids: &[Cid], now: Duration) -> bool {
+        if self.standing.is_empty() {
+            return false;
+        }
+        let waiting = self.standing.len();
+        for cid in cids {
+            for id in self.standing.remove(cid.hash()).unwrap_or_default() {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.wants.wake(cid.hash());
+                }
+                self.note_waiting(&id, now);
+            }
+        }
+        self.standing.len() < waiting
+    }
+
+    // ---- jobs -----------------------------------------------------------------------------------------
+
+    /// The next read to start, for the peer whose turn it is; `None` where nobody can be served now.
+    pub(crate) fn next_job(&mut self, now: Duration) -> Option<Job> {
+        let full = self.jobs >= self.bounds.jobs || self.outstanding + JOB_BYTES > self.bounds.outstanding;
+        if full || self.egress.as_ref().is_some_and(|bucket| !bucket.is_open(now)) {
+            return None;
+        }
+        let id = self.pick(now)?;
+        let peer = self.peers.get_mut(&id)?;
+        self.virtual_time = self.virtual_time.max(peer.served);
+        peer.reading = true;
+        peer.waiting_since = None;
+        let most = (2 * ANSWER_TARGET_BYTES / peer.block_bytes.max(1)).clamp(8, SERVER_WANTS_PER_PEER);
+        let tasks = peer.wants.start(most);
+        self.jobs += 1;
+        self.outstanding += JOB_BYTES;
+        Some(Job { peer: id, epoch: peer.epoch, tasks, target_bytes: ANSWER_TARGET_BYTES })
+    }
+
+    fn pick(&self, now: Duration) -> Option<PeerId> {
+        let bounds = self.bounds;
+        self.peers
+            .iter()
+            .filter(|(_, peer)| {
+                !peer.reading
+                    && peer.wants.has_queued()
+                    && peer.outstanding < bounds.outstanding_per_peer
+                    && peer.egress.as_ref().is_none_or(|bucket| bucket.is_open(now))
+            })
+            .min_by_key(|(_, peer)| {
+                let waited = peer.waiting_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+                let starved = (waited >= STARVED_AFTER).then_some(waited);
+                let pending = peer.wants.queued().min(FAIR_PENDING);
+                (Reverse(starved), peer.served / OUTSTANDING_PER_PEER as u64, Reverse(pending), peer.tiebreak)
+            })
+            .map(|(id, _)| *id)
+    }
+
+    /// A job ended. Returns whether the peer has an answer waiting now.
+    pub(crate) fn finish(&mut self, done: Done, now: Duration) -> bool {
+        self.jobs -= 1;
+        self.outstanding -= JOB_BYTES;
+        let Some(peer) = self.peers.get_mut(&done.peer).filter(|peer| peer.epoch == done.epoch) else {
+            return false;
+        };
+        let bytes: usize = done.answer.payloads.iter().map(|payload| payload.data.len()).sum();
+        peer.reading = false;
+        peer.outstanding += bytes;
+        peer.served += (bytes as u64).max(FAIR_MIN_COST);
+        if let Some(average) = bytes.checked_div(done.answer.payloads.len()) {
+            peer.block_bytes = average;
+        }
+        for bucket in self.egress.iter_mut().chain(peer.egress.iter_mut()) {
+            bucket.take(bytes, now);
+        }
+        self.outstanding += bytes;
+        self.wants -= done.answered.iter().filter(|(cid, seq)| peer.wants.answered(cid, *seq)).count();
+        peer.wants.put_back(done.unread);
+        for (cid, seq) in &done.missing {
+            if peer.wants.stand(cid, *seq) {
+                self.standing.entry(*Cid::hash(cid)).or_default().push(done.peer);
+            }
+        }
+        let has_answer = !done.answer.is_empty();
+        if has_answer {
+            peer.answers.push_back(done.answer);
+        }
+        self.note_waiting(&done.peer, now);
+        has_answer
+    }
+
+    /// The next answer to write to a peer. Its bytes count as outstanding until [`Server::written`].
+    pub(crate) fn next_answer(&mut self, id: &PeerId) -> Option<Message> {
+        self.peers.get_mut(id)?.answers.pop_front()
+    }
+
+    pub(crate) fn has_answer(&self, id: &PeerId) -> bool {
+        self.peers.get(id).is_some_and(|peer| !peer.answers.is_empty())
+    }
+
+    /// Bytes of blocks were written to the peer, or dropped.
+    pub(crate) fn written(&mut self, id: &PeerId, bytes: usize) {
+        if let Some(peer) = self.peers.get_mut(id) {
+            let bytes = bytes.min(peer.outstanding);
+            peer.outstanding -= bytes;
+            self.outstanding -= bytes;
+        }
+    }
+
+    // ---- for the shell --------------------------------------------------------------------------------
+
+    /// Whether the connection is of use: the peer has work here.
+    pub(crate) fn serves(&self, id: &PeerId) -> bool {
+        self.peers.get(id).is_some_and(|peer| peer.reading || peer.outstanding > 0 || peer.wants.has_queued())
+    }
+
+    /// Whether a peer waits for the egress limit, so that time alone makes work.
+    pub(crate) fn is_throttled(&self) -> bool {
+        (self.egress.is_some() || self.egress_per_peer.is_some())
+            && self.peers.values().any(|peer| !peer.reading && peer.wants.has_queued())
+    }
+
+    /// Wants kept, and bytes read and unwritten.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.wants, self.outstanding)
+    }
+
+    /// What must be zero once every peer is gone and every job has ended.
+    #[cfg(test)]
+    fn footprint(&self) -> usize {
+        self.peers.len() + self.standing.len() + self.wants + self.jobs + self.outstanding
+    }
+}

@@ -1,0 +1,224 @@
+//! Real nodes on loopback TCP: a swarm on its own task, blocks in a map.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use floe_bitswap::{Behaviour, BitswapSession, Config, Event, Handle};
+use floe_core::cid::code;
+use floe_core::clock::BoxFuture;
+use floe_core::ports::{LocalBlocks, ReadError};
+use floe_core::{Block, Cid, Clock, Multihash, Timestamp};
+use futures::StreamExt;
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, noise, tcp, yamux};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+/// The monotonic clock of the machine.
+pub struct SystemClock(Instant);
+
+impl SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "tests over real sockets need real time")]
+    pub fn shared() -> Arc<dyn Clock> {
+        Arc::new(Self(Instant::now()))
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(u64::try_from(self.monotonic().as_millis()).unwrap())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn sleep(&self, for_: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(for_))
+    }
+}
+
+/// Blocks in a map.
+#[derive(Default)]
+pub struct MapBlocks(Mutex<HashMap<Multihash, Bytes>>);
+
+impl MapBlocks {
+    pub fn of<'a>(blocks: impl IntoIterator<Item = &'a Block>) -> Arc<Self> {
+        let map = Self::default();
+        blocks.into_iter().for_each(|block| map.put(block));
+        Arc::new(map)
+    }
+
+    pub fn put(&self, block: &Block) {
+        self.0.lock().insert(*block.cid().hash(), block.data().clone());
+    }
+
+    /// Bytes under a hash that they do not have: what a liar serves.
+    pub fn put_lie(&self, cid: &Cid, data: Bytes) {
+        self.0.lock().insert(*cid.hash(), data);
+    }
+
+    pub fn clear(&self) {
+        self.0.lock().clear();
+    }
+}
+
+impl LocalBlocks for MapBlocks {
+    fn size(&self, cid: &Cid) -> Result<Option<u32>, ReadError> {
+        Ok(self.0.lock().get(cid.hash()).map(|data| u32::try_from(data.len()).unwrap()))
+    }
+
+    fn read(&self, cid: &Cid) -> Result<Option<Bytes>, ReadError> {
+        Ok(self.0.lock().get(cid.hash()).cloned())
+    }
+}
+
+/// `count` leaves of `len` bytes, each different.
+pub fn leaves(count: u32, len: usize) -> Vec<Block> {
+    let made = (0..count).map(|i| {
+        let mut data = vec![u8::try_from(len % 251).unwrap(); len];
+        data[..4].copy_from_slice(&i.to_be_bytes());
+        Block::of(code::RAW, Bytes::from(data)).unwrap()
+    });
+    made.collect()
+}
+
+pub fn cids(blocks: &[Block]) -> Vec<Cid> {
+    blocks.iter().map(|block| *block.cid()).collect()
+}
+
+/// A swarm with one behaviour, listening on loopback.
+pub fn swarm<B: NetworkBehaviour>(behaviour: B) -> Swarm<B> {
+    let mut swarm = libp2p::SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|_| behaviour)
+        .unwrap()
+        .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(60)))
+        .build();
+    swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+    swarm
+}
+
+/// Waits for the port.
+pub async fn address<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Multiaddr {
+    loop {
+        if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+            return address;
+        }
+    }
+}
+
+enum Command {
+    Dial(Multiaddr),
+    Disconnect(PeerId),
+}
+
+/// A node: its swarm runs until it is dropped.
+pub struct Node {
+    pub peer: PeerId,
+    pub address: Multiaddr,
+    pub handle: Handle,
+    pub events: mpsc::Receiver<Event>,
+    commands: mpsc::Sender<Command>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Node {
+    pub async fn new(blocks: Arc<dyn LocalBlocks>) -> Self {
+        Self::with(Config::default(), blocks).await
+    }
+
+    pub async fn with(config: Config, blocks: Arc<dyn LocalBlocks>) -> Self {
+        let (behaviour, handle) = floe_bitswap::new(config, blocks, SystemClock::shared(), [7; 32]);
+        let mut swarm = swarm(behaviour);
+        let address = address(&mut swarm).await;
+        let peer = *swarm.local_peer_id();
+        let (commands, receiver) = mpsc::channel(8);
+        let (sender, events) = mpsc::channel(64);
+        let task = tokio::spawn(drive(swarm, receiver, sender));
+        Self { peer, address, handle, events, commands, task }
+    }
+
+    pub async fn dial(&self, other: &Node) {
+        self.dial_address(other.address.clone()).await;
+    }
+
+    pub async fn dial_address(&self, address: Multiaddr) {
+        self.commands.send(Command::Dial(address)).await.unwrap();
+    }
+
+    pub async fn disconnect(&self, peer: PeerId) {
+        self.commands.send(Command::Disconnect(peer)).await.unwrap();
+    }
+
+    /// Waits until `peers` are connected.
+    pub async fn connected(&self, peers: usize) {
+        while self.handle.stats().peers != peers {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn drive(
+    mut swarm: Swarm<Behaviour>,
+    mut commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+) {
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Dial(address)) => swarm.dial(address).unwrap(),
+                Some(Command::Disconnect(peer)) => { let _ = swarm.disconnect_peer_id(peer); }
+                None => return,
+            },
+            event = swarm.select_next_some() => match event {
+                SwarmEvent::Behaviour(event) => {
+                    if let Event::Misbehaved { peer, .. } = event {
+                        let _ = swarm.disconnect_peer_id(peer);
+                    }
+                    let _ = events.try_send(event);
+                }
+                _ => {}
+            },
+        }
+    }
+}
+
+/// The next blocks.
+pub async fn next(session: &mut BitswapSession) -> Vec<Block> {
+    std::future::poll_fn(|cx| session.poll_blocks(cx)).await.unwrap()
+}
+
+/// Fetches `wanted` as a walk does: as many at a time as there is room for.
+pub async fn fetch(session: &mut BitswapSession, wanted: &[Cid]) -> Vec<Block> {
+    let mut rest = wanted;
+    let mut got = Vec::new();
+    while got.len() < wanted.len() {
+        let (now, later) = rest.split_at(session.room().min(rest.len()));
+        rest = later;
+        session.want(now);
+        got.extend(next(session).await);
+    }
+    got
+}
+
+/// Whether nothing comes for `wait`.
+pub async fn silent(session: &mut BitswapSession, wait: Duration) -> bool {
+    let came = std::future::poll_fn(|cx| match session.poll_blocks(cx) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => Poll::Pending,
+    });
+    tokio::time::timeout(wait, came).await.is_err()
+}
