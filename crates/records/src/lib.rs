@@ -1,4 +1,38 @@
-//! Rows: pins, accounts, tokens, DAGs being fetched, due jobs. (skeleton)
+//! Rows: pins, accounts, tokens, the DAGs that are fetched for them, and what is due.
+//!
+//! Everything that a client was told lives here, in one SQLite file (WAL, `synchronous=FULL`): a call that
+//! changes something answers after its transaction is synced. One task writes, in groups ([`writer`]); a few
+//! connections read. What follows from a change (announce, release) is a row of the same transaction
+//! ([`Job`]), so a crash between the two cannot be.
+//!
+//! Every call about pins takes the account first and puts it into each statement's key: another account's pin
+//! is [`Error::NotFound`], like one that never was (threat T25).
+//!
+//! # Reading order
+//! [`dags`] (the life of a DAG, and who keeps it), `pins/add.rs`, `dags/claim.rs`, `dags/finish.rs`.
+//!
+//! # Crash and stop
+//! Acknowledged means synced; what was not answered is there or not, as a whole. Claims outlive a crash and are
+//! given back by [`Records::reset_claims`]. [`Records::close`] lets the writer finish what it has. A failed sync
+//! poisons the writer ([`Records::poisoned`]): the process is to end, and the log is read at the next start.
+//!
+//! # What it is not
+//! It holds no bytes of blocks, does not know where they are, and never speaks to a network. Statements stay
+//! portable to PostgreSQL, which is to come.
+
+mod accounts;
+mod dags;
+mod error;
+mod fold;
+mod jobs;
+pub mod limits;
+mod migrate;
+mod open;
+mod pins;
+mod tokens;
+mod types;
+mod verify;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,12 +41,23 @@ use std::time::Duration;
 
 use floe_core::ports::Entropy;
 use floe_core::{AccountId, Cid, Clock, PinStatus, RequestId, Timestamp, TokenId};
+use sqlx::SqlitePool;
 use uuid::Uuid;
+
+pub use error::Error;
+pub use types::{
+    Account, ClaimedDag, DagOutcome, DagProgress, IdempotencyKey, Job, NameMatch, PinFilter, PinPage, PinRow,
+    PinSpec, Principal, RowsReport, Scope, Token,
+};
+
+use crate::pins::add::{Add, add, replace};
+use crate::pins::row::{key, num, status_of, uuid_of};
+use crate::writer::{Tx, Urgency};
 
 /// Plain settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The SQLite file; made if missing.
+    /// The SQLite file; made if missing. `rows.reserve` is kept beside it.
     pub path: PathBuf,
 }
 
@@ -25,423 +70,378 @@ pub struct Components {
     pub entropy: Arc<dyn Entropy>,
 }
 
-/// Why a call failed. Each variant is something a caller does something about.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No such row, or of another account.
-    #[error("not found")]
-    NotFound,
-    /// A name that is taken, or another clash.
-    #[error("{0}")]
-    Conflict(String),
-    /// Quota of bytes or pins exceeded.
-    #[error("{0}")]
-    Quota(String),
-    /// `created` would run more than 2 s ahead of the clock, or too many pins are queued.
-    #[error("{reason}")]
-    Busy {
-        /// For the client.
-        reason: String,
-        /// When to come back.
-        retry_after: Duration,
-    },
-    /// The idempotency key was used with another body.
-    #[error("this Idempotency-Key was used with another request body")]
-    KeyReused,
-    /// A scan ran past its deadline.
-    #[error("the query took too long")]
-    Deadline,
-    /// A newer Floe wrote this file.
-    #[error("the database has schema {found}, this Floe knows {known}: use a newer Floe")]
-    Newer {
-        /// In the file.
-        found: i64,
-        /// Known here.
-        known: i64,
-    },
-    /// The database is damaged or foreign.
-    #[error("{0}")]
-    Damaged(String),
-    /// The disk is full.
-    #[error("the disk is full")]
-    Full,
-    /// A sync failed: the process must end.
-    #[error("a sync failed: {0}")]
-    Poisoned(String),
-    /// Anything else.
-    #[error("{0}")]
-    Sql(String),
-}
-
 /// All rows. Cheap to clone.
+///
+/// Dropping the future of a call that writes does not take the call back: it is written or not, as a whole.
 #[derive(Clone)]
-pub struct Records {}
-
-/// What a client asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PinSpec {
-    /// The CID as it was sent.
-    pub cid_text: String,
-    /// The CID parsed (the canonical v1 form names the DAG).
-    pub cid: Cid,
-    /// Up to 255 characters.
-    pub name: Option<String>,
-    /// As they were sent.
-    pub origins: Vec<String>,
-    /// Kept and returned.
-    pub meta: BTreeMap<String, String>,
+pub struct Records {
+    inner: Arc<Inner>,
 }
 
-/// A pin as it is stored, with the DAG it belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PinRow {
-    /// Its name.
-    pub id: RequestId,
-    /// Its owner.
-    pub account: AccountId,
-    /// What was asked for.
-    pub spec: PinSpec,
-    /// Where it stands.
-    pub status: PinStatus,
-    /// Unique per account, millisecond precision.
-    pub created: Timestamp,
-    /// The DAG that is fetched once for all pins of one root.
-    pub dag: Uuid,
-    /// Why it failed, in words.
-    pub reason: Option<String>,
-    /// The request that brought it came from this machine (`network.private_addresses = auto`).
-    pub local_request: bool,
-    /// The DAG's progress, for `info`.
-    pub progress: DagProgress,
-}
-
-/// Progress of a DAG, for `info`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DagProgress {
-    /// Unique blocks so far.
-    pub blocks: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Attempts so far.
-    pub attempts: u32,
-    /// The last thing that went wrong.
-    pub last_error: Option<String>,
-    /// When the next attempt is due, while it is parked.
-    pub next_attempt: Option<Timestamp>,
-    /// How many DAGs of this account are before it, while it is queued.
-    pub queue_position: Option<u64>,
-}
-
-/// What `list` filters by. All conditions hold together.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PinFilter {
-    /// Any of these CIDs; any CID version and multibase of one block matches by its canonical form.
-    pub cids: Vec<Cid>,
-    /// By name.
-    pub name: Option<(NameMatch, String)>,
-    /// Any of these; empty: `pinned` alone.
-    pub statuses: Vec<PinStatus>,
-    /// Created before this, strictly.
-    pub before: Option<Timestamp>,
-    /// Created after this, strictly.
-    pub after: Option<Timestamp>,
-    /// All of these pairs.
-    pub meta: BTreeMap<String, String>,
-    /// 1 to 1000.
-    pub limit: u32,
-}
-
-/// How a name is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NameMatch {
-    /// The same text.
-    Exact,
-    /// The same text, case folded.
-    IExact,
-    /// A part of the text.
-    Partial,
-    /// A part of the text, case folded.
-    IPartial,
-}
-
-/// A page of pins and how many match in all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PinPage {
-    /// All that match, `before` and `after` included.
-    pub count: u64,
-    /// Newest first; with `after` alone, oldest first (see pinning-api M15).
-    pub pins: Vec<PinRow>,
-}
-
-/// An account.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Account {
-    /// Its id.
-    pub id: AccountId,
-    /// Its unique name.
-    pub name: String,
-    /// Most logical bytes, if bounded.
-    pub max_bytes: Option<u64>,
-    /// Most pins, if bounded.
-    pub max_pins: Option<u64>,
-    /// Refused at the API while its data stays.
-    pub suspended: bool,
-    /// Logical bytes used and reserved.
-    pub used_bytes: u64,
-    /// Pins that are not failed.
-    pub used_pins: u64,
-    /// When it was made.
-    pub created: Timestamp,
-}
-
-/// What a token may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-pub enum Scope {
-    /// `pins:read`
-    #[serde(rename = "pins:read")]
-    PinsRead,
-    /// `pins:write`
-    #[serde(rename = "pins:write")]
-    PinsWrite,
-    /// `admin`
-    #[serde(rename = "admin")]
-    Admin,
-}
-
-/// A token without its secret.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Token {
-    /// Its id.
-    pub id: TokenId,
-    /// Whose it is.
-    pub account: AccountId,
-    /// What it may do.
-    pub scopes: Vec<Scope>,
-    /// When it was made.
-    pub created: Timestamp,
-    /// When it ends, if it does.
-    pub expires: Option<Timestamp>,
-    /// Whether it was revoked.
-    pub revoked: bool,
-}
-
-/// Who makes a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Principal {
-    /// The account.
-    pub account: Account,
-    /// What its token may do.
-    pub scopes: Vec<Scope>,
-    /// The token.
-    pub token: TokenId,
-}
-
-/// An `Idempotency-Key` and the hash of the body it came with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdempotencyKey {
-    /// Up to 255 bytes.
-    pub key: String,
-    /// BLAKE3 of method, path and body.
-    pub body_hash: [u8; 32],
-}
-
-/// A DAG that a worker has claimed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClaimedDag {
-    /// Also the manifest's id in the block store.
-    pub dag: Uuid,
-    /// The root, canonical.
-    pub root: Cid,
-    /// The account in whose name it was claimed (fairness counts there).
-    pub account: AccountId,
-    /// Origins of all its pins.
-    pub origins: Vec<String>,
-    /// Whether any of its pins came from this machine.
-    pub local_request: bool,
-    /// Attempts before this one.
-    pub attempts: u32,
-    /// When its oldest unsettled pin was made or it last made progress, whichever is later: give-up counts from here.
-    pub since: Timestamp,
-    /// Bytes it may still grow to before every one of its pins is over its account's quota.
-    pub byte_allowance: Option<u64>,
-}
-
-/// How an attempt at a DAG ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DagOutcome {
-    /// All of it is here.
-    Complete {
-        /// Unique blocks.
-        blocks: u64,
-        /// Their bytes.
-        bytes: u64,
-    },
-    /// Try again at this time.
-    Parked {
-        /// When.
-        next_attempt: Timestamp,
-        /// Why, in words.
-        reason: String,
-        /// Whether any block came in this attempt.
-        progressed: bool,
-    },
-    /// Never again.
-    Failed {
-        /// Why, in words.
-        reason: String,
-    },
-}
-
-/// A follow-up that a transaction queued: done at least once, in order of id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Job {
-    /// Announce this root.
-    Announce(Cid),
-    /// Stop announcing this root: no pin names it any more.
-    Unannounce(Cid),
-    /// Release this manifest: no pin needs the DAG any more.
-    Release(Uuid),
+struct Inner {
+    clock: Arc<dyn Clock>,
+    readers: SqlitePool,
+    writer: parking_lot::Mutex<Option<writer::Handle>>,
+    task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Records {
-    /// Opens or makes the database and migrates it.
-    pub async fn open(_settings: Settings, _components: Components) -> Result<Self, Error> {
-        todo!()
+    /// Opens or makes the database, migrates it, and makes the account `default`.
+    ///
+    /// # Errors
+    /// [`Error::Newer`], [`Error::Damaged`] for a file that is not ours or not whole; the file is left as it is.
+    pub async fn open(settings: Settings, components: Components) -> Result<Self, Error> {
+        let opened = open::open(&settings.path).await?;
+        let reserve = settings.path.with_file_name("rows.reserve");
+        let (handle, task) =
+            writer::start(opened.writer, Arc::clone(&components.clock), components.entropy, reserve);
+        let inner = Inner {
+            clock: components.clock,
+            readers: opened.readers,
+            writer: parking_lot::Mutex::new(Some(handle)),
+            task: tokio::sync::Mutex::new(Some(task)),
+        };
+        let records = Self { inner: Arc::new(inner) };
+        if accounts::by_name(&mut *records.reader().await?, pins::add::DEFAULT_ACCOUNT).await?.is_none() {
+            records.create_account(pins::add::DEFAULT_ACCOUNT, None, None).await?;
+        }
+        Ok(records)
     }
+
     /// One transaction: idempotency key looked up, quota and queue bound checked, rows written, synced.
-    /// All pins or none. With a key that was used with the same body, the first answer's pins come back.
+    /// All pins or none. With a key that was used with the same body, the first answer's pins come back, as
+    /// they are now.
+    ///
+    /// # Errors
+    /// [`Error::Quota`], [`Error::Busy`], [`Error::KeyReused`]; [`Error::NotFound`] for the account.
     pub async fn add_pins(
         &self,
-        _account: AccountId,
-        _specs: Vec<PinSpec>,
-        _local_request: bool,
-        _key: Option<IdempotencyKey>,
+        account: AccountId,
+        specs: Vec<PinSpec>,
+        local_request: bool,
+        key: Option<IdempotencyKey>,
     ) -> Result<Vec<PinRow>, Error> {
-        todo!()
+        let args = Arc::new(Add { account: account.0, specs, local_request, key });
+        self.write(Urgency::Takes, move |tx| {
+            let args = Arc::clone(&args);
+            Box::pin(async move { add(tx, &args).await })
+        })
+        .await
     }
-    /// Replaces a pin in any status: the old id is gone at once, its DAG stays until the new pin is pinned.
+
+    /// Replaces a pin in any status: the old id is gone at once, its DAG stays until the new pin is pinned. If
+    /// the new pin fails, it stays until that is removed or replaced in turn. What the old pin was charged is
+    /// charged on for as long.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and those of [`Records::add_pins`].
     pub async fn replace_pin(
         &self,
-        _account: AccountId,
-        _old: RequestId,
-        _spec: PinSpec,
-        _local_request: bool,
-        _key: Option<IdempotencyKey>,
+        account: AccountId,
+        old: RequestId,
+        spec: PinSpec,
+        local_request: bool,
+        key: Option<IdempotencyKey>,
     ) -> Result<PinRow, Error> {
-        todo!()
+        let args = Arc::new(Add { account: account.0, specs: vec![spec], local_request, key });
+        self.write(Urgency::Takes, move |tx| {
+            let args = Arc::clone(&args);
+            Box::pin(async move { replace(tx, &args, old.0).await })
+        })
+        .await
     }
-    /// Removes a pin; queues what follows.
-    pub async fn remove_pin(&self, _account: AccountId, _id: RequestId) -> Result<(), Error> {
-        todo!()
+
+    /// Removes a pin; queues what follows. Goes on when the disk is full.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn remove_pin(&self, account: AccountId, id: RequestId) -> Result<(), Error> {
+        self.write(Urgency::Frees, move |tx| Box::pin(pins::change::remove(tx, account.0, id.0))).await
     }
-    /// One pin.
-    pub async fn pin(&self, _account: AccountId, _id: RequestId) -> Result<PinRow, Error> {
-        todo!()
+
+    /// One pin, with its place in the queue.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Damaged`] if its digest does not hold.
+    pub async fn pin(&self, account: AccountId, id: RequestId) -> Result<PinRow, Error> {
+        let mut conn = self.reader().await?;
+        let stored = pins::change::load(&mut conn, account.0, id.0).await?;
+        let queue_position = pins::list::queue_position(&mut conn, &stored).await?;
+        let mut row = stored.into_row()?;
+        row.progress.queue_position = queue_position;
+        Ok(row)
     }
-    /// A page of pins.
-    pub async fn pins(&self, _account: AccountId, _filter: PinFilter) -> Result<PinPage, Error> {
-        todo!()
+
+    /// A page of pins. `queue_position` is not filled in.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] when a scan by part of a name or by meta takes too long.
+    pub async fn pins(&self, account: AccountId, filter: PinFilter) -> Result<PinPage, Error> {
+        pins::list::page(&self.inner.readers, &*self.inner.clock, account, &filter).await
     }
+
     /// Claims up to `most` due DAGs, fairly: at most `per_account` of one account are claimed at a time. Their
     /// queued pins become `pinning`.
-    pub async fn claim_dags(&self, _most: usize, _per_account: usize) -> Result<Vec<ClaimedDag>, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn claim_dags(&self, most: usize, per_account: usize) -> Result<Vec<ClaimedDag>, Error> {
+        self.write(Urgency::Frees, move |tx| Box::pin(dags::claim(tx, most, per_account))).await
     }
-    /// When the next DAG falls due, if any is waiting.
+
+    /// When the next DAG falls due, if any is waiting. In the past for one that only waits for a slot.
+    ///
+    /// # Errors
+    /// Those of the database.
     pub async fn next_due(&self) -> Result<Option<Timestamp>, Error> {
-        todo!()
+        dags::next_due(&mut *self.reader().await?).await
     }
+
     /// Gives all claims back, at start.
+    ///
+    /// # Errors
+    /// Those of the database.
     pub async fn reset_claims(&self) -> Result<u64, Error> {
-        todo!()
+        self.write(Urgency::Frees, |tx| Box::pin(dags::reset_claims(tx))).await
     }
+
     /// Saves progress for `info`; pins whose account has no room for `bytes` fail with a reason. Returns
     /// whether any pin still wants the DAG (else stop the walk), and the new byte allowance.
+    ///
+    /// # Errors
+    /// Those of the database.
     pub async fn dag_progress(
         &self,
-        _dag: Uuid,
-        _blocks: u64,
-        _bytes: u64,
-        _note: Option<String>,
+        dag: Uuid,
+        blocks: u64,
+        bytes: u64,
+        note: Option<String>,
     ) -> Result<Option<Option<u64>>, Error> {
-        todo!()
+        self.write(Urgency::Frees, move |tx| {
+            let note = note.clone();
+            Box::pin(async move { dags::progress(tx, dag, blocks, bytes, note.as_deref()).await })
+        })
+        .await
     }
-    /// Ends an attempt, in one transaction with what follows (statuses, charges, jobs).
-    pub async fn finish_dag(&self, _dag: Uuid, _outcome: DagOutcome) -> Result<(), Error> {
-        todo!()
+
+    /// Ends an attempt, in one transaction with what follows (statuses, charges, jobs). Saying twice that a DAG
+    /// is complete is saying it once.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if nothing wants the DAG any more: its release is queued already.
+    pub async fn finish_dag(&self, dag: Uuid, outcome: DagOutcome) -> Result<(), Error> {
+        self.write(Urgency::Frees, move |tx| {
+            let outcome = outcome.clone();
+            Box::pin(async move { dags::finish(tx, dag, &outcome).await })
+        })
+        .await
     }
+
     /// Makes parked DAGs due now whose origins name this peer, or whose root is this one.
-    pub async fn wake(&self, _peer_id: Option<&str>, _root: Option<&Cid>) -> Result<u64, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn wake(&self, peer_id: Option<&str>, root: Option<&Cid>) -> Result<u64, Error> {
+        let (peer_id, root) = (peer_id.map(str::to_owned), root.copied());
+        self.write(Urgency::Frees, move |tx| {
+            let peer_id = peer_id.clone();
+            Box::pin(async move { dags::wake(tx, peer_id.as_deref(), root.as_ref()).await })
+        })
+        .await
     }
+
     /// Roots of DAGs that are parked, the oldest first.
-    pub async fn parked_roots(&self, _most: usize) -> Result<Vec<Cid>, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn parked_roots(&self, most: usize) -> Result<Vec<Cid>, Error> {
+        dags::parked_roots(&mut *self.reader().await?, most).await
     }
+
     /// The next jobs.
-    pub async fn jobs(&self, _most: usize) -> Result<Vec<(i64, Job)>, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn jobs(&self, most: usize) -> Result<Vec<(i64, Job)>, Error> {
+        jobs::first(&mut *self.reader().await?, most).await
     }
-    /// A job is done.
-    pub async fn job_done(&self, _id: i64) -> Result<(), Error> {
-        todo!()
+
+    /// A job is done. Twice is once.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn job_done(&self, id: i64) -> Result<(), Error> {
+        self.write(Urgency::Frees, move |tx| Box::pin(async move { jobs::done(&mut tx.conn, id).await }))
+            .await
     }
-    /// Ids of all DAGs that have rows, to be compared with the block store at start.
+
+    /// Ids of all DAGs that are held, and whether they are complete, to be compared with the block store at
+    /// start. DAGs that are gone are not among them.
+    ///
+    /// # Errors
+    /// Those of the database.
     pub async fn dag_ids(&self) -> Result<Vec<(Uuid, bool)>, Error> {
-        todo!()
+        let rows: Vec<(Vec<u8>, i64)> =
+            sqlx::query_as("SELECT id, state FROM dags WHERE state < 4 ORDER BY id")
+                .fetch_all(&mut *self.reader().await?)
+                .await?;
+        Ok(rows.into_iter().map(|(id, state)| (uuid_of(id), state == dags::COMPLETE)).collect())
     }
-    /// Every pin of a DAG (or of all DAGs) that holds a block named damaged; used by scrub reports.
-    pub async fn pins_of_dag(&self, _dag: Uuid) -> Result<Vec<(AccountId, RequestId)>, Error> {
-        todo!()
+
+    /// Every pin of a DAG, failed ones too; used by scrub reports.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn pins_of_dag(&self, dag: Uuid) -> Result<Vec<(AccountId, RequestId)>, Error> {
+        let rows: Vec<(i64, Vec<u8>)> =
+            sqlx::query_as("SELECT account, id FROM pins WHERE dag = $1 ORDER BY id")
+                .bind(key(dag))
+                .fetch_all(&mut *self.reader().await?)
+                .await?;
+        Ok(rows.into_iter().map(|(account, id)| (AccountId(account), RequestId(uuid_of(id)))).collect())
     }
+
     /// Who has this token. `None` for unknown, expired, revoked.
-    pub async fn authenticate(&self, _token: &str) -> Result<Option<Principal>, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if its row's digest does not hold.
+    pub async fn authenticate(&self, token: &str) -> Result<Option<Principal>, Error> {
+        let now = self.inner.clock.now();
+        tokens::authenticate(&mut *self.reader().await?, now, token).await
     }
+
     /// Makes an account.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] for a name that is taken or not allowed.
     pub async fn create_account(
         &self,
-        _name: &str,
-        _max_bytes: Option<u64>,
-        _max_pins: Option<u64>,
+        name: &str,
+        max_bytes: Option<u64>,
+        max_pins: Option<u64>,
     ) -> Result<Account, Error> {
-        todo!()
+        let name = name.to_owned();
+        self.write(Urgency::Takes, move |tx| {
+            let name = name.clone();
+            Box::pin(async move { accounts::create(tx, &name, max_bytes, max_pins).await })
+        })
+        .await
     }
+
     /// All accounts.
+    ///
+    /// # Errors
+    /// Those of the database.
     pub async fn accounts(&self) -> Result<Vec<Account>, Error> {
-        todo!()
+        accounts::all(&mut *self.reader().await?).await
     }
+
     /// Suspends an account, or lifts it.
-    pub async fn suspend_account(&self, _name: &str, _suspended: bool) -> Result<(), Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn suspend_account(&self, name: &str, suspended: bool) -> Result<(), Error> {
+        let name = name.to_owned();
+        self.write(Urgency::Frees, move |tx| {
+            let name = name.clone();
+            Box::pin(async move { accounts::suspend(tx, &name, suspended).await })
+        })
+        .await
     }
+
     /// Makes a token; the secret is returned once and stored hashed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the account; [`Error::Conflict`] if it has too many.
     pub async fn create_token(
         &self,
-        _account: &str,
-        _scopes: &[Scope],
-        _expires_in: Option<Duration>,
+        account: &str,
+        scopes: &[Scope],
+        expires_in: Option<Duration>,
     ) -> Result<(Token, String), Error> {
-        todo!()
+        let (account, scopes) = (account.to_owned(), scopes.to_vec());
+        self.write(Urgency::Takes, move |tx| {
+            let (account, scopes) = (account.clone(), scopes.clone());
+            Box::pin(async move { tokens::create(tx, &account, &scopes, expires_in).await })
+        })
+        .await
     }
-    /// All tokens, or those of one account.
-    pub async fn tokens(&self, _account: Option<&str>) -> Result<Vec<Token>, Error> {
-        todo!()
+
+    /// All tokens, or those of one account, revoked ones too.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the account.
+    pub async fn tokens(&self, account: Option<&str>) -> Result<Vec<Token>, Error> {
+        tokens::all(&mut *self.reader().await?, account).await
     }
-    /// Revokes a token; effective at once.
-    pub async fn revoke_token(&self, _id: TokenId) -> Result<(), Error> {
-        todo!()
+
+    /// Revokes a token; effective at once. Goes on when the disk is full.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn revoke_token(&self, id: TokenId) -> Result<(), Error> {
+        self.write(Urgency::Frees, move |tx| Box::pin(tokens::revoke(tx, id))).await
     }
+
     /// Pins by status over all accounts, from counters.
+    ///
+    /// # Errors
+    /// Those of the database.
     pub async fn pin_counts(&self) -> Result<BTreeMap<PinStatus, u64>, Error> {
-        todo!()
+        let rows: Vec<(i64, i64)> = sqlx::query_as("SELECT status, pins FROM pin_counts WHERE account = 0")
+            .fetch_all(&mut *self.reader().await?)
+            .await?;
+        let mut counts: BTreeMap<_, _> = PinStatus::ALL.into_iter().map(|status| (status, 0)).collect();
+        counts.extend(rows.into_iter().filter_map(|(code, pins)| Some((status_of(code)?, num(pins)))));
+        Ok(counts)
     }
+
+    /// Checks pages, digests and every sum, in one read transaction.
+    ///
+    /// # Errors
+    /// Only where it cannot go on; what is wrong is in the report.
+    pub async fn verify(&self) -> Result<RowsReport, Error> {
+        let mut tx = self.inner.readers.begin().await?;
+        let report = verify::verify(&mut tx).await?;
+        tx.commit().await?;
+        Ok(report)
+    }
+
     /// Completes when a sync has failed and the process must end, with the reason.
     pub async fn poisoned(&self) -> String {
-        todo!()
+        let handle = self.inner.writer.lock().clone();
+        match handle {
+            Some(handle) => handle.poisoned().await,
+            None => std::future::pending().await,
+        }
     }
-    /// Closes.
+
+    /// Closes: what was asked before is written first. Later calls that write fail.
     pub async fn close(&self) {
-        todo!()
+        drop(self.inner.writer.lock().take());
+        if let Some(task) = self.inner.task.lock().await.take() {
+            // A panic of the writer was told to its callers.
+            let _ = task.await;
+        }
+        self.inner.readers.close().await;
+    }
+
+    async fn reader(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Sqlite>, Error> {
+        Ok(self.inner.readers.acquire().await?)
+    }
+
+    async fn write<T, F>(&self, urgency: Urgency, run: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'a> Fn(&'a mut Tx) -> floe_core::clock::BoxFuture<'a, Result<T, Error>> + Send + 'static,
+    {
+        let handle = self.inner.writer.lock().clone();
+        handle.ok_or_else(|| Error::Sql("the database is closed".into()))?.write(urgency, run).await
+    }
+}
+
+impl std::fmt::Debug for Records {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Records").finish_non_exhaustive()
     }
 }

@@ -1,0 +1,215 @@
+//! Which DAGs are fetched next: fair between accounts, fresh and woken before retries.
+//!
+//! Each account that waits for a DAG has a row in `waits`; a claim goes round the accounts, one DAG a turn, and
+//! takes the first due of each by index. So its cost follows what is claimed, not what is queued, and neither a
+//! thousand dead pins of one account nor its next in line can hold up another's.
+
+use floe_core::{AccountId, Cid, Timestamp, cid};
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use super::{CLAIMED, FRESH, IDLE, RETRY, WAITING, set_state, wait_until};
+use crate::pins::change::{step, unsettled};
+use crate::pins::row::{Stored, db, key, num, uuid_of};
+use crate::writer::Tx;
+use crate::{ClaimedDag, Error, limits};
+
+/// One transaction's part of [`crate::Records::claim_dags`].
+pub(crate) async fn claim(tx: &mut Tx, most: usize, per_account: usize) -> Result<Vec<ClaimedDag>, Error> {
+    let mut claimed = Vec::new();
+    let mut turns = accounts_in_turn(tx).await?;
+    while !turns.is_empty() && claimed.len() < most {
+        let mut still = Vec::with_capacity(turns.len());
+        for account in turns {
+            if claimed.len() >= most {
+                break;
+            }
+            if in_flight(tx, account).await? >= db(per_account as u64) {
+                limits::hit("claims_per_account");
+                continue;
+            }
+            if let Some(dag) = first_due(tx, account).await? {
+                claimed.push(take(tx, account, dag).await?);
+                tx.last_claimed_for = account;
+                still.push(account);
+            }
+        }
+        turns = still;
+    }
+    Ok(claimed)
+}
+
+/// Accounts that wait, from the one after the last that had a turn, round to it; so many that a claim stays short.
+async fn accounts_in_turn(tx: &mut Tx) -> Result<Vec<i64>, Error> {
+    let mut accounts = Vec::new();
+    let (mut from, mut wrapped) = (tx.last_claimed_for, false);
+    while accounts.len() < limits::ACCOUNTS_PER_CLAIM {
+        let next: Option<i64> = sqlx::query_scalar("SELECT MIN(account) FROM waits WHERE account > $1")
+            .bind(from)
+            .fetch_one(&mut tx.conn)
+            .await?;
+        match next {
+            Some(account) if wrapped && account > tx.last_claimed_for => break,
+            Some(account) => {
+                accounts.push(account);
+                from = account;
+            }
+            None if wrapped => break,
+            None => (from, wrapped) = (0, true),
+        }
+    }
+    if accounts.len() == limits::ACCOUNTS_PER_CLAIM {
+        limits::hit("accounts_per_claim");
+        // Nobody of these may be due: the next claim looks at others.
+        tx.last_claimed_for = from;
+    }
+    Ok(accounts)
+}
+
+async fn in_flight(tx: &mut Tx, account: i64) -> Result<i64, Error> {
+    let claimed = sqlx::query_scalar("SELECT COUNT(*) FROM dags WHERE claimed_for = $1 AND state = 1")
+        .bind(account)
+        .fetch_one(&mut tx.conn)
+        .await?;
+    Ok(claimed)
+}
+
+async fn first_due(tx: &mut Tx, account: i64) -> Result<Option<Uuid>, Error> {
+    for lane in [FRESH, RETRY] {
+        let due: Option<Vec<u8>> = sqlx::query_scalar(
+            "SELECT dag FROM waits WHERE account = $1 AND lane = $2 AND next_at <= $3 ORDER BY next_at, dag LIMIT 1",
+        )
+        .bind(account)
+        .bind(lane)
+        .bind(db(tx.now.as_millis()))
+        .fetch_optional(&mut tx.conn)
+        .await?;
+        if let Some(dag) = due {
+            return Ok(Some(uuid_of(dag)));
+        }
+    }
+    Ok(None)
+}
+
+async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<ClaimedDag, Error> {
+    let (root, attempts, progress_at): (Vec<u8>, i64, i64) = sqlx::query_as(
+        "UPDATE dags SET state = 1, claimed_for = $2, attempts = attempts + 1, next_at = NULL WHERE id = $1 \
+         RETURNING root, attempts, progress_at",
+    )
+    .bind(key(dag))
+    .bind(account)
+    .fetch_one(&mut tx.conn)
+    .await?;
+    sqlx::query("DELETE FROM waits WHERE dag = $1").bind(key(dag)).execute(&mut tx.conn).await?;
+    let mut pins = unsettled(&mut tx.conn, dag).await?;
+    for pin in pins.iter_mut().filter(|pin| pin.status == floe_core::PinStatus::Queued) {
+        step(&mut tx.conn, pin, floe_core::pin::PinEvent::Claimed).await?;
+    }
+    let oldest = pins.iter().map(|pin| pin.created).min().unwrap_or(progress_at);
+    Ok(ClaimedDag {
+        dag,
+        root: root_of(dag, &root)?,
+        account: AccountId(account),
+        origins: origins_of(&pins)?,
+        local_request: pins.iter().any(|pin| pin.local_request),
+        attempts: u32::try_from(attempts - 1).unwrap_or(u32::MAX),
+        since: Timestamp::from_millis(num(oldest.max(progress_at))),
+        byte_allowance: super::progress::allowance(&mut tx.conn, dag).await?,
+    })
+}
+
+/// Origins of all pins, each once.
+fn origins_of(pins: &[Stored]) -> Result<Vec<String>, Error> {
+    let mut origins = Vec::new();
+    for pin in pins {
+        let of_pin: Vec<String> = serde_json::from_str(&pin.origins).map_err(|_| {
+            Error::Damaged(format!("the row of pin {} has origins that do not parse", pin.id))
+        })?;
+        for origin in of_pin {
+            if origins.len() == limits::ORIGINS_PER_DAG {
+                limits::hit("origins_per_dag");
+                return Ok(origins);
+            }
+            if !origins.contains(&origin) {
+                origins.push(origin);
+            }
+        }
+    }
+    Ok(origins)
+}
+
+fn root_of(dag: Uuid, bytes: &[u8]) -> Result<Cid, Error> {
+    cid::parse_bytes(bytes)
+        .map_err(|error| Error::Damaged(format!("the root of DAG {dag} is damaged: {error}")))
+}
+
+/// When the next DAG falls due.
+pub(crate) async fn next_due(conn: &mut SqliteConnection) -> Result<Option<Timestamp>, Error> {
+    let next: Option<i64> = sqlx::query_scalar("SELECT MIN(next_at) FROM waits").fetch_one(conn).await?;
+    Ok(next.map(|at| Timestamp::from_millis(num(at))))
+}
+
+/// One transaction's part of [`crate::Records::reset_claims`]: at most 64 are claimed by a node, so few rows.
+pub(crate) async fn reset_claims(tx: &mut Tx) -> Result<u64, Error> {
+    let claimed: Vec<Vec<u8>> =
+        sqlx::query_scalar("SELECT id FROM dags WHERE state = 1").fetch_all(&mut tx.conn).await?;
+    for id in &claimed {
+        give_back(tx, uuid_of(id.clone()), FRESH, db(tx.now.as_millis())).await?;
+    }
+    Ok(claimed.len() as u64)
+}
+
+/// Ends a claim: the DAG waits for the accounts that have pins to settle, or is idle.
+pub(super) async fn give_back(tx: &mut Tx, dag: Uuid, lane: i64, next_at: i64) -> Result<(), Error> {
+    let accounts: Vec<i64> =
+        sqlx::query_scalar("SELECT DISTINCT account FROM pins WHERE dag = $1 AND status IN (0, 1)")
+            .bind(key(dag))
+            .fetch_all(&mut tx.conn)
+            .await?;
+    for account in &accounts {
+        wait_until(&mut tx.conn, *account, dag, lane, next_at).await?;
+    }
+    sqlx::query("UPDATE dags SET claimed_for = NULL WHERE id = $1")
+        .bind(key(dag))
+        .execute(&mut tx.conn)
+        .await?;
+    set_state(&mut tx.conn, dag, if accounts.is_empty() { IDLE } else { WAITING }).await
+}
+
+/// One transaction's part of [`crate::Records::wake`]. What is woken is known to be findable, so it goes to the
+/// front of its account's queue.
+pub(crate) async fn wake(tx: &mut Tx, peer: Option<&str>, root: Option<&Cid>) -> Result<u64, Error> {
+    debug_assert!(WAITING < CLAIMED, "the statements name the states by number");
+    let parked: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT id FROM dags WHERE state = 0 AND next_at IS NOT NULL AND id IN \
+         (SELECT dag FROM origin_peers WHERE peer = $1 \
+          UNION SELECT id FROM dags WHERE root = $2 AND state < 4) LIMIT $3",
+    )
+    .bind(peer)
+    .bind(root.map(|root| cid::canonical(root).to_bytes()))
+    .bind(limits::WOKEN)
+    .fetch_all(&mut tx.conn)
+    .await?;
+    for dag in &parked {
+        sqlx::query("UPDATE waits SET lane = 0, next_at = 0 WHERE dag = $1")
+            .bind(dag)
+            .execute(&mut tx.conn)
+            .await?;
+        sqlx::query("UPDATE dags SET next_at = NULL WHERE id = $1").bind(dag).execute(&mut tx.conn).await?;
+    }
+    if db(parked.len() as u64) == limits::WOKEN {
+        limits::hit("woken");
+    }
+    Ok(parked.len() as u64)
+}
+
+/// Roots of parked DAGs, those that made progress longest ago first.
+pub(crate) async fn parked_roots(conn: &mut SqliteConnection, most: usize) -> Result<Vec<Cid>, Error> {
+    let rows: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
+        "SELECT id, root FROM dags WHERE state = 0 AND next_at IS NOT NULL ORDER BY progress_at LIMIT $1",
+    )
+    .bind(db(most as u64))
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(|(id, root)| root_of(uuid_of(id), &root)).collect()
+}

@@ -1,0 +1,87 @@
+//! Why a call failed, and what SQLite's codes mean for us.
+
+use std::time::Duration;
+
+/// Why a call failed. Each variant is something a caller does something about.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such row, or of another account.
+    #[error("not found")]
+    NotFound,
+    /// A name that is taken, or another clash.
+    #[error("{0}")]
+    Conflict(String),
+    /// Quota of bytes or pins exceeded.
+    #[error("{0}")]
+    Quota(String),
+    /// `created` would run more than 2 s ahead of the clock, or too many pins are queued.
+    #[error("{reason}")]
+    Busy {
+        /// For the client.
+        reason: String,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The idempotency key was used with another body.
+    #[error("this Idempotency-Key was used with another request body")]
+    KeyReused,
+    /// A scan ran past its deadline.
+    #[error("the query took too long")]
+    Deadline,
+    /// A newer Floe wrote this file.
+    #[error("the database has schema {found}, this Floe knows {known}: use a newer Floe")]
+    Newer {
+        /// In the file.
+        found: i64,
+        /// Known here.
+        known: i64,
+    },
+    /// The database is damaged or foreign.
+    #[error("{0}")]
+    Damaged(String),
+    /// The disk is full.
+    #[error("the disk is full")]
+    Full,
+    /// A sync failed: the process must end.
+    #[error("a sync failed: {0}")]
+    Poisoned(String),
+    /// Anything else.
+    #[error("{0}")]
+    Sql(String),
+}
+
+impl Error {
+    /// Whether the transaction it happened in must be given up, and not only the request.
+    pub(crate) fn spoils_batch(&self) -> bool {
+        matches!(self, Self::Full | Self::Poisoned(_))
+    }
+}
+
+const SQLITE_IOERR_FSYNC: i32 = 1034;
+const SQLITE_IOERR_DIR_FSYNC: i32 = 1290;
+const SQLITE_CORRUPT: i32 = 11;
+const SQLITE_FULL: i32 = 13;
+const SQLITE_NOTADB: i32 = 26;
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<i32>().ok());
+        match code {
+            Some(SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC) => {
+                Self::Poisoned(format!("the database could not be synced: {error}"))
+            }
+            // The low byte is the primary code; the rest says which page or index.
+            Some(code) if code & 0xff == SQLITE_FULL => Self::Full,
+            Some(code) if code & 0xff == SQLITE_CORRUPT => {
+                Self::Damaged(format!("the database is damaged, restore it from a backup: {error}"))
+            }
+            Some(code) if code & 0xff == SQLITE_NOTADB => {
+                Self::Damaged(format!("the file is no SQLite database: {error}"))
+            }
+            _ => match error {
+                sqlx::Error::RowNotFound => Self::NotFound,
+                other => Self::Sql(other.to_string()),
+            },
+        }
+    }
+}

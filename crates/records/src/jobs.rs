@@ -1,0 +1,61 @@
+//! The outbox: what follows from a change, written in its transaction and done by the engine at least once.
+
+use floe_core::cid;
+use sqlx::SqliteConnection;
+
+use crate::pins::row::{db, uuid_of};
+use crate::{Error, Job};
+
+pub(crate) const ANNOUNCE: i64 = 0;
+pub(crate) const UNANNOUNCE: i64 = 1;
+pub(crate) const RELEASE: i64 = 2;
+
+/// Queues a job behind all others.
+pub(crate) async fn queue(conn: &mut SqliteConnection, kind: i64, payload: Vec<u8>) -> Result<(), Error> {
+    let id = next_id(conn, "job").await?;
+    sqlx::query("INSERT INTO jobs (id, kind, payload) VALUES ($1, $2, $3)")
+        .bind(id)
+        .bind(kind)
+        .bind(payload)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// The next number of a sequence. Never used twice, also when its row is deleted: a late [`done`] must not hit
+/// another job.
+pub(crate) async fn next_id(conn: &mut SqliteConnection, sequence: &str) -> Result<i64, Error> {
+    let id = sqlx::query_scalar("UPDATE sequences SET value = value + 1 WHERE name = $1 RETURNING value")
+        .bind(sequence)
+        .fetch_one(conn)
+        .await?;
+    Ok(id)
+}
+
+/// The first jobs in order.
+pub(crate) async fn first(conn: &mut SqliteConnection, most: usize) -> Result<Vec<(i64, Job)>, Error> {
+    let rows: Vec<(i64, i64, Vec<u8>)> =
+        sqlx::query_as("SELECT id, kind, payload FROM jobs ORDER BY id LIMIT $1")
+            .bind(db(most as u64))
+            .fetch_all(conn)
+            .await?;
+    rows.into_iter().map(|(id, kind, payload)| Ok((id, read(id, kind, payload)?))).collect()
+}
+
+fn read(id: i64, kind: i64, payload: Vec<u8>) -> Result<Job, Error> {
+    let root = || {
+        cid::parse_bytes(&payload).map_err(|error| Error::Damaged(format!("job {id} is damaged: {error}")))
+    };
+    match kind {
+        ANNOUNCE => Ok(Job::Announce(root()?)),
+        UNANNOUNCE => Ok(Job::Unannounce(root()?)),
+        RELEASE => Ok(Job::Release(uuid_of(payload))),
+        kind => Err(Error::Damaged(format!("job {id} is of the unknown kind {kind}"))),
+    }
+}
+
+/// Removes a job. One that is gone is no error.
+pub(crate) async fn done(conn: &mut SqliteConnection, id: i64) -> Result<(), Error> {
+    sqlx::query("DELETE FROM jobs WHERE id = $1").bind(id).execute(conn).await?;
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Every bound of this crate, with its reason. Hitting one counts `floe_limit_hits_total{limit}`.
+
+use std::time::Duration;
+
+/// Requests waiting for the writer. Each is one caller: more only adds latency, since one sync serves a batch.
+pub(crate) const WRITE_QUEUE: usize = 1_024;
+/// Requests in one transaction. Half would cost syncs under load; double would stretch the worst reply.
+pub(crate) const BATCH: usize = 128;
+/// Complete DAGs settled for late pins in one follow-up transaction, so that callers wait little behind it.
+pub(crate) const SETTLES_PER_PASS: i64 = 64;
+/// Connections that read. Reads are short; two cores do not use more.
+pub(crate) const READERS: u32 = 4;
+/// How long a reader or writer waits for a lock of another process (`floe verify`, a backup).
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Queued pins of an account; none for the account `default` (limits.md, Tenants).
+pub(crate) const QUEUED_PER_ACCOUNT: u64 = 10_000;
+/// Queued pins over all accounts (limits.md, Tenants).
+pub(crate) const QUEUED_OVER_ALL: u64 = 1_000_000;
+/// How far `created` may run ahead of the clock (pinning-api M15).
+pub(crate) const CREATED_AHEAD: Duration = Duration::from_secs(2);
+/// Pins of one request: a batch (pinning-api).
+pub(crate) const PINS_PER_REQUEST: usize = 1_000;
+/// Pins of one page (pinning-api M13).
+pub(crate) const PAGE: u32 = 1_000;
+/// CIDs of one filter (limits.md).
+pub(crate) const CIDS_PER_FILTER: usize = 100;
+/// How long an idempotency key is kept (limits.md).
+pub(crate) const KEY_KEPT: Duration = Duration::from_secs(24 * 3_600);
+/// Bytes of an idempotency key (limits.md).
+pub(crate) const KEY_BYTES: usize = 255;
+/// Expired keys deleted by each request that brings one: keeps the table at the size of a day.
+pub(crate) const KEYS_PURGED: i64 = 16;
+/// Tokens of an account that are not revoked (limits.md).
+pub(crate) const TOKENS_PER_ACCOUNT: i64 = 100;
+/// Origins kept of one pin for waking it (limits.md: 20 are used).
+pub(crate) const ORIGINS_PER_PIN: usize = 20;
+/// Origins handed to one fetch, over all pins of its root.
+pub(crate) const ORIGINS_PER_DAG: usize = 100;
+/// Accounts looked at in one claim; the next claim goes on where it ended.
+pub(crate) const ACCOUNTS_PER_CLAIM: usize = 1_000;
+/// DAGs woken by one event: more peers come, and the rest are due by themselves.
+pub(crate) const WOKEN: i64 = 10_000;
+/// How far a queue position is counted.
+pub(crate) const QUEUE_POSITION: i64 = 1_000;
+/// Rows of one step of a scan: each step is its own short read, so that the WAL can be checkpointed.
+pub(crate) const SCAN_STEP: i64 = 1_000;
+/// How long a scan by part of a name or by meta may take (storage.md; 503 on expiry).
+pub(crate) const SCAN_DEADLINE: Duration = Duration::from_secs(2);
+/// What `rows.reserve` keeps for deletes on a full disk: some thousand small transactions.
+pub(crate) const RESERVE_BYTES: u64 = 4 << 20;
+/// How often the reserve is made again after it was given up.
+pub(crate) const RESERVE_EVERY: Duration = Duration::from_secs(10);
+/// Findings listed by a verification.
+pub const FINDINGS: usize = 100;
+
+/// Counts a hit.
+pub(crate) fn hit(limit: &'static str) {
+    metrics::counter!("floe_limit_hits_total", "limit" => limit).increment(1);
+}

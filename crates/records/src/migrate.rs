@@ -1,0 +1,108 @@
+//! Schema versions: embedded, forward only, each step in one transaction with its number.
+//!
+//! A crash inside a step leaves the step before it. A file of a newer Floe is refused untouched, and so is one
+//! that is not ours: a database with tables but without `floe_schema` belongs to someone else.
+
+use sqlx::{Connection, Row, SqliteConnection};
+
+use crate::Error;
+
+const STEPS: [&str; 1] = [include_str!("../migrations/0001_rows.sql")];
+
+/// Brings the schema up to date.
+pub(crate) async fn migrate(conn: &mut SqliteConnection) -> Result<(), Error> {
+    migrate_with(conn, &STEPS).await
+}
+
+/// Refuses a file that is newer or not ours, without writing to it.
+pub(crate) async fn check(conn: &mut SqliteConnection) -> Result<(), Error> {
+    refuse_newer(version(conn).await?, STEPS.len()).map(|_| ())
+}
+
+fn refuse_newer(found: i64, steps: usize) -> Result<i64, Error> {
+    let known = i64::try_from(steps).expect("few steps");
+    if found > known { Err(Error::Newer { found, known }) } else { Ok(found) }
+}
+
+async fn migrate_with(conn: &mut SqliteConnection, steps: &[&'static str]) -> Result<(), Error> {
+    let found = refuse_newer(version(conn).await?, steps.len())?;
+    for (number, step) in (1..).zip(steps).filter(|(number, _)| *number > found) {
+        let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+        if number == 1 {
+            sqlx::raw_sql("CREATE TABLE floe_schema (version BIGINT NOT NULL PRIMARY KEY)")
+                .execute(&mut *tx)
+                .await?;
+        }
+        sqlx::raw_sql(*step).execute(&mut *tx).await?;
+        sqlx::query("INSERT INTO floe_schema (version) VALUES ($1)").bind(number).execute(&mut *tx).await?;
+        fail::fail_point!("migrate.step");
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+/// The version in the file; 0 for an empty one.
+async fn version(conn: &mut SqliteConnection) -> Result<i64, Error> {
+    let tables =
+        sqlx::query("SELECT name FROM sqlite_master WHERE type = 'table'").fetch_all(&mut *conn).await?;
+    let names: Vec<String> = tables.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    if names.is_empty() {
+        return Ok(0);
+    }
+    if !names.iter().any(|name| name == "floe_schema") {
+        return Err(Error::Damaged(format!(
+            "the database is not Floe's (it has the table {:?}): choose another data directory",
+            names[0]
+        )));
+    }
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT MAX(version) FROM floe_schema").fetch_one(&mut *conn).await?;
+    found.ok_or_else(|| {
+        Error::Damaged("floe_schema names no version: restore the database from a backup".into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn memory() -> SqliteConnection {
+        SqliteConnection::connect("sqlite::memory:").await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn migrating_twice_is_migrating_once() {
+        let mut conn = memory().await;
+        migrate(&mut conn).await.unwrap();
+        migrate(&mut conn).await.unwrap();
+        assert_eq!(version(&mut conn).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn r10_a_newer_schema_is_refused() {
+        let mut conn = memory().await;
+        migrate(&mut conn).await.unwrap();
+        sqlx::raw_sql("INSERT INTO floe_schema VALUES (2)").execute(&mut conn).await.unwrap();
+        assert!(matches!(migrate(&mut conn).await, Err(Error::Newer { found: 2, known: 1 })));
+    }
+
+    #[tokio::test]
+    async fn r10_a_foreign_database_is_refused() {
+        let mut conn = memory().await;
+        sqlx::raw_sql("CREATE TABLE theirs (x)").execute(&mut conn).await.unwrap();
+        assert!(matches!(migrate(&mut conn).await, Err(Error::Damaged(_))));
+    }
+
+    #[tokio::test]
+    async fn r09_a_step_that_fails_leaves_the_one_before() {
+        let mut conn = memory().await;
+        let broken = [STEPS[0], "CREATE TABLE half (x BIGINT); SELECT nonsense;"];
+        migrate_with(&mut conn, &broken).await.unwrap_err();
+        assert_eq!(version(&mut conn).await.unwrap(), 1);
+        let half: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_master WHERE name = 'half'")
+            .fetch_one(&mut conn)
+            .await
+            .unwrap();
+        assert_eq!(half, 0);
+    }
+}

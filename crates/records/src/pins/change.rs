@@ -1,0 +1,200 @@
+//! The steps that every change of a pin is made of: its row, the counters and the account's charge, together.
+
+use floe_core::PinStatus;
+use floe_core::pin::PinEvent;
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use super::row::{Stored, code, key, pin_columns};
+use crate::writer::Tx;
+use crate::{Error, dags};
+
+/// The row of one account's pin.
+pub(crate) async fn load(conn: &mut SqliteConnection, account: i64, id: Uuid) -> Result<Stored, Error> {
+    let row = sqlx::query(concat!(
+        "SELECT ",
+        pin_columns!(),
+        "FROM pins p JOIN dags d ON d.id = p.dag WHERE p.id = $1 AND p.account = $2"
+    ))
+    .bind(key(id))
+    .bind(account)
+    .fetch_optional(conn)
+    .await?;
+    Stored::read(&row.ok_or(Error::NotFound)?)
+}
+
+/// The pins of a DAG that are neither pinned nor failed, the oldest first.
+pub(crate) async fn unsettled(conn: &mut SqliteConnection, dag: Uuid) -> Result<Vec<Stored>, Error> {
+    let rows = sqlx::query(concat!(
+        "SELECT ",
+        pin_columns!(),
+        "FROM pins p JOIN dags d ON d.id = p.dag WHERE p.dag = $1 AND p.status IN (0, 1) ORDER BY p.created, p.id"
+    ))
+    .bind(key(dag))
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(Stored::read).collect()
+}
+
+/// Writes a new row.
+pub(crate) async fn insert(conn: &mut SqliteConnection, pin: &Stored) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO pins (id, account, created, status, cid_text, root, name, folded, origins, meta, \
+         local_request, dag, reason, charged, kept, digest) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+    )
+    .bind(key(pin.id))
+    .bind(pin.account)
+    .bind(pin.created)
+    .bind(code(pin.status))
+    .bind(&pin.cid_text)
+    .bind(&pin.root)
+    .bind(&pin.name)
+    .bind(&pin.folded)
+    .bind(&pin.origins)
+    .bind(&pin.meta)
+    .bind(i64::from(pin.local_request))
+    .bind(key(pin.dag))
+    .bind(&pin.reason)
+    .bind(pin.charged)
+    .bind(pin.kept)
+    .bind(pin.digest())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Takes a pin one step on. Counters go with it; the charge is the caller's.
+pub(crate) async fn step(
+    conn: &mut SqliteConnection,
+    pin: &mut Stored,
+    event: PinEvent,
+) -> Result<(), Error> {
+    let next = pin.status.after(event).map_err(|illegal| Error::Sql(format!("pin {}: {illegal}", pin.id)))?;
+    if next != pin.status {
+        count(conn, pin.account, pin.status, -1).await?;
+        count(conn, pin.account, next, 1).await?;
+        pin.status = next;
+    }
+    store_state(conn, pin).await
+}
+
+async fn store_state(conn: &mut SqliteConnection, pin: &Stored) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE pins SET status = $2, reason = $3, charged = $4, kept = $5, digest = $6 WHERE id = $1",
+    )
+    .bind(key(pin.id))
+    .bind(code(pin.status))
+    .bind(&pin.reason)
+    .bind(pin.charged)
+    .bind(pin.kept)
+    .bind(pin.digest())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Gives a pin up. It keeps nothing of its own DAG, but still what it kept of the pin it replaced, and the
+/// charge for that.
+pub(crate) async fn fail(tx: &mut Tx, mut pin: Stored, reason: &str) -> Result<(), Error> {
+    charge(&mut tx.conn, pin.account, pin.kept - pin.charged, -1).await?;
+    pin.charged = pin.kept;
+    pin.reason = Some(reason.to_owned());
+    step(&mut tx.conn, &mut pin, PinEvent::GaveUp).await?;
+    dags::let_go(tx, pin.dag, 1).await?;
+    dags::stop_waiting(&mut tx.conn, pin.account, pin.dag).await
+}
+
+/// Adds `pins` (may be negative) to the counters of the account and of all accounts (account 0).
+pub(crate) async fn count(
+    conn: &mut SqliteConnection,
+    account: i64,
+    status: PinStatus,
+    pins: i64,
+) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO pin_counts (account, status, pins) VALUES ($1, $3, $4), ($2, $3, $4) \
+         ON CONFLICT (account, status) DO UPDATE SET pins = pin_counts.pins + excluded.pins",
+    )
+    .bind(account)
+    .bind(0_i64)
+    .bind(code(status))
+    .bind(pins)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Adds to what an account uses (may be negative).
+pub(crate) async fn charge(
+    conn: &mut SqliteConnection,
+    account: i64,
+    bytes: i64,
+    pins: i64,
+) -> Result<(), Error> {
+    if bytes == 0 && pins == 0 {
+        return Ok(());
+    }
+    sqlx::query("UPDATE accounts SET used_bytes = used_bytes + $2, used_pins = used_pins + $3 WHERE id = $1")
+        .bind(account)
+        .bind(bytes)
+        .bind(pins)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Bytes an account has left; `None`: no bound.
+pub(crate) async fn room(conn: &mut SqliteConnection, account: i64) -> Result<Option<i64>, Error> {
+    let (most, used): (Option<i64>, i64) =
+        sqlx::query_as("SELECT max_bytes, used_bytes FROM accounts WHERE id = $1")
+            .bind(account)
+            .fetch_one(conn)
+            .await?;
+    Ok(most.map(|most| (most - used).max(0)))
+}
+
+/// Lets go of what a pin kept of the one it replaced.
+pub(crate) async fn drop_keeps(tx: &mut Tx, pin: Uuid) -> Result<(), Error> {
+    for (dag, _) in keeps(&mut tx.conn, pin).await? {
+        sqlx::query("DELETE FROM keeps WHERE pin = $1 AND dag = $2")
+            .bind(key(pin))
+            .bind(key(dag))
+            .execute(&mut tx.conn)
+            .await?;
+        dags::let_go(tx, dag, 1).await?;
+    }
+    Ok(())
+}
+
+/// The DAGs a pin keeps, and whether the pin they were of had been pinned.
+pub(crate) async fn keeps(conn: &mut SqliteConnection, pin: Uuid) -> Result<Vec<(Uuid, bool)>, Error> {
+    let rows: Vec<(Vec<u8>, i64)> =
+        sqlx::query_as("SELECT dag, solid FROM keeps WHERE pin = $1 ORDER BY dag")
+            .bind(key(pin))
+            .fetch_all(conn)
+            .await?;
+    Ok(rows.into_iter().map(|(dag, solid)| (super::row::uuid_of(dag), solid != 0)).collect())
+}
+
+/// Removes an account's pin and lets go of all it holds.
+pub(crate) async fn remove(tx: &mut Tx, account: i64, id: Uuid) -> Result<(), Error> {
+    let pin = load(&mut tx.conn, account, id).await?;
+    drop_keeps(tx, id).await?;
+    delete(tx, &pin, pin.charged).await?;
+    if pin.status != PinStatus::Failed {
+        dags::let_go(tx, pin.dag, 1).await?;
+    }
+    dags::stop_waiting(&mut tx.conn, account, pin.dag).await?;
+    dags::forget_if_gone(&mut tx.conn, pin.dag).await?;
+    fail::fail_point!("unpin.rows");
+    Ok(())
+}
+
+/// Deletes the row, its count, and `refund` of the account's bytes. What it holds is the caller's.
+pub(crate) async fn delete(tx: &mut Tx, pin: &Stored, refund: i64) -> Result<(), Error> {
+    sqlx::query("DELETE FROM pins WHERE id = $1").bind(key(pin.id)).execute(&mut tx.conn).await?;
+    count(&mut tx.conn, pin.account, pin.status, -1).await?;
+    let pins = if pin.status == PinStatus::Failed { 0 } else { -1 };
+    charge(&mut tx.conn, pin.account, -refund, pins).await
+}

@@ -1,0 +1,219 @@
+//! A pin's row: its columns, its digest, and the way to and from [`PinRow`].
+//!
+//! SQLite's pages carry no checksum, so each row carries a digest of what the client was promised. The charge
+//! (`charged`, `kept`) is left out: it changes with every progress report of a fetch, for many pins at once, and
+//! is checked against the account's sum by [`crate::Records::verify`].
+
+use floe_core::{AccountId, PinStatus, RequestId, Timestamp, cid};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use crate::{DagProgress, Error, PinRow, PinSpec};
+
+/// The columns of a pin and its DAG's progress, for `FROM pins p JOIN dags d ON d.id = p.dag`.
+macro_rules! pin_columns {
+    () => {
+        "p.id, p.account, p.created, p.status, p.cid_text, p.root, p.name, p.folded, p.origins, p.meta, \
+         p.local_request, p.dag, p.reason, p.charged, p.kept, p.digest, \
+         d.blocks, d.bytes, d.attempts, d.last_error, d.next_at, d.state "
+    };
+}
+pub(crate) use pin_columns;
+
+/// A pin as the table has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub(crate) id: Uuid,
+    pub(crate) account: i64,
+    pub(crate) created: i64,
+    pub(crate) status: PinStatus,
+    pub(crate) cid_text: String,
+    pub(crate) root: Vec<u8>,
+    pub(crate) name: Option<String>,
+    pub(crate) folded: Option<String>,
+    pub(crate) origins: String,
+    pub(crate) meta: String,
+    pub(crate) local_request: bool,
+    pub(crate) dag: Uuid,
+    pub(crate) reason: Option<String>,
+    /// Logical bytes charged to the account for it.
+    pub(crate) charged: i64,
+    /// What it is charged at least, for the blocks of the pin it replaced, until it is pinned.
+    pub(crate) kept: i64,
+    pub(crate) progress: DagProgress,
+}
+
+impl Stored {
+    /// Reads a row and checks its digest.
+    pub(crate) fn read(row: &SqliteRow) -> Result<Self, Error> {
+        let id = uuid(row, "id")?;
+        let damaged = || Error::Damaged(format!("the row of pin {id} is damaged: restore it from a backup"));
+        let read = || -> Result<(Self, Vec<u8>), sqlx::Error> {
+            let status = row.try_get("status")?;
+            let stored = Self {
+                id,
+                account: row.try_get("account")?,
+                created: row.try_get("created")?,
+                status: status_of(status).ok_or(sqlx::Error::RowNotFound)?,
+                cid_text: row.try_get("cid_text")?,
+                root: row.try_get("root")?,
+                name: row.try_get("name")?,
+                folded: row.try_get("folded")?,
+                origins: row.try_get("origins")?,
+                meta: row.try_get("meta")?,
+                local_request: row.try_get::<i64, _>("local_request")? != 0,
+                dag: uuid_of(row.try_get("dag")?),
+                reason: row.try_get("reason")?,
+                charged: row.try_get("charged")?,
+                kept: row.try_get("kept")?,
+                progress: progress(row)?,
+            };
+            Ok((stored, row.try_get("digest")?))
+        };
+        let (stored, digest) = read().map_err(|_| damaged())?;
+        if stored.digest() == digest { Ok(stored) } else { Err(damaged()) }
+    }
+
+    /// Names what the client was promised, each field with its length.
+    pub(crate) fn digest(&self) -> Vec<u8> {
+        let mut hash = blake3::Hasher::new_derive_key("floe records 1 pin row");
+        let name = self.name.as_deref();
+        let fields: [Option<&[u8]>; 12] = [
+            Some(self.id.as_bytes()),
+            Some(&self.account.to_le_bytes()),
+            Some(&self.created.to_le_bytes()),
+            Some(&code(self.status).to_le_bytes()),
+            Some(self.cid_text.as_bytes()),
+            Some(&self.root),
+            name.map(str::as_bytes),
+            Some(self.origins.as_bytes()),
+            Some(self.meta.as_bytes()),
+            Some(&[u8::from(self.local_request)]),
+            Some(self.dag.as_bytes()),
+            self.reason.as_deref().map(str::as_bytes),
+        ];
+        for field in fields {
+            digest_field(&mut hash, field);
+        }
+        hash.finalize().as_bytes()[..16].to_vec()
+    }
+
+    /// As callers see it.
+    pub(crate) fn into_row(self) -> Result<PinRow, Error> {
+        let id = self.id;
+        // The digest held, so what does not parse was written by another version.
+        let odd = |what: &str| {
+            Error::Damaged(format!("the row of pin {id} has a {what} that this Floe cannot read"))
+        };
+        Ok(PinRow {
+            id: RequestId(id),
+            account: AccountId(self.account),
+            spec: PinSpec {
+                cid: cid::parse(&self.cid_text).map_err(|_| odd("CID"))?,
+                cid_text: self.cid_text,
+                name: self.name,
+                origins: serde_json::from_str(&self.origins).map_err(|_| odd("list of origins"))?,
+                meta: serde_json::from_str(&self.meta).map_err(|_| odd("meta"))?,
+            },
+            status: self.status,
+            created: Timestamp::from_millis(num(self.created)),
+            dag: self.dag,
+            reason: self.reason,
+            local_request: self.local_request,
+            progress: self.progress,
+        })
+    }
+}
+
+fn progress(row: &SqliteRow) -> Result<DagProgress, sqlx::Error> {
+    let waiting = row.try_get::<i64, _>("state")? == 0;
+    let next_at: Option<i64> = row.try_get("next_at")?;
+    Ok(DagProgress {
+        blocks: num(row.try_get("blocks")?),
+        bytes: num(row.try_get("bytes")?),
+        attempts: u32::try_from(row.try_get::<i64, _>("attempts")?).unwrap_or(u32::MAX),
+        last_error: row.try_get("last_error")?,
+        next_attempt: next_at.filter(|_| waiting).map(|at| Timestamp::from_millis(num(at))),
+        queue_position: None,
+    })
+}
+
+/// A length and the bytes; a missing field differs from an empty one.
+pub(crate) fn digest_field(hash: &mut blake3::Hasher, field: Option<&[u8]>) {
+    match field {
+        None => hash.update(&[0]),
+        Some(bytes) => hash.update(&[1]).update(&(bytes.len() as u64).to_le_bytes()).update(bytes),
+    };
+}
+
+/// The number a status is stored as.
+pub(crate) fn code(status: PinStatus) -> i64 {
+    match status {
+        PinStatus::Queued => 0,
+        PinStatus::Pinning => 1,
+        PinStatus::Pinned => 2,
+        PinStatus::Failed => 3,
+    }
+}
+
+/// The status behind a stored number.
+pub(crate) fn status_of(code_: i64) -> Option<PinStatus> {
+    PinStatus::ALL.into_iter().find(|status| code(*status) == code_)
+}
+
+/// A UUID column.
+pub(crate) fn uuid(row: &SqliteRow, column: &'static str) -> Result<Uuid, Error> {
+    Ok(uuid_of(row.try_get(column)?))
+}
+
+/// Sixteen bytes, or nil for what is not: the digest or the lookup behind it then says so.
+pub(crate) fn uuid_of(bytes: Vec<u8>) -> Uuid {
+    Uuid::from_slice(&bytes).unwrap_or_default()
+}
+
+/// The `BYTEA` of a UUID.
+pub(crate) fn key(id: Uuid) -> Vec<u8> {
+    id.as_bytes().to_vec()
+}
+
+/// SQL's integers are signed: what is beyond them stops at the largest.
+pub(crate) fn db(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Back from SQL's integers.
+pub(crate) fn num(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn t25_fields_cannot_run_into_each_other(a in ".{0,8}", b in ".{0,8}", c in ".{0,8}", d in ".{0,8}") {
+            let digest = |fields: [&str; 2]| {
+                let mut hash = blake3::Hasher::new();
+                fields.iter().for_each(|field| digest_field(&mut hash, Some(field.as_bytes())));
+                hash.finalize()
+            };
+            prop_assert_eq!(digest([&a, &b]) == digest([&c, &d]), (a, b) == (c, d));
+        }
+
+        #[test]
+        fn numbers_stop_at_the_ends(value: u64) {
+            prop_assert_eq!(num(db(value)), value.min(i64::MAX as u64));
+        }
+    }
+
+    #[test]
+    fn codes_round_trip() {
+        for status in PinStatus::ALL {
+            assert_eq!(status_of(code(status)), Some(status));
+        }
+        assert_eq!(status_of(4), None);
+    }
+}

@@ -1,0 +1,229 @@
+//! Tokens: what proves an account on each request (threat T24).
+//!
+//! A token is `floe_`, 256 random bits and a checksum of 24, in lower-case base32. Only its hash is stored: the
+//! secret has 256 bits of entropy, so a fast hash is enough and a stolen database gives no token away. It is found
+//! by a prefix of the hash, which an attacker cannot steer, and compared in constant time. Nothing is cached, so
+//! that a revocation holds from its commit on.
+//!
+//! The checksum lets a mistyped token be refused without the database, and lets secret scanners be sure.
+
+use std::time::Duration;
+
+use data_encoding::{BASE32_NOPAD, HEXLOWER};
+use floe_core::{AccountId, Timestamp, TokenId};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+use subtle::ConstantTimeEq;
+
+use crate::pins::row::{db, digest_field, num};
+use crate::writer::Tx;
+use crate::{Error, Principal, Scope, Token, accounts, jobs, limits};
+
+const PREFIX: &str = "floe_";
+const SECRET_BYTES: usize = 32;
+/// 35 bytes are 56 characters of base32, without a rest.
+const CHECK_BYTES: usize = 3;
+
+/// Makes a token for the account of that name.
+pub(crate) async fn create(
+    tx: &mut Tx,
+    account: &str,
+    scopes: &[Scope],
+    expires_in: Option<Duration>,
+) -> Result<(Token, String), Error> {
+    let account = accounts::by_name(&mut tx.conn, account).await?.ok_or(Error::NotFound)?;
+    let live: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM tokens WHERE account = $1 AND revoked = 0")
+        .bind(account.id.0)
+        .fetch_one(&mut tx.conn)
+        .await?;
+    if live >= limits::TOKENS_PER_ACCOUNT {
+        limits::hit("tokens_per_account");
+        return Err(Error::Conflict(format!(
+            "an account has at most {} tokens: revoke one",
+            limits::TOKENS_PER_ACCOUNT
+        )));
+    }
+    let mut random = [0; SECRET_BYTES];
+    tx.entropy.fill(&mut random);
+    let secret = encode(&random);
+    let mut scopes = scopes.to_vec();
+    scopes.sort();
+    scopes.dedup();
+    let token = Token {
+        id: TokenId(jobs::next_id(&mut tx.conn, "token").await?),
+        account: account.id,
+        scopes,
+        created: tx.now,
+        expires: expires_in.map(|life| tx.now.after(life)),
+        revoked: false,
+    };
+    insert(&mut tx.conn, &token, &hash(&secret)).await?;
+    fail::fail_point!("token.created");
+    Ok((token, secret))
+}
+
+async fn insert(conn: &mut SqliteConnection, token: &Token, hash: &[u8; 32]) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO tokens (id, account, lookup, hash, scopes, created, expires, revoked, digest) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8)",
+    )
+    .bind(token.id.0)
+    .bind(token.account.0)
+    .bind(lookup(hash))
+    .bind(hash.to_vec())
+    .bind(scope_text(&token.scopes)?)
+    .bind(db(token.created.as_millis()))
+    .bind(token.expires.map(|at| db(at.as_millis())))
+    .bind(digest(token, hash)?)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Revokes a token. Twice is once.
+pub(crate) async fn revoke(tx: &mut Tx, id: TokenId) -> Result<(), Error> {
+    let row =
+        sqlx::query("SELECT * FROM tokens WHERE id = $1").bind(id.0).fetch_optional(&mut tx.conn).await?;
+    let (mut token, hash) = read(&row.ok_or(Error::NotFound)?)?;
+    token.revoked = true;
+    sqlx::query("UPDATE tokens SET revoked = 1, digest = $2 WHERE id = $1")
+        .bind(id.0)
+        .bind(digest(&token, &hash)?)
+        .execute(&mut tx.conn)
+        .await?;
+    fail::fail_point!("token.revoked");
+    Ok(())
+}
+
+/// Who has this token; `None` for unknown, expired, revoked.
+pub(crate) async fn authenticate(
+    conn: &mut SqliteConnection,
+    now: Timestamp,
+    secret: &str,
+) -> Result<Option<Principal>, Error> {
+    if !is_well_formed(secret) {
+        return Ok(None);
+    }
+    let hash = hash(secret);
+    let rows = sqlx::query("SELECT * FROM tokens WHERE lookup = $1")
+        .bind(lookup(&hash))
+        .fetch_all(&mut *conn)
+        .await?;
+    for row in &rows {
+        let (token, stored) = read(row)?;
+        let same = bool::from(stored.ct_eq(&hash));
+        if !same || token.revoked || token.expires.is_some_and(|at| at <= now) {
+            continue;
+        }
+        let Some(account) = accounts::by_id(conn, token.account.0).await? else { return Ok(None) };
+        return Ok(Some(Principal { account, scopes: token.scopes, token: token.id }));
+    }
+    Ok(None)
+}
+
+/// All tokens, or those of one account.
+pub(crate) async fn all(conn: &mut SqliteConnection, account: Option<&str>) -> Result<Vec<Token>, Error> {
+    let account = match account {
+        Some(name) => Some(accounts::by_name(conn, name).await?.ok_or(Error::NotFound)?.id.0),
+        None => None,
+    };
+    let rows = sqlx::query("SELECT * FROM tokens WHERE $1 IS NULL OR account = $1 ORDER BY id")
+        .bind(account)
+        .fetch_all(conn)
+        .await?;
+    rows.iter().map(|row| read(row).map(|(token, _)| token)).collect()
+}
+
+/// Reads a row and checks its digest.
+pub(crate) fn read(row: &SqliteRow) -> Result<(Token, [u8; 32]), Error> {
+    let id: i64 = row.try_get("id")?;
+    let damaged = || Error::Damaged(format!("the row of token {id} is damaged: revoke it and make another"));
+    let parts = || -> Option<(Token, [u8; 32], Vec<u8>)> {
+        let scopes: String = row.try_get("scopes").ok()?;
+        let token = Token {
+            id: TokenId(id),
+            account: AccountId(row.try_get("account").ok()?),
+            scopes: serde_json::from_str(&scopes).ok()?,
+            created: Timestamp::from_millis(num(row.try_get("created").ok()?)),
+            expires: row.try_get::<Option<i64>, _>("expires").ok()?.map(|at| Timestamp::from_millis(num(at))),
+            revoked: row.try_get::<i64, _>("revoked").ok()? != 0,
+        };
+        let hash: Vec<u8> = row.try_get("hash").ok()?;
+        Some((token, hash.try_into().ok()?, row.try_get("digest").ok()?))
+    };
+    let (token, hash, stored) = parts().ok_or_else(damaged)?;
+    if digest(&token, &hash)? == stored { Ok((token, hash)) } else { Err(damaged()) }
+}
+
+fn digest(token: &Token, hash: &[u8; 32]) -> Result<Vec<u8>, Error> {
+    let mut hasher = blake3::Hasher::new_derive_key("floe records 1 token row");
+    let expires = token.expires.map(|at| at.as_millis().to_le_bytes());
+    let scopes = scope_text(&token.scopes)?;
+    let fields: [Option<&[u8]>; 7] = [
+        Some(&token.id.0.to_le_bytes()),
+        Some(&token.account.0.to_le_bytes()),
+        Some(hash),
+        Some(scopes.as_bytes()),
+        Some(&token.created.as_millis().to_le_bytes()),
+        expires.as_ref().map(<[u8; 8]>::as_slice),
+        Some(&[u8::from(token.revoked)]),
+    ];
+    fields.into_iter().for_each(|field| digest_field(&mut hasher, field));
+    Ok(hasher.finalize().as_bytes()[..16].to_vec())
+}
+
+fn scope_text(scopes: &[Scope]) -> Result<String, Error> {
+    serde_json::to_string(scopes).map_err(|error| Error::Sql(error.to_string()))
+}
+
+fn encode(random: &[u8; SECRET_BYTES]) -> String {
+    let mut bytes = random.to_vec();
+    bytes.extend_from_slice(&check(random));
+    format!("{PREFIX}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
+}
+
+fn check(random: &[u8]) -> [u8; CHECK_BYTES] {
+    let hash = blake3::derive_key("floe token 1 checksum", random);
+    [hash[0], hash[1], hash[2]]
+}
+
+fn is_well_formed(secret: &str) -> bool {
+    let decoded = secret
+        .strip_prefix(PREFIX)
+        .filter(|text| text.len() == 56 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()))
+        .and_then(|text| BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok());
+    decoded.is_some_and(|bytes| {
+        bytes.len() == SECRET_BYTES + CHECK_BYTES && check(&bytes[..SECRET_BYTES]) == bytes[SECRET_BYTES..]
+    })
+}
+
+fn hash(secret: &str) -> [u8; 32] {
+    blake3::derive_key("floe token 1 stored hash", secret.as_bytes())
+}
+
+fn lookup(hash: &[u8; 32]) -> String {
+    HEXLOWER.encode(&hash[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn t24_tokens_are_well_formed_and_their_checksum_holds(random: [u8; 32], at in 5_usize..61, to in "[a-z2-7]") {
+            let secret = encode(&random);
+            prop_assert_eq!(secret.len(), 61);
+            prop_assert!(is_well_formed(&secret));
+            let mut typo = secret.clone();
+            typo.replace_range(at..=at, &to);
+            prop_assert!(typo == secret || !is_well_formed(&typo));
+        }
+
+        #[test]
+        fn t24_any_text_is_refused_without_a_panic(text in "\\PC*") {
+            prop_assert!(!is_well_formed(&text));
+        }
+    }
+}

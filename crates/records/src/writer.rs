@@ -1,0 +1,336 @@
+//! The one task that writes.
+//!
+//! Callers hand it closures over [`Tx`]. It runs as many as wait in one `BEGIN IMMEDIATE` transaction, each in
+//! a savepoint, and answers after the COMMIT, which is one sync. No timer gathers the batch: requests gather by
+//! themselves while the sync before them runs, and a lone request is not delayed.
+//!
+//! A request that fails is rolled back to its savepoint and fails alone. When the engine below fails (disk
+//! full, an I/O error), the whole transaction is rolled back and nobody was answered; on a full disk what frees
+//! space ([`Urgency::Frees`]) is run again, at last with the room of `rows.reserve`. A failed sync, or a COMMIT
+//! whose result is unknown, poisons the writer: it never writes again, and the process is to end.
+//!
+//! Crash: what was answered is in the WAL and synced. Stop: the queue is closed and run empty.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use floe_core::clock::BoxFuture;
+use floe_core::ports::Entropy;
+use floe_core::{Clock, Timestamp};
+use sqlx::{Connection, SqliteConnection};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{Error, limits};
+
+/// The writer's connection inside a transaction, and what a request may know of the world.
+pub(crate) struct Tx {
+    pub(crate) conn: SqliteConnection,
+    pub(crate) now: Timestamp,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    /// Set when a pin has joined a DAG that is complete: a follow-up transaction settles it.
+    pub(crate) settle: bool,
+    /// Where the next claim goes on, so that every account has its turn.
+    pub(crate) last_claimed_for: i64,
+}
+
+/// Whether a request frees space, and so may use the reserve of a full disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// Takes space: refused on a full disk.
+    Takes,
+    /// Frees space, or ends something: runs also then.
+    Frees,
+}
+
+trait Work: Send {
+    fn urgency(&self) -> Urgency;
+    /// Runs it. The result is kept; what is returned says whether the batch can go on.
+    fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<Ran, Error>>;
+    /// Answers with the result, or with `error` if the transaction did not commit.
+    fn answer(self: Box<Self>, error: Option<Error>);
+}
+
+#[derive(Clone, Copy)]
+enum Ran {
+    Keep,
+    Undo,
+}
+
+struct Call<F, T> {
+    urgency: Urgency,
+    run: F,
+    out: Option<Result<T, Error>>,
+    reply: oneshot::Sender<Result<T, Error>>,
+}
+
+impl<F, T> Work for Call<F, T>
+where
+    T: Send,
+    F: for<'a> Fn(&'a mut Tx) -> BoxFuture<'a, Result<T, Error>> + Send,
+{
+    fn urgency(&self) -> Urgency {
+        self.urgency
+    }
+
+    fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<Ran, Error>> {
+        Box::pin(async move {
+            match (self.run)(tx).await {
+                Err(error) if error.spoils_batch() => Err(error),
+                Err(error) => {
+                    self.out = Some(Err(error));
+                    Ok(Ran::Undo)
+                }
+                Ok(out) => {
+                    self.out = Some(Ok(out));
+                    Ok(Ran::Keep)
+                }
+            }
+        })
+    }
+
+    fn answer(self: Box<Self>, error: Option<Error>) {
+        let Self { out, reply, .. } = *self;
+        let stopped = || Err(Error::Sql("the transaction did not run".into()));
+        let out = error.map_or_else(|| out.unwrap_or_else(stopped), Err);
+        // A caller that has gone does not hear of it; what it asked for is done.
+        let _ = reply.send(out);
+    }
+}
+
+/// Hands requests to the writer.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    queue: mpsc::Sender<Box<dyn Work>>,
+    poison: watch::Receiver<Option<String>>,
+}
+
+impl Handle {
+    /// Runs `run` in a transaction and answers once it is synced. Dropping the future does not take the request
+    /// back: it may be written or not.
+    pub(crate) async fn write<T, F>(&self, urgency: Urgency, run: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'a> Fn(&'a mut Tx) -> BoxFuture<'a, Result<T, Error>> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let work: Box<dyn Work> = Box::new(Call { urgency, run, out: None, reply });
+        match urgency {
+            // Clients are told to come back; our own work waits its turn.
+            Urgency::Takes => self.queue.try_send(work).map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => {
+                    limits::hit("records_write_queue");
+                    Error::Busy { reason: "too many writes wait".into(), retry_after: Duration::from_secs(1) }
+                }
+                mpsc::error::TrySendError::Closed(_) => self.closed(),
+            })?,
+            Urgency::Frees => self.queue.send(work).await.map_err(|_| self.closed())?,
+        }
+        answer.await.unwrap_or_else(|_| Err(self.closed()))
+    }
+
+    fn closed(&self) -> Error {
+        match &*self.poison.borrow() {
+            Some(reason) => Error::Poisoned(reason.clone()),
+            None => Error::Sql("the database is closed".into()),
+        }
+    }
+
+    /// Completes when the writer is poisoned; never, if it ends in order.
+    pub(crate) async fn poisoned(&self) -> String {
+        let mut poison = self.poison.clone();
+        loop {
+            if let Some(reason) = poison.borrow_and_update().clone() {
+                return reason;
+            }
+            if poison.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+/// Starts the task. It ends when every [`Handle`] is gone, or at a failed sync.
+pub(crate) fn start(
+    conn: SqliteConnection,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    reserve: PathBuf,
+) -> (Handle, tokio::task::JoinHandle<()>) {
+    let (queue, requests) = mpsc::channel(limits::WRITE_QUEUE);
+    let (poison_tx, poison) = watch::channel(None);
+    let now = clock.now();
+    let tx = Tx { conn, now, entropy, settle: true, last_claimed_for: 0 };
+    let writer =
+        Writer { tx, clock, poison: poison_tx, reserve, reserve_missing_since: None, settle_later: false };
+    (Handle { queue, poison }, tokio::spawn(writer.run(requests)))
+}
+
+struct Writer {
+    tx: Tx,
+    clock: Arc<dyn Clock>,
+    poison: watch::Sender<Option<String>>,
+    reserve: PathBuf,
+    reserve_missing_since: Option<Duration>,
+    /// The follow-up failed; it is tried again after the next write, not in a hot loop.
+    settle_later: bool,
+}
+
+impl Writer {
+    async fn run(mut self, mut requests: mpsc::Receiver<Box<dyn Work>>) {
+        self.make_reserve();
+        loop {
+            // Before the next requests, so that a pin of a complete DAG waits for one commit and not for luck.
+            if self.tx.settle {
+                self.follow_up().await;
+            }
+            let mut batch = Vec::new();
+            if self.poison.borrow().is_some() || requests.recv_many(&mut batch, limits::BATCH).await == 0 {
+                break;
+            }
+            self.serve(batch).await;
+            self.tx.settle |= std::mem::take(&mut self.settle_later);
+            self.mend_reserve();
+        }
+        // Who still waits is told by the closed channel.
+        drop(requests);
+        if self.poison.borrow().is_none() {
+            let _ = self.tx.conn.close().await;
+        }
+    }
+
+    async fn serve(&mut self, mut batch: Vec<Box<dyn Work>>) {
+        let mut result = self.transact(&mut batch).await;
+        if matches!(result, Err(Error::Full)) {
+            let (frees, takes): (Vec<_>, Vec<_>) =
+                batch.into_iter().partition(|work| work.urgency() == Urgency::Frees);
+            takes.into_iter().for_each(|work| work.answer(Some(Error::Full)));
+            batch = frees;
+            result = self.transact_on_full(&mut batch).await;
+        }
+        if let Err(Error::Poisoned(reason)) = &result {
+            self.poison.send_replace(Some(reason.clone()));
+        }
+        for work in batch {
+            work.answer(result.as_ref().err().map(copy));
+        }
+    }
+
+    /// Only what frees space, and at last with the reserve given up.
+    async fn transact_on_full(&mut self, batch: &mut [Box<dyn Work>]) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        match self.transact(batch).await {
+            Err(Error::Full) if self.give_up_reserve() => self.transact(batch).await,
+            other => other,
+        }
+    }
+
+    /// One transaction with all of the batch. On an error nothing of it is written.
+    async fn transact(&mut self, batch: &mut [Box<dyn Work>]) -> Result<(), Error> {
+        match self.attempt(batch).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // SQLite may have rolled back by itself (a full disk): then this one fails, and that is well.
+                let _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.tx.conn).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn attempt(&mut self, batch: &mut [Box<dyn Work>]) -> Result<(), Error> {
+        self.execute("BEGIN IMMEDIATE").await?;
+        for work in batch {
+            self.tx.now = self.clock.now();
+            self.execute("SAVEPOINT request").await?;
+            match work.run(&mut self.tx).await? {
+                Ran::Keep => self.execute("RELEASE request").await?,
+                Ran::Undo => self.execute("ROLLBACK TO request; RELEASE request").await?,
+            }
+        }
+        self.commit().await
+    }
+
+    async fn commit(&mut self) -> Result<(), Error> {
+        fail::fail_point!("rows.before_commit");
+        let committed = self.execute("COMMIT").await;
+        fail::fail_point!("rows.after_commit");
+        match committed {
+            // Nobody can say whether it is on the disk: the log decides at the next start.
+            Err(Error::Sql(error)) => Err(Error::Poisoned(format!("a commit of unknown result: {error}"))),
+            other => other,
+        }
+    }
+
+    async fn follow_up(&mut self) {
+        self.tx.settle = false;
+        self.tx.now = self.clock.now();
+        let settled = async {
+            self.execute("BEGIN IMMEDIATE").await?;
+            let more = crate::dags::settle_joined(&mut self.tx).await?;
+            self.commit().await?;
+            Ok::<bool, Error>(more)
+        };
+        match settled.await {
+            Ok(more) => self.tx.settle = more,
+            Err(error) => {
+                let _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.tx.conn).await;
+                self.settle_later = true;
+                tracing::error!(%error, "pins of complete DAGs are settled with the next write: {error}");
+                if let Error::Poisoned(reason) = error {
+                    self.poison.send_replace(Some(reason));
+                }
+            }
+        }
+    }
+
+    async fn execute(&mut self, sql: &'static str) -> Result<(), Error> {
+        sqlx::raw_sql(sql).execute(&mut self.tx.conn).await?;
+        Ok(())
+    }
+
+    fn give_up_reserve(&mut self) -> bool {
+        let given = std::fs::remove_file(&self.reserve).is_ok();
+        if given {
+            self.reserve_missing_since = Some(self.clock.monotonic());
+            tracing::warn!("the disk is full: rows.reserve is given up so that deletes go on");
+        }
+        given
+    }
+
+    fn mend_reserve(&mut self) {
+        let now = self.clock.monotonic();
+        if self.reserve_missing_since.is_some_and(|since| now.saturating_sub(since) >= limits::RESERVE_EVERY)
+        {
+            self.make_reserve();
+        }
+    }
+
+    /// Real bytes, not a hole: they are to be there when the disk is full.
+    fn make_reserve(&mut self) {
+        let bytes = usize::try_from(limits::RESERVE_BYTES).expect("a few MiB");
+        if std::fs::metadata(&self.reserve).is_ok_and(|file| file.len() >= limits::RESERVE_BYTES) {
+            self.reserve_missing_since = None;
+            return;
+        }
+        match std::fs::write(&self.reserve, vec![0xF1; bytes]) {
+            Ok(()) => self.reserve_missing_since = None,
+            Err(error) => {
+                // A part of it would take the space that is missing.
+                let _ = std::fs::remove_file(&self.reserve);
+                self.reserve_missing_since = Some(self.clock.monotonic());
+                tracing::warn!(%error, "cannot make {}: {error}", self.reserve.display());
+            }
+        }
+    }
+}
+
+/// The same error for each request of a transaction that failed.
+fn copy(error: &Error) -> Error {
+    match error {
+        Error::Full => Error::Full,
+        Error::Poisoned(reason) => Error::Poisoned(reason.clone()),
+        other => Error::Sql(other.to_string()),
+    }
+}
