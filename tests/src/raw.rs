@@ -44,9 +44,11 @@ pub async fn serve(chunks: Vec<Bytes>) -> Result<Multiaddr> {
                     for chunk in chunks {
                         stream.write_all(&chunk).await?;
                     }
-                    stream.close().await
+                    stream.close().await?;
+                    // The connection has to be driven until the reader has everything and closes it.
+                    std::future::pending::<std::io::Result<()>>().await
                 };
-                tokio::select! { _ = drive => {}, _ = write => tokio::time::sleep(Duration::from_secs(5)).await }
+                tokio::select! { _ = drive => {}, _ = write => {} }
             });
         }
     });
