@@ -1,201 +1,266 @@
-//! The walk over a DAG: by unique CID, depth first, without recursion and without IO.
+//! The walk over a DAG: which block next, with memory that does not grow with the DAG.
 //!
 //! ```text
-//!   next() ── Visit(cid) ──> the caller claims it ──> seen | present | block | waiting ... block
-//!      │                                                         │
-//!      └── Reload(cid) ──> the caller reads it again ──> reloaded┘  links go onto the stack
+//!              stack                                      handed out
+//!   top    ┌─ hot: nodes with their links in memory ─┐ next()   ┌──────────┐  block()
+//!          │       (HELD_LINKS in all)               │ ───────> │ pending  │ ────────> a new node on top
+//!          ├─ cold: nodes without, ~50 bytes each ───┤ Visit    └──────────┘
+//!   bottom └─       (read again: Reload)             ┘             seen(), present(): gone
 //! ```
+//! The caller takes CIDs with [`Walk::next`] for as long as it has room for more in flight; nodes that come are
+//! put on top, so the walk goes deep first and the stack stays small. When the links in memory are too many,
+//! the lowest nodes drop theirs and are read from the store again when their turn comes.
 //!
-//! The visited set is the caller's (the store's manifest, on disk). What the walk holds is its frontier: a stack of
-//! nodes with the links that are still to be visited, and the CIDs being waited for. Depth first keeps the stack as
-//! small as the DAG is deep; a node's links are at most what fits into a block. Should all links held exceed
-//! [`MAX_LINKS_HELD`], the lowest nodes of the stack keep their CID and position alone and are read again when their
-//! turn comes: memory is bounded whatever the shape.
+//! # Each block once
+//! A walk has no visited set, for it would not fit memory: the store's manifest is one. The walk itself leaves
+//! out what is pending and what a block links to twice. So [`Walk::seen`] has a rule. The manifest goes by
+//! multihash, and one multihash may be linked under several codecs: bytes that were counted as `raw` were never
+//! scanned as dag-pb. It may also be ahead of the checkpoint that the walk resumed from. **Answer `seen` only
+//! where [`Walk::needs_data`] is false or this walk was given the block under this codec (since it began or was
+//! resumed, or in flight now); else read the block and answer [`Walk::block_again`].** To answer so once too
+//! often costs look-ups; to answer `seen` wrongly loses a part of the DAG.
 //!
-//! A crash loses nothing: [`Walk::checkpoint`] is all that is needed to go on.
+//! Inline (identity) children are part of the block that holds them: they are walked within it, are neither
+//! visited nor counted, and add no level.
+//!
+//! After an error the walk is over. A crash loses it; the checkpoint goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
-use floe_core::Block;
-use floe_core::Cid;
-use floe_core::cid;
+use floe_core::cid::canonical;
+use floe_core::{Block, Cid};
 
-use crate::codec;
-use crate::{Budget, Next, WalkError};
+use crate::frontier::{Entry, Stack, Todo};
+use crate::limits::{self, HELD_LINKS, MAX_OPEN_NODES, MAX_PENDING, MAX_RELOADS};
+use crate::links::{self, Links};
 
-/// Links held in memory over all nodes of the stack: about 16 MiB of CIDs.
-pub const MAX_LINKS_HELD: usize = 100_000;
+/// What a pin may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Most unique blocks.
+    pub max_blocks: u64,
+    /// Most bytes.
+    pub max_bytes: u64,
+    /// Deepest link path from the root, as the walk first meets each block.
+    pub max_depth: u32,
+}
 
-/// First byte of a checkpoint.
-const VERSION: u8 = 1;
+/// Why a DAG cannot be walked. All are final for the pin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WalkError {
+    /// A link to a codec that nobody can walk.
+    #[error("{cid} has the codec 0x{codec:x}, which cannot be walked")]
+    Codec {
+        /// The block.
+        cid: Cid,
+        /// Its codec.
+        codec: u64,
+    },
+    /// A block that is not what its codec says.
+    #[error("{cid} is malformed: {reason}")]
+    Malformed {
+        /// The block.
+        cid: Cid,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A link with a CID that is not accepted.
+    #[error("{parent} links to a CID that is not accepted: {reason}")]
+    Link {
+        /// The linking block.
+        parent: Cid,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Over budget.
+    #[error("the DAG has more than {limit} {what}")]
+    Budget {
+        /// `blocks`, `bytes`, `levels` or `open nodes`.
+        what: &'static str,
+        /// The bound.
+        limit: u64,
+    },
+    /// A checkpoint that does not decode.
+    #[error("the saved frontier is damaged: {0}")]
+    Frontier(String),
+}
 
-/// A node of which some links are still to be visited.
-#[derive(Debug)]
-struct Frame {
+/// What the walk needs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Look at this CID: claim it in the store and answer with [`Walk::seen`], [`Walk::present`],
+    /// [`Walk::block`] or [`Walk::waiting`]. Never an identity CID (those are walked inside).
+    Visit(Cid),
+    /// Read this block again from the store and answer with [`Walk::reloaded`]: its links were dropped to bound
+    /// memory. The answer may come later; the walk goes on elsewhere meanwhile.
+    Reload(Cid),
+}
+
+/// A node whose links are in memory.
+struct Node {
     cid: Cid,
-    /// Of the node; its links are one deeper.
     depth: u32,
-    /// How many of its links were taken.
-    taken: usize,
-    /// The rest, the next one last; `None` when they were dropped and must be read again.
-    rest: Option<Vec<Cid>>,
+    shards_above: u8,
+    /// Links handed out so far.
+    next: u32,
+    links: Links,
+}
+
+/// A CID that was handed out.
+#[derive(Clone, Copy)]
+struct Pending {
+    cid: Cid,
+    depth: u32,
+    shards_above: u8,
+    waiting: bool,
 }
 
 /// A walk over a DAG by unique CID: sans-IO, iterative, memory bounded whatever the DAG's shape.
-#[derive(Debug)]
 pub struct Walk {
     budget: Budget,
     blocks: u64,
     bytes: u64,
-    stack: Vec<Frame>,
-    /// Links in `stack`.
+    cold: Stack,
+    hot: VecDeque<Node>,
+    /// Links in `hot`.
     held: usize,
-    /// Handed out by `Visit` without an answer, and those waited for, with their depth.
-    visiting: HashMap<Cid, u32>,
-    waiting: HashMap<Cid, u32>,
-    /// From a checkpoint, or the root: to be visited before the stack goes on.
-    loose: Vec<(Cid, u32)>,
-    /// The top frame was handed out by `Reload`.
-    reloading: bool,
+    held_max: usize,
+    pending: HashMap<Cid, Pending>,
+    waiting: usize,
+    reloads: Vec<Entry>,
 }
 
 impl Walk {
-    /// Begins at the root. An identity root is walked at once.
+    /// Begins at the root.
     ///
     /// # Errors
-    /// The root's codec cannot be walked, or its inline data is malformed.
+    /// [`WalkError::Codec`] and [`WalkError::Link`] for a root that cannot be walked; for an inline root also
+    /// what [`Walk::block`] says.
     pub fn new(root: Cid, budget: Budget) -> Result<Self, WalkError> {
-        let mut walk = Self::empty(budget, 0, 0);
-        admit(&root)?;
-        walk.loose.push((root, 0));
-        walk.unfold_inline();
-        Ok(walk)
-    }
-
-    fn empty(budget: Budget, blocks: u64, bytes: u64) -> Self {
-        Self {
-            budget,
-            blocks,
-            bytes,
-            stack: Vec::new(),
-            held: 0,
-            visiting: HashMap::new(),
-            waiting: HashMap::new(),
-            loose: Vec::new(),
-            reloading: false,
+        links::accept(&root, &root)?;
+        let mut walk = Self::over(Stack::default(), budget, 0, 0);
+        match Block::inline(&root) {
+            Some(block) => walk.open_inline(&block)?,
+            None => walk.cold.push(&Entry { cid: root, depth: 0, shards_above: 0, todo: Todo::Visit }),
         }
+        Ok(walk)
     }
 
     /// Goes on from a checkpoint; `blocks` and `bytes` are what the manifest already holds.
     ///
     /// # Errors
-    /// [`WalkError::Frontier`] where the checkpoint does not decode; begin again at the root then.
+    /// [`WalkError::Frontier`].
     pub fn resume(frontier: &[u8], budget: Budget, blocks: u64, bytes: u64) -> Result<Self, WalkError> {
-        let mut walk = Self::empty(budget, blocks, bytes);
-        walk.decode(frontier).ok_or_else(|| WalkError::Frontier(format!("{} bytes", frontier.len())))?;
-        Ok(walk)
+        Ok(Self::over(Stack::decode(frontier)?, budget, blocks, bytes))
     }
 
-    fn decode(&mut self, frontier: &[u8]) -> Option<()> {
-        let (&version, mut rest) = frontier.split_first()?;
-        if version != VERSION {
-            return None;
+    fn over(cold: Stack, budget: Budget, blocks: u64, bytes: u64) -> Self {
+        Self {
+            budget,
+            blocks,
+            bytes,
+            cold,
+            hot: VecDeque::new(),
+            held: 0,
+            held_max: HELD_LINKS,
+            pending: HashMap::new(),
+            waiting: 0,
+            reloads: Vec::new(),
         }
-        let number = |rest: &mut &[u8]| -> Option<u64> {
-            let (value, after) = unsigned_varint::decode::u64(rest).ok()?;
-            *rest = after;
-            Some(value)
-        };
-        let cid = |rest: &mut &[u8]| -> Option<Cid> {
-            let len = usize::try_from(number(rest)?).ok()?;
-            let (bytes, after) = rest.split_at_checked(len)?;
-            *rest = after;
-            cid::parse_bytes(bytes).ok()
-        };
-        for _ in 0..number(&mut rest)? {
-            let frame = (cid(&mut rest)?, u32::try_from(number(&mut rest)?).ok()?, number(&mut rest)?);
-            let (cid, depth, taken) = frame;
-            self.stack.push(Frame { cid, depth, taken: usize::try_from(taken).ok()?, rest: None });
-        }
-        for _ in 0..number(&mut rest)? {
-            self.loose.push((cid(&mut rest)?, u32::try_from(number(&mut rest)?).ok()?));
-        }
-        rest.is_empty().then_some(())
     }
 
     /// Everything needed to go on later. CIDs being waited for are part of it.
     pub fn checkpoint(&self) -> Bytes {
-        let mut out = vec![VERSION];
-        let mut buffer = unsigned_varint::encode::u64_buffer();
-        let mut number = |out: &mut Vec<u8>, n: u64| {
-            out.extend_from_slice(unsigned_varint::encode::u64(n, &mut buffer));
-        };
-        number(&mut out, self.stack.len() as u64);
-        for frame in &self.stack {
-            let cid = frame.cid.to_bytes();
-            number(&mut out, cid.len() as u64);
-            out.extend_from_slice(&cid);
-            number(&mut out, u64::from(frame.depth));
-            number(&mut out, frame.taken as u64);
+        let mut all = self.cold.clone();
+        self.reloads.iter().for_each(|entry| all.push(entry));
+        self.hot.iter().for_each(|node| all.push(&node.entry()));
+        for Pending { cid, depth, shards_above, .. } in self.pending.values().copied() {
+            all.push(&Entry { cid, depth, shards_above, todo: Todo::Visit });
         }
-        number(&mut out, (self.loose.len() + self.visiting.len() + self.waiting.len()) as u64);
-        let loose = self.loose.iter().map(|(cid, depth)| (cid, depth));
-        for (cid, depth) in loose.chain(&self.visiting).chain(&self.waiting) {
-            let cid = cid.to_bytes();
-            number(&mut out, cid.len() as u64);
-            out.extend_from_slice(&cid);
-            number(&mut out, u64::from(*depth));
-        }
-        out.into()
+        all.encode()
     }
 
-    /// Lowers or raises the byte budget (a quota changed).
+    /// Lowers or raises the byte budget (a quota changed). It applies from the next block on.
     pub fn set_max_bytes(&mut self, max_bytes: u64) {
         self.budget.max_bytes = max_bytes;
     }
 
     /// The next thing to do; `None` when all is visited or waits for blocks.
+    #[expect(clippy::should_implement_trait, reason = "`None` is not the end: more follows when blocks come")]
     pub fn next(&mut self) -> Option<Next> {
         loop {
-            self.unfold_inline();
-            if let Some((cid, depth)) = self.loose.pop() {
-                if self.visiting.contains_key(&cid) || self.waiting.contains_key(&cid) {
-                    continue;
-                }
-                self.visiting.insert(cid, depth);
-                return Some(Next::Visit(cid));
+            if self.pending.len() >= MAX_PENDING {
+                limits::hit("walk_pending");
+                return None;
             }
-            let top = self.stack.last_mut()?;
-            let depth = top.depth + 1;
-            match &mut top.rest {
-                None if self.reloading => return None,
-                None => {
-                    self.reloading = true;
-                    return Some(Next::Reload(top.cid));
-                }
-                Some(rest) => match rest.pop() {
-                    Some(cid) => {
-                        top.taken += 1;
-                        self.held -= 1;
-                        self.loose.push((cid, depth));
-                    }
-                    None => {
-                        self.stack.pop();
-                    }
-                },
+            let Some(node) = self.hot.back_mut() else { return self.next_cold() };
+            let Some(link) = node.links.next_followed() else {
+                self.hot.pop_back();
+                continue;
+            };
+            node.next += 1;
+            let shards_above = if link.is_shard { node.shards_above.saturating_add(1) } else { 0 };
+            let depth = node.depth.saturating_add(1);
+            if node.links.len() == 0 {
+                self.hot.pop_back();
+            }
+            self.held -= 1;
+            if let Some(visit) = self.hand_out(link.cid, depth, shards_above) {
+                return Some(visit);
             }
         }
     }
 
-    /// The visited CID was met before.
+    /// Goes on in the lower part of the stack.
+    fn next_cold(&mut self) -> Option<Next> {
+        loop {
+            if self.reloads.len() >= MAX_RELOADS {
+                limits::hit("walk_reloads");
+                return None;
+            }
+            let entry = self.cold.pop()?;
+            let Todo::Links(next) = entry.todo else {
+                match self.hand_out(entry.cid, entry.depth, entry.shards_above) {
+                    Some(visit) => return Some(visit),
+                    None => continue,
+                }
+            };
+            if let Some(same) = self.reloads.iter_mut().find(|other| other.cid == entry.cid) {
+                // The same node twice on the stack: one reading serves both, from the earlier link on.
+                if let Todo::Links(other) = &mut same.todo {
+                    *other = next.min(*other);
+                }
+                continue;
+            }
+            self.reloads.push(entry);
+            return Some(Next::Reload(entry.cid));
+        }
+    }
+
+    fn hand_out(&mut self, cid: Cid, depth: u32, shards_above: u8) -> Option<Next> {
+        let key = canonical(&cid);
+        if self.pending.contains_key(&key) {
+            return None;
+        }
+        self.pending.insert(key, Pending { cid, depth, shards_above, waiting: false });
+        Some(Next::Visit(cid))
+    }
+
+    fn take(&mut self, cid: &Cid) -> Option<Pending> {
+        let pending = self.pending.remove(&canonical(cid))?;
+        self.waiting -= usize::from(pending.waiting);
+        Some(pending)
+    }
+
+    /// The visited CID was met before: see the rule in the module's text.
     pub fn seen(&mut self, cid: &Cid) {
-        self.visiting.remove(cid);
+        self.take(cid);
     }
 
     /// Whether a present block of this CID has to be read for its links (false for raw and other leaves).
     pub fn needs_data(cid: &Cid) -> bool {
-        codec::bears_links(cid.codec())
+        links::has_links(cid.codec())
     }
 
     /// The visited CID is here, has no links to scan, and this many bytes.
@@ -203,129 +268,138 @@ impl Walk {
     /// # Errors
     /// [`WalkError::Budget`].
     pub fn present(&mut self, cid: &Cid, len: u32) -> Result<(), WalkError> {
-        self.visiting.remove(cid);
-        self.count(u64::from(len))
+        debug_assert!(!Self::needs_data(cid), "a block with links must be read");
+        match self.take(cid) {
+            Some(_) => self.count(u64::from(len)),
+            None => Ok(()),
+        }
     }
 
     /// The visited CID is being fetched; [`Walk::block`] follows.
     pub fn waiting(&mut self, cid: &Cid) {
-        if let Some(depth) = self.visiting.remove(cid) {
-            self.waiting.insert(*cid, depth);
+        if let Some(pending) = self.pending.get_mut(&canonical(cid)) {
+            self.waiting += usize::from(!pending.waiting);
+            pending.waiting = true;
         }
     }
 
-    /// A block came, from the store or from a peer: counted, its links scanned. One that nobody waits for is ignored.
+    /// A block came, from the store or from a peer: counted, its links scanned. A block that was not handed out,
+    /// or came before, is ignored.
     ///
     /// # Errors
-    /// [`WalkError`]: final for the pin.
+    /// [`WalkError`]: over budget, malformed, or with a link that cannot be followed.
     pub fn block(&mut self, block: &Block) -> Result<(), WalkError> {
-        let depth = match self.waiting.remove(block.cid()) {
-            Some(depth) => depth,
-            None => match self.visiting.remove(block.cid()) {
-                Some(depth) => depth,
-                None => return Ok(()),
-            },
-        };
+        let Some(pending) = self.take(block.cid()) else { return Ok(()) };
         self.count(block.data().len() as u64)?;
-        self.push(*block.cid(), depth, codec::links(block)?)
+        self.open(block, pending.depth, pending.shards_above, 0)
+    }
+
+    /// As [`Walk::block`], for bytes that this walk or its manifest has counted before: after a resume, or under
+    /// another codec. Its links are scanned, nothing is counted.
+    ///
+    /// # Errors
+    /// As [`Walk::block`].
+    pub fn block_again(&mut self, block: &Block) -> Result<(), WalkError> {
+        let Some(pending) = self.take(block.cid()) else { return Ok(()) };
+        self.open(block, pending.depth, pending.shards_above, 0)
     }
 
     /// The answer to [`Next::Reload`].
     ///
     /// # Errors
-    /// [`WalkError`]: final for the pin.
+    /// As [`Walk::block`].
     pub fn reloaded(&mut self, block: &Block) -> Result<(), WalkError> {
-        let Some(top) = self.stack.last_mut().filter(|top| self.reloading && top.cid == *block.cid()) else {
+        let asked = canonical(block.cid());
+        let Some(at) = self.reloads.iter().position(|entry| canonical(&entry.cid) == asked) else {
             return Ok(());
         };
-        let mut links = codec::links(block)?;
-        links.drain(..top.taken.min(links.len()));
-        links.reverse();
-        self.held += links.len();
-        top.rest = Some(links);
-        self.reloading = false;
-        self.drop_lowest();
-        Ok(())
-    }
-
-    /// Links held in memory, for tests of the bound.
-    pub fn links_held(&self) -> usize {
-        self.held
+        let entry = self.reloads.swap_remove(at);
+        let Todo::Links(next) = entry.todo else { return Ok(()) };
+        self.open(block, entry.depth, entry.shards_above, next)
     }
 
     /// How many CIDs are waited for.
     pub fn pending(&self) -> usize {
-        self.waiting.len()
+        self.waiting
     }
 
     /// Whether every block was visited and came.
     pub fn is_done(&self) -> bool {
-        self.loose.is_empty() && self.stack.is_empty() && self.visiting.is_empty() && self.waiting.is_empty()
-    }
-
-    /// Puts a scanned node on the stack, after a look at what it links to.
-    fn push(&mut self, cid: Cid, depth: u32, mut links: Vec<Cid>) -> Result<(), WalkError> {
-        if links.is_empty() {
-            return Ok(());
-        }
-        if depth >= self.budget.max_depth {
-            return Err(WalkError::Budget { what: "levels", limit: u64::from(self.budget.max_depth) });
-        }
-        links.iter().try_for_each(admit)?;
-        links.reverse();
-        self.held += links.len();
-        // An answer may come while the top is being read again; that one has to stay on top.
-        let at = self.stack.len() - usize::from(self.reloading);
-        self.stack.insert(at, Frame { cid, depth, taken: 0, rest: Some(links) });
-        self.drop_lowest();
-        Ok(())
-    }
-
-    /// Keeps the links held under their bound: the lowest nodes are the last to be needed.
-    fn drop_lowest(&mut self) {
-        let top = self.stack.len().saturating_sub(1);
-        for frame in &mut self.stack[..top] {
-            if self.held <= MAX_LINKS_HELD {
-                return;
-            }
-            self.held -= frame.rest.take().map_or(0, |rest| rest.len());
-        }
-    }
-
-    /// Replaces identity CIDs at the head of the loose ones by what they link to: their data is here, they are
-    /// neither fetched nor counted.
-    fn unfold_inline(&mut self) {
-        while let Some((cid, depth)) = self.loose.last().copied()
-            && let Some(block) = Block::inline(&cid)
-        {
-            self.loose.pop();
-            // `admit` scanned it before it was let in.
-            let links = codec::links(&block).unwrap_or_default();
-            self.loose.extend(links.into_iter().rev().map(|link| (link, depth + 1)));
-        }
+        self.pending.is_empty() && self.reloads.is_empty() && self.hot.is_empty() && self.cold.len() == 0
     }
 
     fn count(&mut self, bytes: u64) -> Result<(), WalkError> {
-        self.blocks += 1;
+        self.blocks = self.blocks.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
-        if self.blocks > self.budget.max_blocks {
-            return Err(WalkError::Budget { what: "blocks", limit: self.budget.max_blocks });
+        within("blocks", self.blocks, self.budget.max_blocks)?;
+        within("bytes", self.bytes, self.budget.max_bytes)
+    }
+
+    /// Puts a node on top, from its link `next` on.
+    fn open(&mut self, block: &Block, depth: u32, shards_above: u8, next: u32) -> Result<(), WalkError> {
+        if !Self::needs_data(block.cid()) {
+            return Ok(());
         }
-        if self.bytes > self.budget.max_bytes {
-            return Err(WalkError::Budget { what: "bytes", limit: self.budget.max_bytes });
+        let mut links = links::read(block, u32::from(shards_above))?;
+        links.skip_links(next);
+        if links.len() == 0 {
+            return Ok(());
+        }
+        within("levels", u64::from(depth) + 1, u64::from(self.budget.max_depth))?;
+        self.held += links.len();
+        self.hot.push_back(Node { cid: *block.cid(), depth, shards_above, next, links });
+        self.cool()
+    }
+
+    /// An inline root cannot be read again from a store, so what it links to is put on the stack at once: three
+    /// links at most.
+    fn open_inline(&mut self, root: &Block) -> Result<(), WalkError> {
+        let mut links = links::read(root, 0)?;
+        if links.len() > 0 {
+            within("levels", 1, u64::from(self.budget.max_depth))?;
+        }
+        while let Some(link) = links.next_followed() {
+            let shards_above = u8::from(link.is_shard);
+            self.cold.push(&Entry { cid: link.cid, depth: 1, shards_above, todo: Todo::Visit });
         }
         Ok(())
     }
+
+    /// Drops links from the bottom up until few enough are held; the node on top keeps its own.
+    fn cool(&mut self) -> Result<(), WalkError> {
+        while self.held > self.held_max && self.hot.len() > 1 {
+            let Some(node) = self.hot.pop_front() else { break };
+            limits::hit("walk_held_links");
+            self.held -= node.links.len();
+            self.cold.push(&node.entry());
+        }
+        within("open nodes", (self.cold.len() + self.hot.len()) as u64, MAX_OPEN_NODES as u64)
+    }
 }
 
-/// Whether a CID can be walked, as far as can be told before its block is here; for identity CIDs, all they hold.
-/// The nesting of identity in identity is bounded by their 128 bytes.
-fn admit(cid: &Cid) -> Result<(), WalkError> {
-    if !codec::is_known(cid.codec()) {
-        return Err(WalkError::Codec { cid: *cid, codec: cid.codec() });
-    }
-    match Block::inline(cid) {
-        Some(block) => codec::links(&block)?.iter().try_for_each(admit),
-        None => Ok(()),
+impl Node {
+    fn entry(&self) -> Entry {
+        Entry {
+            cid: self.cid,
+            depth: self.depth,
+            shards_above: self.shards_above,
+            todo: Todo::Links(self.next),
+        }
     }
 }
+
+fn within(what: &'static str, value: u64, limit: u64) -> Result<(), WalkError> {
+    if value <= limit {
+        return Ok(());
+    }
+    limits::hit(match what {
+        "blocks" => "pin_blocks",
+        "bytes" => "pin_bytes",
+        "levels" => "pin_depth",
+        _ => "walk_open_nodes",
+    });
+    Err(WalkError::Budget { what, limit })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,33 @@
+//! Every bound of this crate, with its reason.
+
+/// Deepest nesting of dag-cbor and dag-json values. Real data stays under 100; the decoders keep one small stack
+/// entry for each level, so this is also 1,024 entries of memory. Hard.
+pub const MAX_NESTING: usize = 1_024;
+
+/// The widest HAMT shard (CVE-2023-23625). Hard.
+pub const MAX_HAMT_FANOUT: u64 = 1_024;
+
+/// The most levels of a HAMT. Hard.
+pub const MAX_HAMT_LEVELS: u32 = 32;
+
+/// Bits of the hash that places names in a HAMT (murmur3-x64-64): a shard below the last bit holds nothing. Hard.
+pub const HAMT_HASH_BITS: u32 = 64;
+
+/// Links that a walk holds in memory beside those of the node on top: 4 MB of CIDs. Fewer would read nodes from
+/// the store again more often, more costs memory for each running pin.
+pub const HELD_LINKS: usize = 100_000;
+
+/// Nodes with links left to visit, whose own links were dropped: about 50 bytes each. Above the depth budget, so
+/// that only a DAG both deep and wide at every level meets it.
+pub const MAX_OPEN_NODES: usize = 1 << 20;
+
+/// CIDs that are handed out or waited for at one time, about 200 bytes each. Well above what an exchange has in
+/// flight.
+pub const MAX_PENDING: usize = 16_384;
+
+/// Nodes that are being read again at one time. One is the rule; more only while damaged blocks are mended.
+pub const MAX_RELOADS: usize = 64;
+
+pub(crate) fn hit(limit: &'static str) {
+    metrics::counter!("floe_limit_hits_total", "limit" => limit).increment(1);
+}
