@@ -318,6 +318,11 @@ impl Walk {
         self.open(block, entry.depth, entry.shards_above, next)
     }
 
+    /// Links held in memory: bounded by [`HELD_LINKS`] and the node on top.
+    pub fn links_held(&self) -> usize {
+        self.held
+    }
+
     /// How many CIDs are waited for.
     pub fn pending(&self) -> usize {
         self.waiting

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use floe_core::cid::{self, code};
 use floe_core::{Block, Cid};
-use floe_dag::links;
+use floe_dag::{links, scan};
 
 fn vectors() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")
@@ -26,12 +26,9 @@ fn good_fixtures_scan_to_the_same_links_in_each_codec() {
             let name = file.file_stem().unwrap().to_str().unwrap();
             let cid = cid::parse(name).unwrap();
             let block = Block::new(cid, Bytes::from(std::fs::read(&file).unwrap())).unwrap();
-            let mut these = match links(&block) {
-                Ok(these) => these,
-                // A few fixtures hold links whose hash is no integrity check (a sha1 git commit, a murmur).
-                Err(floe_dag::WalkError::Link { .. }) => continue,
-                Err(error) => panic!("{}: {error}", file.display()),
-            };
+            // Not `links`: a few fixtures link to what no walk follows (a sha1 git commit, other chains).
+            let mut these = Vec::new();
+            scan(cid.codec(), block.data(), &mut |link| these.push(link.cid)).expect(name);
             these.sort();
             found.insert(these);
         }

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use floe_core::cid::code;
 use floe_core::{Block, Cid};
-use floe_dag::{Budget, MAX_LINKS_HELD, Next, Walk, WalkError};
+use floe_dag::limits::HELD_LINKS as MAX_LINKS_HELD;
+use floe_dag::{Budget, Next, Walk, WalkError};
 
 const ROOMY: Budget = Budget { max_blocks: 10_000_000, max_bytes: u64::MAX, max_depth: 2_000_000 };
 
