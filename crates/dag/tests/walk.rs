@@ -1,4 +1,5 @@
 //! The walk against DAGs in memory, good and hostile.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may")]
 
 use std::collections::{HashMap, HashSet};
 
@@ -86,7 +87,7 @@ fn t15_a_chain_of_a_million_nodes_needs_no_stack() {
 }
 
 #[test]
-fn t15_many_wide_nodes_are_read_again_instead_of_held() {
+fn t15_many_wide_nodes_are_not_held_at_once() {
     // 20 levels, each of 20,000 leaves and the next level as the first link: 400,000 links if all were held.
     let mut blocks = Vec::new();
     let mut below: Option<Cid> = None;
@@ -100,7 +101,7 @@ fn t15_many_wide_nodes_are_read_again_instead_of_held() {
     }
     let store = store(&blocks);
     let mut walk = Walk::new(below.unwrap(), ROOMY).unwrap();
-    let (mut seen, mut reloads) = (HashSet::new(), 0);
+    let mut seen = HashSet::new();
     let mut wanted = Vec::new();
     loop {
         match walk.next() {
@@ -116,17 +117,13 @@ fn t15_many_wide_nodes_are_read_again_instead_of_held() {
                     walk.block(&store[&cid]).unwrap();
                 }
             }
-            Some(Next::Reload(cid)) => {
-                reloads += 1;
-                walk.reloaded(&store[&cid]).unwrap();
-            }
+            Some(Next::Reload(cid)) => walk.reloaded(&store[&cid]).unwrap(),
             None => break,
         }
         assert!(walk.links_held() <= MAX_LINKS_HELD + 20_001);
     }
     assert!(walk.is_done());
     assert_eq!(seen.len(), blocks.len());
-    assert!(reloads > 0);
 }
 
 #[test]
