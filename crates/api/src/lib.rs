@@ -1,1 +1,221 @@
-//! The IPFS Pinning Service API and the admin routes over HTTP.
+//! The IPFS Pinning Service API, its extensions and the admin routes over HTTP.
+//!
+//! # What is here
+//! Two listeners. The *API* listener serves `/pins` and what belongs to it, `/admin/v1` and `/openapi.json`.
+//! The *ops* listener serves `/livez`, `/readyz` and `/metrics`, and is meant for the machine's own network.
+//! Both use the same accept loop.
+//!
+//! A request passes, from the socket inwards:
+//!
+//! ```text
+//!   listen      accepts; bounds connections, in all and per client; backs off when out of descriptors
+//!   connection  HTTP/1 and HTTP/2 by hyper; header, idle and write deadlines
+//!   front       431, Host, slots per forwarded client, path, panics, metrics; every error becomes JSON
+//!   router      routes to handlers: extract, one call into the engine, encode
+//! ```
+//!
+//! # Who owns what
+//! The engine owns every fact; this crate holds nothing but connections. What a crash takes away are replies:
+//! a pin that was acknowledged is durable, one that was not may or may not exist, and an `Idempotency-Key`
+//! makes the retry harmless.
+//!
+//! [`Server::stop`] stops accepting, ends event streams at once, lets requests in flight finish for the time
+//! it is given, and then cuts what is left. Stop it before the engine.
+//!
+//! # What it is not
+//! It does not speak TLS (a reverse proxy does), does not decompress requests, and knows neither stores nor
+//! swarm.
+
+mod access;
+mod admin;
+mod body;
+mod client;
+mod connection;
+mod error;
+mod front;
+mod limits;
+mod listen;
+mod ops;
+mod path;
+mod pins;
+mod router;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use floe_core::ports::Entropy;
+use floe_engine::Engine;
+pub use ipnet::IpNet;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{Clients, TrustedProxies};
+use crate::front::{Front, HostRule};
+use crate::limits::Pace;
+use crate::listen::{Listener, Running};
+
+/// Plain settings (`[api]` and `[ops]` in config.toml).
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the API listens. Port 0 takes a free one.
+    pub api_addr: SocketAddr,
+    /// Where health and metrics listen. Port 0 takes a free one.
+    pub ops_addr: SocketAddr,
+    /// The URL under which the public reaches the API, if it does. Its host is accepted on a loopback
+    /// listener, and no request counts as local any more.
+    pub public_url: Option<String>,
+    /// Reverse proxies: exempt from the bound of connections per client; their clients are told apart by
+    /// `X-Forwarded-For`.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Paths under which everything is served as well, such as `/ipfs-pinning`.
+    pub path_prefixes: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            api_addr: SocketAddr::from(([127, 0, 0, 1], 4780)),
+            ops_addr: SocketAddr::from(([127, 0, 0, 1], 4782)),
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            path_prefixes: Vec::new(),
+        }
+    }
+}
+
+/// Renders the metrics in Prometheus' text format.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Live objects.
+#[derive(Clone)]
+pub struct Components {
+    /// What decides.
+    pub engine: Engine,
+    /// Names internal errors, so that the reply can say which line of the log is meant.
+    pub entropy: Arc<dyn Entropy>,
+    /// What `/metrics` answers.
+    pub metrics: RenderMetrics,
+}
+
+/// Why the servers did not start.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Another process listens there: the binary exits with 11.
+    #[error("{what} = {addr} is in use: stop what listens there, or choose another address")]
+    AddressInUse {
+        /// The setting: `api.addr` or `ops.addr`.
+        what: &'static str,
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {what} = {addr}")]
+    Bind {
+        /// The setting: `api.addr` or `ops.addr`.
+        what: &'static str,
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// `api.public_url` is no absolute URL.
+    #[error("api.public_url = {0:?} is not an absolute URL such as https://pins.example.org")]
+    PublicUrl(String),
+    /// An entry of `api.path_prefixes` is no path.
+    #[error("api.path_prefixes: {0:?} is not a path such as /ipfs-pinning, without ?, # or %")]
+    PathPrefix(String),
+}
+
+/// Both ports, taken but not served: connections wait in the backlog until [`Bound::start`].
+#[derive(Debug)]
+pub struct Bound {
+    api: Listener,
+    ops: Listener,
+    hosts: (HostRule, HostRule),
+    trusted: TrustedProxies,
+    prefixes: path::Prefixes,
+    pace: Pace,
+}
+
+/// Checks the settings and takes both ports. Early, so that a port in use is known before anything is opened.
+///
+/// # Errors
+/// [`Error`], which names the setting.
+pub async fn bind(settings: Settings) -> Result<Bound, Error> {
+    let public_host = settings.public_url.as_deref().map(front::public_host).transpose()?;
+    let prefixes = path::Prefixes::new(&settings.path_prefixes)?;
+    let api = Listener::bind("api.addr", settings.api_addr).await?;
+    let ops = Listener::bind("ops.addr", settings.ops_addr).await?;
+    let hosts = (HostRule::new(api.addr(), public_host), HostRule::new(ops.addr(), None));
+    let trusted = TrustedProxies::new(settings.trusted_proxies);
+    Ok(Bound { api, ops, hosts, trusted, prefixes, pace: Pace::default() })
+}
+
+/// [`bind`] and [`Bound::start`] in one.
+///
+/// # Errors
+/// [`Error`].
+pub async fn start(settings: Settings, components: Components) -> Result<Server, Error> {
+    Ok(bind(settings).await?.start(components))
+}
+
+impl Bound {
+    /// Where the API will be served, with the port that was chosen.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api.addr()
+    }
+
+    /// Where health and metrics will be served, with the port that was chosen.
+    pub fn ops_addr(&self) -> SocketAddr {
+        self.ops.addr()
+    }
+
+    /// Serves. Call it on a tokio runtime.
+    pub fn start(self, components: Components) -> Server {
+        let Components { engine, entropy, metrics } = components;
+        let pace = Arc::new(self.pace);
+        let stopping = CancellationToken::new();
+        let (api_addr, ops_addr) = (self.api.addr(), self.ops.addr());
+        let front = |router, host, prefixes| {
+            let forwarded = Clients::new(pace.per_client, "requests_per_forwarded_client");
+            Front::new(router, host, prefixes, self.trusted.clone(), forwarded, Arc::clone(&entropy))
+        };
+        let routes = router::api(router::ApiState::new(engine.clone(), stopping.clone(), Arc::clone(&pace)));
+        let api = front(routes, self.hosts.0, self.prefixes);
+        let ops =
+            front(ops::router(engine, metrics, stopping.clone()), self.hosts.1, path::Prefixes::default());
+        let api = self.api.serve(api.into_service(), self.trusted.clone(), Arc::clone(&pace), stopping);
+        let ops = self.ops.serve(ops.into_service(), self.trusted.clone(), pace, CancellationToken::new());
+        Server { api_addr, ops_addr, api, ops }
+    }
+}
+
+/// The running servers. Dropping it without [`Server::stop`] cuts every connection.
+#[derive(Debug)]
+pub struct Server {
+    api_addr: SocketAddr,
+    ops_addr: SocketAddr,
+    api: Running,
+    ops: Running,
+}
+
+impl Server {
+    /// Where the API is served, with the port that was chosen.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api_addr
+    }
+
+    /// Where health and metrics are served, with the port that was chosen.
+    pub fn ops_addr(&self) -> SocketAddr {
+        self.ops_addr
+    }
+
+    /// Stops accepting, ends event streams at once, and gives requests in flight `drain` to finish. Health and
+    /// metrics answer (`/readyz` with 503) until the API has stopped. Not cancel safe: dropping the future
+    /// cuts what is open.
+    pub async fn stop(self, drain: Duration) {
+        self.api.stop(drain).await;
+        self.ops.stop(limits::OPS_DRAIN).await;
+    }
+}

@@ -1,0 +1,121 @@
+//! Who may call: bearer tokens and scopes.
+//!
+//! A handler states what it needs in its signature (`Caller<PinsRead>`), so that none can forget to ask. The
+//! token itself goes nowhere but into the one call that looks it up.
+
+use std::marker::PhantomData;
+
+use axum::extract::FromRequestParts;
+use floe_engine::{Principal, Scope};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+
+use crate::error::ApiError;
+use crate::limits;
+use crate::router::ApiState;
+
+/// What a handler needs of a token.
+pub(crate) trait Need: Send + Sync + 'static {
+    const SCOPE: Scope;
+    /// Whether a suspended account is refused. Administration goes on: it is what lifts a suspension.
+    const REFUSES_SUSPENDED: bool = true;
+}
+
+/// Reading pins.
+pub(crate) struct PinsRead;
+/// Adding, replacing and removing pins.
+pub(crate) struct PinsWrite;
+/// Administration.
+pub(crate) struct Admin;
+
+impl Need for PinsRead {
+    const SCOPE: Scope = Scope::PinsRead;
+}
+
+impl Need for PinsWrite {
+    const SCOPE: Scope = Scope::PinsWrite;
+}
+
+impl Need for Admin {
+    const SCOPE: Scope = Scope::Admin;
+    const REFUSES_SUSPENDED: bool = false;
+}
+
+/// Who calls, with a token that has what `N` needs.
+pub(crate) struct Caller<N> {
+    pub(crate) who: Principal,
+    need: PhantomData<N>,
+}
+
+impl<N: Need> FromRequestParts<ApiState> for Caller<N> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiError> {
+        let token = bearer(&parts.headers).ok_or_else(ApiError::unauthorized)?;
+        let who = state.engine.authenticate(token).await?.ok_or_else(ApiError::unauthorized)?;
+        if N::REFUSES_SUSPENDED && who.account.suspended {
+            return Err(ApiError::forbidden("this account is suspended"));
+        }
+        if !who.scopes.contains(&N::SCOPE) {
+            return Err(ApiError::forbidden(format!("this token lacks the scope {}", name(N::SCOPE))));
+        }
+        Ok(Self { who, need: PhantomData })
+    }
+}
+
+fn name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::PinsRead => "pins:read",
+        Scope::PinsWrite => "pins:write",
+        Scope::Admin => "admin",
+    }
+}
+
+/// The token of the one `Authorization: Bearer` header.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let only = values.next().filter(|_| values.next().is_none())?;
+    let (scheme, token) = only.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    if token.len() > limits::TOKEN_BYTES {
+        limits::hit("token_bytes");
+        return None;
+    }
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::AUTHORIZATION;
+    use http::{HeaderMap, HeaderValue};
+
+    use super::bearer;
+    use crate::limits::TOKEN_BYTES;
+
+    fn token(values: &[&str]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+        }
+        bearer(&headers).map(str::to_owned)
+    }
+
+    #[test]
+    fn m01_the_token_is_what_follows_bearer() {
+        assert_eq!(token(&["Bearer floe_x"]).as_deref(), Some("floe_x"));
+        assert_eq!(token(&["bearer  floe_x "]).as_deref(), Some("floe_x"));
+        for wrong in
+            [&["Basic floe_x"][..], &["Bearer"], &["Bearer "], &["floe_x"], &[], &["Bearer a", "Bearer b"]]
+        {
+            assert_eq!(token(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_bounded() {
+        for (len, taken) in [(TOKEN_BYTES - 1, true), (TOKEN_BYTES, true), (TOKEN_BYTES + 1, false)] {
+            assert_eq!(token(&[&format!("Bearer {}", "x".repeat(len))]).is_some(), taken, "{len}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! What every request passes in front of the router, and every answer on its way out.
+//!
+//! In: the bounds on headers (431), the `Host` check that keeps DNS rebinding out (T29), a slot for clients
+//! behind a trusted proxy, the path. Out: errors that libraries made get a JSON body, causes of internal
+//! errors are logged under an id, requests are counted.
+//!
+//! A panic in a handler ends its request with a 500 and nothing else.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::MatchedPath;
+use axum::response::{IntoResponse as _, Response};
+use floe_core::ports::Entropy;
+use futures::FutureExt as _;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, FORWARDED, HOST, RETRY_AFTER};
+use http::uri::Authority;
+use http::{HeaderName, Method, Request, StatusCode, Uri};
+use tokio::time::Instant;
+use tower::util::BoxCloneSyncService;
+use tower::{Layer as _, ServiceExt as _};
+use tower_http::cors::{Any, CorsLayer};
+
+use crate::client::{Clients, Peer, Slot, TrustedProxies};
+use crate::error::{ApiError, Cause, with_json_body};
+use crate::limits;
+use crate::path::Prefixes;
+use crate::{Error, body};
+
+/// What a connection calls.
+pub(crate) type App = BoxCloneSyncService<Request<Body>, Response, Infallible>;
+
+/// Whether a request comes from this machine, as a request extension: `network.private_addresses = auto`
+/// lets only such a request have private addresses dialled and shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Local(pub(crate) bool);
+
+/// Which hosts a listener answers to, and which requests are local.
+#[derive(Debug, Clone)]
+pub(crate) struct HostRule {
+    loopback: bool,
+    public_host: Option<String>,
+}
+
+impl HostRule {
+    pub(crate) fn new(listens_on: SocketAddr, public_host: Option<String>) -> Self {
+        Self { loopback: listens_on.ip().to_canonical().is_loopback(), public_host }
+    }
+
+    /// Whether the request is local, or a refusal: on a loopback listener the `Host` must name the loopback or
+    /// the public URL's host, or else a page of any site could talk to us through a name of its own (T29).
+    fn check(&self, request: &Request<Body>) -> Result<Local, ApiError> {
+        if !self.loopback {
+            return Ok(Local(false));
+        }
+        let host = named_host(request).ok_or_else(|| ApiError::forbidden("the request names no host"))?;
+        if is_loopback(&host) {
+            return Ok(Local(self.public_host.is_none() && !is_forwarded(request)));
+        }
+        if self.public_host.as_ref().is_some_and(|public| public.eq_ignore_ascii_case(&host)) {
+            return Ok(Local(false));
+        }
+        Err(ApiError::forbidden("this Host is not served here: use localhost, or set api.public_url"))
+    }
+}
+
+/// The host of `api.public_url`.
+pub(crate) fn public_host(url: &str) -> Result<String, Error> {
+    let wrong = || Error::PublicUrl(url.to_owned());
+    let uri: Uri = url.parse().map_err(|_| wrong())?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http" | "https"), Some(host)) if !host.is_empty() => Ok(bare(host).to_owned()),
+        _ => Err(wrong()),
+    }
+}
+
+/// The host that the client asked for: the `:authority` of HTTP/2 or an absolute URI, else the one `Host`.
+fn named_host(request: &Request<Body>) -> Option<String> {
+    if let Some(authority) = request.uri().authority() {
+        return host_of(authority);
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let only = hosts.next().filter(|_| hosts.next().is_none())?;
+    host_of(&only.to_str().ok()?.parse().ok()?)
+}
+
+fn host_of(authority: &Authority) -> Option<String> {
+    let host = bare(authority.host());
+    (!host.is_empty() && !authority.as_str().contains('@')).then(|| host.to_owned())
+}
+
+/// Without the brackets of an IPv6 address and the dot of a full name.
+fn bare(host: &str) -> &str {
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// Whether a proxy handed the request on: then it may come from anywhere.
+fn is_forwarded(request: &Request<Body>) -> bool {
+    let tells = |name: &HeaderName| *name == FORWARDED || name.as_str().starts_with("x-forwarded-");
+    request.headers().keys().any(tells)
+}
+
+/// The stages in front of a router.
+#[derive(Clone)]
+pub(crate) struct Front(Arc<Stages>);
+
+struct Stages {
+    router: Router,
+    host: HostRule,
+    prefixes: Prefixes,
+    trusted: TrustedProxies,
+    forwarded: Clients,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl Front {
+    pub(crate) fn new(
+        router: Router,
+        host: HostRule,
+        prefixes: Prefixes,
+        trusted: TrustedProxies,
+        forwarded: Clients,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        let router = router.layer(axum::middleware::map_request(note_route));
+        Self(Arc::new(Stages { router, host, prefixes, trusted, forwarded, entropy }))
+    }
+
+    /// CORS is outermost, so that a browser may read refusals too, and asks without a token.
+    pub(crate) fn into_service(self) -> App {
+        let service = tower::service_fn(move |request| {
+            let front = self.clone();
+            async move { Ok::<_, Infallible>(front.answer(request).await) }
+        });
+        BoxCloneSyncService::new(cors().layer(service))
+    }
+
+    async fn answer(&self, mut request: Request<Body>) -> Response {
+        let started = Instant::now();
+        let method = request.method().clone();
+        let route = Route::default();
+        request.extensions_mut().insert(route.clone());
+        let response = match self.admit(&mut request) {
+            Ok(slot) => held(self.route(request).await, slot),
+            Err(refused) => refused.into_response(),
+        };
+        let response = self.finish(response);
+        count(&method, &route, response.status(), started);
+        response
+    }
+
+    fn admit(&self, request: &mut Request<Body>) -> Result<Option<Slot>, ApiError> {
+        check_headers(request)?;
+        if let Some(token) = request.headers_mut().get_mut(AUTHORIZATION) {
+            // Debug output of a sensitive value is "Sensitive" (T24).
+            token.set_sensitive(true);
+        }
+        let local = self.0.host.check(request)?;
+        request.extensions_mut().insert(local);
+        self.0.prefixes.normalise(request.uri_mut());
+        let Some(Peer(peer)) = request.extensions().get().copied() else { return Ok(None) };
+        let Some(client) = self.0.trusted.client_behind(peer, request.headers()) else { return Ok(None) };
+        match self.0.forwarded.take(client) {
+            Some(slot) => Ok(Some(slot)),
+            None => {
+                let details = "too many requests of this client are in flight";
+                Err(ApiError::too_many_requests(details, std::time::Duration::from_secs(1)))
+            }
+        }
+    }
+
+    async fn route(&self, request: Request<Body>) -> Response {
+        let routed = AssertUnwindSafe(self.0.router.clone().oneshot(request)).catch_unwind().await;
+        match routed {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(panic) => {
+                let message = panic
+                    .downcast_ref::<&str>()
+                    .map(|m| (*m).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_default();
+                ApiError::internal(format!("a handler panicked: {message}")).into_response()
+            }
+        }
+    }
+
+    /// Turns a cause into a line of the log and an id for the client (T45).
+    fn finish(&self, response: Response) -> Response {
+        let response = with_json_body(response);
+        let Some(Cause(cause)) = response.extensions().get() else { return response };
+        let mut random = [0; 8];
+        self.0.entropy.fill(&mut random);
+        let id = format!("{:016x}", u64::from_be_bytes(random));
+        tracing::error!(id, cause, "request failed ({id}): {cause}");
+        ApiError::internal_with_id(&id).into_response()
+    }
+}
+
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::OPTIONS])
+        .allow_headers([AUTHORIZATION, CONTENT_TYPE, body::IDEMPOTENCY_KEY])
+        .expose_headers([RETRY_AFTER])
+        .max_age(std::time::Duration::from_secs(24 * 3600))
+}
+
+fn check_headers(request: &Request<Body>) -> Result<(), ApiError> {
+    let headers = request.headers();
+    if headers.len() > limits::HEADER_FIELDS {
+        limits::hit("header_fields");
+        let (most, got) = (limits::HEADER_FIELDS, headers.len());
+        return Err(ApiError::headers_too_large(format!("{got} header fields; the most is {most}")));
+    }
+    let line = request.method().as_str().len() + uri_bytes(request.uri()) + " HTTP/1.1\r\n".len() + 1;
+    let fields: usize = headers.iter().map(|(n, v)| n.as_str().len() + v.len() + ": \r\n".len()).sum();
+    if line + fields > limits::HEADER_BYTES {
+        limits::hit("header_bytes");
+        let (most, got) = (limits::HEADER_BYTES, line + fields);
+        return Err(ApiError::headers_too_large(format!("{got} bytes of headers; the most is {most}")));
+    }
+    Ok(())
+}
+
+fn uri_bytes(uri: &Uri) -> usize {
+    uri.path_and_query().map_or(0, |p| p.as_str().len()) + uri.authority().map_or(0, |a| a.as_str().len())
+}
+
+/// Keeps a client's slot until the answer's body has been sent.
+fn held(response: Response, slot: Option<Slot>) -> Response {
+    let Some(slot) = slot else { return response };
+    response.map(|body| {
+        Body::new(http_body_util::BodyExt::map_frame(body, move |frame| {
+            let _ = &slot;
+            frame
+        }))
+    })
+}
+
+/// The template of the route that was taken, told to [`Front::answer`] from inside the router. A set of
+/// labels that clients could choose would grow without bound (T31).
+#[derive(Debug, Clone, Default)]
+struct Route(Arc<std::sync::OnceLock<String>>);
+
+async fn note_route(request: Request<Body>) -> Request<Body> {
+    let extensions = request.extensions();
+    if let (Some(route), Some(path)) = (extensions.get::<Route>(), extensions.get::<MatchedPath>()) {
+        let _ = route.0.set(path.as_str().to_owned());
+    }
+    request
+}
+
+fn count(method: &Method, route: &Route, status: StatusCode, started: Instant) {
+    let route = route.0.get().map_or("none", String::as_str).to_owned();
+    let took = started.elapsed();
+    tracing::debug!(%method, route, status = status.as_u16(), ?took, "{method} {route}: {status}");
+    let class = match status.as_u16() / 100 {
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
+    };
+    let method = match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    };
+    let labels = [("route", route.clone()), ("method", method.to_owned()), ("status", class.to_owned())];
+    metrics::counter!("floe_http_requests_total", &labels).increment(1);
+    metrics::histogram!("floe_http_request_seconds", "route" => route).record(took);
+}

@@ -1,0 +1,200 @@
+//! The accept loop.
+//!
+//! `axum::serve` has neither a connection bound nor a header deadline, so this is our own. It never waits for
+//! a connection: one that is over a bound is told so and closed at once, because a queue in front of a full
+//! server helps nobody. Out of descriptors or memory it pauses for a moment instead of spinning.
+
+use std::io::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::client::{Clients, Slot, TrustedProxies};
+use crate::connection::{self, Protocol};
+use crate::front::App;
+use crate::limits::{self, Pace};
+use crate::{Error, limits::ACCEPT_BACKOFF};
+
+/// What a connection over a bound is told, whatever it was going to ask.
+const REFUSAL: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nRetry-After: 1\r\n\
+    Connection: close\r\nContent-Length: 82\r\n\r\n\
+    {\"error\":{\"reason\":\"TOO_MANY_REQUESTS\",\"details\":\"too many connections are open\"}}";
+
+/// A port that is taken.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    tcp: TcpListener,
+    addr: SocketAddr,
+}
+
+impl Listener {
+    /// `what` names the setting in errors.
+    pub(crate) async fn bind(what: &'static str, addr: SocketAddr) -> Result<Self, Error> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => Error::AddressInUse { what, addr },
+            _ => Error::Bind { what, addr, source },
+        };
+        let tcp = TcpListener::bind(addr).await.map_err(failed)?;
+        let addr = tcp.local_addr().map_err(failed)?;
+        Ok(Self { tcp, addr })
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Serves `app` until `stop` is cancelled.
+    pub(crate) fn serve(
+        self,
+        app: App,
+        trusted: TrustedProxies,
+        pace: Arc<Pace>,
+        stop: CancellationToken,
+    ) -> Running {
+        let running = Running { stop, cut: CancellationToken::new(), tasks: TaskTracker::new() };
+        let acceptor = Acceptor {
+            tcp: self.tcp,
+            app,
+            trusted,
+            clients: Clients::new(pace.per_client, "connections_per_client"),
+            places: Arc::new(Semaphore::new(pace.connections)),
+            protocol: Arc::new(Protocol::new()),
+            pace,
+            stop: running.stop.clone(),
+            cut: running.cut.clone(),
+            tasks: running.tasks.clone(),
+        };
+        running.tasks.spawn(acceptor.run());
+        running
+    }
+}
+
+/// The handle on a listener's tasks.
+#[derive(Debug)]
+pub(crate) struct Running {
+    stop: CancellationToken,
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Running {
+    /// Stops accepting, lets what is in flight finish for `drain`, then cuts the rest.
+    pub(crate) async fn stop(&self, drain: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(drain, self.tasks.wait()).await.is_err() {
+            tracing::warn!(open = self.tasks.len(), "cutting connections that did not finish in {drain:?}");
+            self.cut.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.cut.cancel();
+    }
+}
+
+struct Acceptor {
+    tcp: TcpListener,
+    app: App,
+    trusted: TrustedProxies,
+    clients: Clients,
+    places: Arc<Semaphore>,
+    protocol: Arc<Protocol>,
+    pace: Arc<Pace>,
+    stop: CancellationToken,
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// A connection's part of the bounds; given back when it ends.
+type Place = (OwnedSemaphorePermit, Option<Slot>);
+
+impl Acceptor {
+    async fn run(self) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                accepted = self.tcp.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer.ip()),
+                Err(error) if ended_before_accept(&error) => {}
+                Err(error) => self.back_off(&error).await,
+            }
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, peer: IpAddr) {
+        let Some(place) = self.place(peer) else { return refuse(stream) };
+        // Answers are small and whole: waiting to join them only adds delay.
+        let _ = stream.set_nodelay(true);
+        let (app, pace, protocol) = (self.app.clone(), Arc::clone(&self.pace), Arc::clone(&self.protocol));
+        let (stop, cut) = (self.stop.clone(), self.cut.clone());
+        self.tasks.spawn(async move {
+            let _place = place;
+            tokio::select! {
+                biased;
+                () = cut.cancelled() => {}
+                () = connection::serve(stream, peer, app, &protocol, &pace, &stop) => {}
+            }
+        });
+    }
+
+    fn place(&self, peer: IpAddr) -> Option<Place> {
+        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
+            limits::hit("connections");
+            return None;
+        };
+        if self.trusted.contains(peer) {
+            return Some((permit, None));
+        }
+        Some((permit, Some(self.clients.take(peer)?)))
+    }
+
+    async fn back_off(&self, error: &io::Error) {
+        limits::hit("accept");
+        tracing::warn!(%error, "cannot accept connections for the moment: {error}");
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(ACCEPT_BACKOFF) => {}
+        }
+    }
+}
+
+/// The client was gone before we came: nothing is wrong here.
+fn ended_before_accept(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::ConnectionRefused | K::Interrupted)
+}
+
+/// Best effort and without waiting: a new socket's buffer holds the few bytes.
+fn refuse(stream: TcpStream) {
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write(REFUSAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::REFUSAL;
+
+    #[test]
+    fn m02_the_refusal_is_a_whole_answer_with_a_json_body() {
+        let text = std::str::from_utf8(REFUSAL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{}", body.len());
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["error"]["reason"], "TOO_MANY_REQUESTS");
+    }
+}

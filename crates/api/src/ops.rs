@@ -1,0 +1,64 @@
+//! Health and metrics, on their own listener and without tokens.
+//!
+//! `/livez` says that the process answers, `/readyz` that it can take pins, `/metrics` what it counts. Gauges
+//! that the engine can tell are read when somebody asks.
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use floe_engine::{Engine, Status};
+use http::header::CONTENT_TYPE;
+use tokio_util::sync::CancellationToken;
+
+use crate::RenderMetrics;
+use crate::error::ApiError;
+use crate::router::refusing;
+
+#[derive(Clone)]
+struct OpsState {
+    engine: Engine,
+    render: RenderMetrics,
+    stopping: CancellationToken,
+}
+
+pub(crate) fn router(engine: Engine, render: RenderMetrics, stopping: CancellationToken) -> Router {
+    let routed = Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(show));
+    refusing(routed).with_state(OpsState { engine, render, stopping })
+}
+
+async fn ready(State(state): State<OpsState>) -> Result<&'static str, ApiError> {
+    if state.stopping.is_cancelled() {
+        return Err(ApiError::unavailable("shutting down"));
+    }
+    state.engine.ready().await.map_err(ApiError::unavailable)?;
+    Ok("ready\n")
+}
+
+async fn show(State(state): State<OpsState>) -> Response {
+    match state.engine.status().await {
+        Ok(status) => gauge(&status),
+        // The counters are still worth having; the gauges keep their last values.
+        Err(error) => tracing::warn!(%error, "the figures of the stores could not be read: {error}"),
+    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], (state.render)()).into_response()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; counts stay exact up to 2^53")]
+fn gauge(status: &Status) {
+    for word in floe_core::PinStatus::ALL {
+        let pins = status.pins.get(&word).copied().unwrap_or(0);
+        metrics::gauge!("floe_pins", "status" => word.as_str()).set(pins as f64);
+    }
+    metrics::gauge!("floe_blocks").set(status.blocks as f64);
+    metrics::gauge!("floe_stored_bytes").set(status.stored_bytes as f64);
+    metrics::gauge!("floe_disk_free_bytes").set(status.disk_free_bytes as f64);
+    metrics::gauge!("floe_read_only").set(f64::from(u8::from(status.read_only)));
+    metrics::gauge!("floe_peers").set(status.network.peers as f64);
+    for worker in &status.workers {
+        metrics::gauge!("floe_worker_queue", "worker" => worker.name).set(worker.queue as f64);
+    }
+}

@@ -1,0 +1,134 @@
+//! `/pins`: the Pinning Service API and its extensions.
+//!
+//! A handler extracts, makes one call into the engine, and encodes. The order of the extractors is the order
+//! of the refusals: token, request id, content type, body.
+
+mod events;
+pub(crate) mod query;
+mod spec;
+mod status;
+
+use std::str::FromStr as _;
+
+use axum::Json;
+use axum::extract::{FromRequestParts, RawQuery, State};
+use floe_core::RequestId;
+use floe_engine::{PinRow, PinSpec};
+use http::StatusCode;
+use http::request::Parts;
+use serde::Serialize;
+
+use crate::access::{Caller, PinsRead, PinsWrite};
+use crate::admin::Segment;
+use crate::body::Sent;
+use crate::error::ApiError;
+use crate::front::Local;
+use crate::router::ApiState;
+
+pub(crate) use events::events;
+use spec::{BatchBody, PinBody};
+use status::PinStatusBody;
+
+type Answer<T> = Result<Json<T>, ApiError>;
+type Accepted<T> = Result<(StatusCode, Json<T>), ApiError>;
+
+/// A page. `results` is never null.
+#[derive(Serialize)]
+pub(crate) struct PinResults {
+    count: u64,
+    results: Vec<PinStatusBody>,
+}
+
+/// The answer to a batch, in the order of its pins.
+#[derive(Serialize)]
+pub(crate) struct BatchResults {
+    results: Vec<PinStatusBody>,
+}
+
+pub(crate) async fn list(
+    State(state): State<ApiState>,
+    caller: Caller<PinsRead>,
+    local: Local,
+    RawQuery(text): RawQuery,
+) -> Answer<PinResults> {
+    let filter = query::filter(text.as_deref())?;
+    let page = state.engine.pins(&caller.who, filter).await?;
+    Ok(Json(PinResults { count: page.count, results: encode(&state, page.pins, local) }))
+}
+
+pub(crate) async fn add(
+    State(state): State<ApiState>,
+    caller: Caller<PinsWrite>,
+    local: Local,
+    sent: Sent<PinBody>,
+) -> Accepted<PinStatusBody> {
+    let specs = vec![sent.value.check()?];
+    let rows = state.engine.add_pins(&caller.who, specs, local.0, sent.key).await?;
+    let added = encode(&state, rows, local).pop();
+    let added = added.ok_or_else(|| ApiError::internal("the engine added no pin and said nothing"))?;
+    Ok((StatusCode::ACCEPTED, Json(added)))
+}
+
+pub(crate) async fn add_batch(
+    State(state): State<ApiState>,
+    caller: Caller<PinsWrite>,
+    local: Local,
+    sent: Sent<BatchBody>,
+) -> Accepted<BatchResults> {
+    let specs: Vec<PinSpec> = sent.value.check()?;
+    let rows = state.engine.add_pins(&caller.who, specs, local.0, sent.key).await?;
+    Ok((StatusCode::ACCEPTED, Json(BatchResults { results: encode(&state, rows, local) })))
+}
+
+pub(crate) async fn show(
+    State(state): State<ApiState>,
+    caller: Caller<PinsRead>,
+    Id(id): Id,
+    local: Local,
+) -> Answer<PinStatusBody> {
+    let row = state.engine.pin(&caller.who, id).await?;
+    Ok(Json(PinStatusBody::new(row, state.engine.delegates(local.0))))
+}
+
+pub(crate) async fn replace(
+    State(state): State<ApiState>,
+    caller: Caller<PinsWrite>,
+    Id(old): Id,
+    local: Local,
+    sent: Sent<PinBody>,
+) -> Accepted<PinStatusBody> {
+    let spec = sent.value.check()?;
+    let row = state.engine.replace_pin(&caller.who, old, spec, local.0, sent.key).await?;
+    Ok((StatusCode::ACCEPTED, Json(PinStatusBody::new(row, state.engine.delegates(local.0)))))
+}
+
+pub(crate) async fn remove(
+    State(state): State<ApiState>,
+    caller: Caller<PinsWrite>,
+    Id(id): Id,
+) -> Result<StatusCode, ApiError> {
+    state.engine.remove_pin(&caller.who, id).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+fn encode(state: &ApiState, rows: Vec<PinRow>, local: Local) -> Vec<PinStatusBody> {
+    let delegates = state.engine.delegates(local.0);
+    rows.into_iter().map(|row| PinStatusBody::new(row, delegates.clone())).collect()
+}
+
+/// The request id of a path. What cannot be one names no pin: 404, as for a pin of somebody else.
+pub(crate) struct Id(pub(crate) RequestId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Segment(text) = Segment::from_request_parts(parts, state).await?;
+        // A UUID has several spellings; a request id has the one that we gave out.
+        RequestId::from_str(&text)
+            .ok()
+            .filter(|id| id.to_string() == text)
+            .map(Self)
+            .ok_or_else(ApiError::not_found)
+    }
+}
