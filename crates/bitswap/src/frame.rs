@@ -57,7 +57,7 @@ impl<S: AsyncRead + Unpin> FrameReader<S> {
 
     /// The bytes that are held for frames not complete.
     #[cfg(test)]
-    fn buffered(&self) -> usize {
+    fn held_bytes(&self) -> usize {
         self.buffer.len()
     }
 
@@ -139,5 +139,113 @@ impl<S: AsyncRead + Unpin> Stream for FrameReader<S> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll_frame(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::io::Cursor;
+    use futures::{StreamExt, TryStreamExt};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    fn prefix(len: u64) -> Vec<u8> {
+        let mut buffer = unsigned_varint::encode::u64_buffer();
+        unsigned_varint::encode::u64(len, &mut buffer).to_vec()
+    }
+
+    fn frame(body: &[u8]) -> Vec<u8> {
+        let mut bytes = prefix(body.len() as u64);
+        bytes.extend(body);
+        bytes
+    }
+
+    /// Gives bytes in pieces, as a network does.
+    struct Pieces(std::collections::VecDeque<Vec<u8>>);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            let Some(mut piece) = self.0.pop_front() else { return Poll::Ready(Ok(0)) };
+            let n = piece.len().min(buf.len());
+            buf[..n].copy_from_slice(&piece[..n]);
+            if n < piece.len() {
+                self.0.push_front(piece.split_off(n));
+            }
+            Poll::Ready(Ok(n))
+        }
+    }
+
+    fn read_all(stream: impl AsyncRead + Unpin) -> Vec<Result<Bytes, FrameError>> {
+        block_on(FrameReader::new(stream).collect())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn frames_come_out_as_they_went_in(
+            bodies in prop::collection::vec(
+                prop_oneof![0usize..300, Just(COPY_FRAME_BELOW), 16_000usize..17_000, 100_000usize..300_000], 1..6),
+            piece in prop_oneof![Just(1usize), 2usize..50, Just(16_384), Just(1 << 20)],
+        ) {
+            prop_assume!(piece > 1 || bodies.iter().sum::<usize>() < 50_000);
+            let bodies: Vec<Vec<u8>> = bodies.iter().enumerate().map(|(i, len)| vec![i as u8; *len]).collect();
+            let bytes: Vec<u8> = bodies.iter().flat_map(|body| frame(body)).collect();
+            let read = read_all(Pieces(bytes.chunks(piece).map(<[u8]>::to_vec).collect()));
+            let read: Vec<Bytes> = read.into_iter().map(Result::unwrap).collect();
+            prop_assert_eq!(read, bodies);
+        }
+
+        #[test]
+        fn t03_arbitrary_streams_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            read_all(Cursor::new(bytes));
+        }
+    }
+
+    #[test]
+    fn t02_a_length_above_the_cap_is_refused_before_anything_is_allocated() {
+        for len in [FRAME_BYTES as u64 + 1, 1 << 32, 1 << 63, u64::MAX] {
+            let mut reader = FrameReader::new(Cursor::new(prefix(len)));
+            let error = block_on(reader.next()).unwrap().unwrap_err();
+            assert!(matches!(error, FrameError::TooLong(n) if n == len), "{error}");
+            assert_eq!(reader.held_bytes(), 0);
+            assert!(block_on(reader.next()).is_none());
+        }
+    }
+
+    #[test]
+    fn t02_the_longest_frame_passes() {
+        for len in [FRAME_BYTES - 1, FRAME_BYTES] {
+            let read = read_all(Cursor::new(frame(&vec![1; len])));
+            assert_eq!(read[0].as_ref().unwrap().len(), len);
+        }
+    }
+
+    #[test]
+    fn t02_a_length_alone_costs_little() {
+        let stalled = futures::stream::iter([Ok(prefix(FRAME_BYTES as u64)), Ok(vec![0; 100])])
+            .chain(futures::stream::pending::<io::Result<Vec<u8>>>());
+        let mut reader = FrameReader::new(stalled.into_async_read());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(reader.poll_frame(&mut cx).is_pending());
+        assert!(reader.held_bytes() <= FIRST_READ_BYTES, "{}", reader.held_bytes());
+    }
+
+    #[test]
+    fn a_stream_that_ends_inside_a_frame_or_has_no_length_is_an_error() {
+        let mut cut = frame(&[1; 100]);
+        cut.pop();
+        assert!(matches!(read_all(Cursor::new(cut))[0], Err(FrameError::Truncated)));
+        assert!(matches!(read_all(Cursor::new(vec![0xff; 20]))[0], Err(FrameError::Length)));
+        assert!(read_all(Cursor::new(Vec::new())).is_empty());
     }
 }

@@ -181,9 +181,7 @@ impl Peer {
 
     /// A wanted block came.
     pub(super) fn credit(&mut self, now: Duration) {
-        if self.blocks_out * 2 >= self.window && self.window < CLIENT_WANTS_PER_PEER {
-            self.window += 1;
-        }
+        self.window = (self.window + 1).min(CLIENT_WANTS_PER_PEER);
         self.last_useful = now;
         self.useful += 1;
         if self.useful.is_multiple_of(BLOCKS_PER_STRIKE) {

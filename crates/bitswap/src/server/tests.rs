@@ -1,1 +1,378 @@
+//! The server alone: events and a made-up clock in, jobs and answers out.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use floe_core::ports::{LocalBlocks, ReadError};
+use floe_core::{Block, Cid};
+use libp2p::PeerId;
+
+use super::{Bounds, JOB_BYTES, Server};
+use crate::config::{Config, EgressLimit};
+use crate::limits::{
+    ANSWER_TARGET_BYTES, INLINE_BLOCK_BYTES, SERVER_WANTS, SERVER_WANTS_PER_PEER, STARVED_AFTER,
+};
+use crate::message::{Message, Presence, WantEntry, WantKind};
+use crate::testing::{block, large};
+
+#[derive(Default)]
+struct Store(HashMap<Cid, Bytes>);
+
+impl LocalBlocks for Store {
+    fn size(&self, cid: &Cid) -> Result<Option<u32>, ReadError> {
+        Ok(self.0.get(cid).map(|data| u32::try_from(data.len()).unwrap()))
+    }
+
+    fn read(&self, cid: &Cid) -> Result<Option<Bytes>, ReadError> {
+        Ok(self.0.get(cid).cloned())
+    }
+}
+
+struct World {
+    server: Server,
+    store: Store,
+    now: Duration,
+}
+
+impl World {
+    fn new(bounds: Bounds) -> Self {
+        Self::with(Config::default(), bounds)
+    }
+
+    fn with(config: Config, bounds: Bounds) -> Self {
+        let server = Server::with_bounds(&config, [1; 32], bounds);
+        Self { server, store: Store::default(), now: Duration::from_secs(5) }
+    }
+
+    fn peer(&mut self) -> PeerId {
+        let id = PeerId::random();
+        self.server.connected(id);
+        id
+    }
+
+    fn have(&mut self, blocks: &[Block]) {
+        self.store.0.extend(blocks.iter().map(|block| (*block.cid(), block.data().clone())));
+    }
+
+    fn wants(&mut self, peer: &PeerId, full: bool, wants: Vec<WantEntry>) {
+        self.server.on_wants(peer, full, wants, self.now);
+    }
+
+    /// Runs one job. Returns whose it was.
+    fn step(&mut self) -> Option<PeerId> {
+        let job = self.server.next_job(self.now)?;
+        let done = job.run(&self.store);
+        let peer = *done.peer();
+        self.server.finish(done, self.now);
+        Some(peer)
+    }
+
+    /// Takes the next answer as written.
+    fn written(&mut self, peer: &PeerId) -> Option<Message> {
+        let answer = self.server.next_answer(peer)?;
+        self.server.written(peer, bytes(&answer));
+        Some(answer)
+    }
+
+    /// Everything a peer gets from here on.
+    fn served(&mut self, peer: &PeerId) -> Message {
+        let mut all = Message::default();
+        loop {
+            while let Some(answer) = self.written(peer) {
+                all.payloads.extend(answer.payloads);
+                all.presences.extend(answer.presences);
+            }
+            if self.step().is_none() {
+                return all;
+            }
+        }
+    }
+}
+
+fn bytes(message: &Message) -> usize {
+    message.payloads.iter().map(|payload| payload.data.len()).sum()
+}
+
+fn want(block: &Block) -> WantEntry {
+    WantEntry { cid: *block.cid(), priority: 1, cancel: false, kind: WantKind::Block, send_dont_have: true }
+}
+
+fn cancel(block: &Block) -> WantEntry {
+    WantEntry { cancel: true, ..want(block) }
+}
+
+fn wants(range: std::ops::Range<u32>) -> Vec<WantEntry> {
+    range.map(|i| want(&block(i))).collect()
+}
+
+#[test]
+fn blocks_presences_and_inline_blocks() {
+    let mut world = World::new(Bounds::default());
+    let peer = world.peer();
+    let (small, edge, over) =
+        (block(1), large(2, INLINE_BLOCK_BYTES as usize), large(3, INLINE_BLOCK_BYTES as usize + 1));
+    world.have(&[small.clone(), edge.clone(), over.clone()]);
+    let have = |block: &Block| WantEntry { kind: WantKind::Have, ..want(block) };
+    world.wants(&peer, false, vec![want(&small), have(&edge), have(&over), have(&block(9)), want(&block(8))]);
+    let quiet = WantEntry { send_dont_have: false, ..want(&block(7)) };
+    world.wants(&peer, false, vec![quiet]);
+    let served = world.served(&peer);
+    assert_eq!(served.payloads.len(), 2);
+    let dont = |i| (*block(i).cid(), Presence::DontHave);
+    assert_eq!(served.presences, [(*over.cid(), Presence::Have), dont(9), dont(8)]);
+}
+
+#[test]
+fn a_cancelled_want_is_not_answered() {
+    let mut world = World::new(Bounds::default());
+    let peer = world.peer();
+    world.have(&[block(1), block(2)]);
+    world.wants(&peer, false, vec![want(&block(1)), want(&block(2)), cancel(&block(1))]);
+    assert_eq!(world.served(&peer).payloads.len(), 1);
+    assert_eq!(world.server.counts(), (0, 0));
+}
+
+#[test]
+fn a_full_wantlist_replaces_the_old_one() {
+    let mut world = World::new(Bounds::default());
+    let peer = world.peer();
+    world.wants(&peer, false, wants(0..10));
+    world.wants(&peer, true, wants(20..23));
+    assert_eq!(world.server.counts().0, 3);
+}
+
+#[test]
+fn a_block_that_arrives_is_sent_to_who_waits_for_it() {
+    let mut world = World::new(Bounds::default());
+    let (a, b) = (world.peer(), world.peer());
+    world.wants(&a, false, wants(0..2));
+    world.wants(&b, false, wants(0..1));
+    assert_eq!(world.served(&a).presences.len(), 2);
+    world.served(&b);
+    world.have(&[block(0)]);
+    assert!(!world.server.notify(&[*block(5).cid()], world.now));
+    assert!(world.server.notify(&[*block(0).cid()], world.now));
+    assert_eq!(world.served(&a).payloads.len(), 1);
+    assert_eq!(world.served(&b).payloads.len(), 1);
+    assert_eq!(world.server.counts().0, 1, "one want stands");
+}
+
+#[test]
+fn t01_wants_per_peer_are_bounded_also_in_full_wantlists() {
+    for full in [false, true] {
+        let limit = u32::try_from(SERVER_WANTS_PER_PEER).unwrap();
+        for (sent, kept) in [(limit - 1, limit - 1), (limit, limit), (limit + 1, limit)] {
+            let mut world = World::new(Bounds::default());
+            let peer = world.peer();
+            world.wants(&peer, full, wants(0..sent));
+            assert_eq!(world.server.counts().0, kept as usize);
+        }
+    }
+}
+
+#[test]
+fn t01_wants_of_all_peers_are_bounded() {
+    let bounds = Bounds { wants: 100, ..Bounds::default() };
+    assert_eq!(Bounds::default().wants, SERVER_WANTS);
+    let mut world = World::new(bounds);
+    for (sent, kept) in [(49, 49), (50, 99), (1, 100), (1, 100)] {
+        let peer = world.peer();
+        world.wants(&peer, false, wants(0..sent));
+        assert_eq!(world.server.counts().0, kept);
+    }
+}
+
+#[test]
+fn t01_a_want_that_cannot_be_met_makes_place() {
+    let mut world = World::new(Bounds { wants_per_peer: 4, ..Bounds::default() });
+    let peer = world.peer();
+    world.wants(&peer, false, wants(0..4));
+    world.served(&peer);
+    world.have(&[block(9)]);
+    world.wants(&peer, false, wants(9..10));
+    assert_eq!(world.served(&peer).payloads.len(), 1);
+    assert_eq!(world.server.counts().0, 3);
+}
+
+#[test]
+fn t01_everything_goes_with_the_peer() {
+    // CVE-2023-25568: wants stayed in memory after the peer had gone.
+    let mut world = World::new(Bounds::default());
+    world.have(&[block(0), block(1)]);
+    let pool = wants(0..10_000);
+    for rounds in [10, 1, 1] {
+        let peers: Vec<PeerId> = (0..50).map(|_| world.peer()).collect();
+        for (round, peer) in (0..rounds).flat_map(|round| peers.iter().map(move |peer| (round, peer))) {
+            pool.chunks(1_000).for_each(|part| world.wants(peer, round % 7 == 0, part.to_vec()));
+        }
+        assert!(world.server.counts().0 <= 50 * SERVER_WANTS_PER_PEER);
+        (0..200).for_each(|_| drop(world.step()));
+        let running: Vec<_> = (0..3).filter_map(|_| world.server.next_job(world.now)).collect();
+        peers.iter().for_each(|peer| world.server.disconnected(peer));
+        running.into_iter().for_each(|job| {
+            let done = job.run(&world.store);
+            assert!(!world.server.finish(done, world.now));
+        });
+        assert_eq!(world.server.footprint(), 0);
+    }
+}
+
+#[test]
+fn a_job_of_an_earlier_connection_does_not_answer_the_next() {
+    let mut world = World::new(Bounds::default());
+    let peer = world.peer();
+    world.have(&[block(1)]);
+    world.wants(&peer, false, wants(1..2));
+    let job = world.server.next_job(world.now).unwrap();
+    world.server.disconnected(&peer);
+    world.server.connected(peer);
+    assert!(!world.server.finish(job.run(&world.store), world.now));
+    assert!(!world.server.has_answer(&peer));
+    assert_eq!(world.server.counts(), (0, 0));
+}
+
+#[test]
+fn cancelled_wants_do_not_pile_up_in_the_queue() {
+    let mut world = World::new(Bounds { jobs: 0, ..Bounds::default() });
+    let peer = world.peer();
+    for i in 0..10_000 {
+        world.wants(&peer, false, vec![want(&block(i)), cancel(&block(i))]);
+    }
+    assert!(world.server.peers[&peer].wants.queue_len() <= 70);
+}
+
+#[test]
+fn t10_read_and_unwritten_bytes_are_bounded_per_peer() {
+    let mut world = World::new(Bounds::default());
+    let peer = world.peer();
+    let all: Vec<Block> = (0..40).map(|i| large(i, 256 << 10)).collect();
+    world.have(&all);
+    world.wants(&peer, false, all.iter().map(want).collect());
+    while world.step().is_some() {}
+    let outstanding = world.server.counts().1;
+    assert_eq!(outstanding, 1 << 20);
+    let answer = world.server.next_answer(&peer).unwrap();
+    assert_eq!(bytes(&answer), ANSWER_TARGET_BYTES);
+    assert!(world.step().is_none());
+    world.server.written(&peer, 1);
+    assert!(world.step().is_some(), "one byte below the bound");
+}
+
+#[test]
+fn t10_a_large_block_goes_out_alone() {
+    let mut world = World::new(Bounds::default());
+    let peer = world.peer();
+    let all: Vec<Block> = (0..3).map(|i| large(i, 2 << 20)).collect();
+    world.have(&all);
+    world.wants(&peer, false, all.iter().map(want).collect());
+    while world.step().is_some() {}
+    assert_eq!(world.server.counts().1, 2 << 20);
+    assert_eq!(world.served(&peer).payloads.len(), 3);
+}
+
+#[test]
+fn t10_bytes_of_all_peers_and_running_jobs_are_bounded() {
+    for (bound, jobs) in [(3 * JOB_BYTES - 1, 2), (3 * JOB_BYTES, 3), (3 * JOB_BYTES + 1, 3)] {
+        let mut world = World::new(Bounds { outstanding: bound, ..Bounds::default() });
+        for _ in 0..5 {
+            let peer = world.peer();
+            world.wants(&peer, false, wants(0..1));
+        }
+        assert_eq!(std::iter::from_fn(|| world.server.next_job(world.now)).count(), jobs);
+    }
+    let mut world = World::new(Bounds { jobs: 4, ..Bounds::default() });
+    for _ in 0..6 {
+        let peer = world.peer();
+        world.wants(&peer, false, wants(0..1));
+    }
+    assert_eq!(std::iter::from_fn(|| world.server.next_job(world.now)).count(), 4);
+}
+
+#[test]
+fn t10_egress_stays_within_its_limit() {
+    let limit = EgressLimit { bytes_per_second: 1_000_000, burst_bytes: 100_000 };
+    let config = Config {
+        egress: Some(limit),
+        egress_per_peer: Some(EgressLimit { bytes_per_second: 600_000, ..limit }),
+    };
+    let mut world = World::with(config, Bounds::default());
+    let peers = [world.peer(), world.peer()];
+    let all: Vec<Block> = (0..1_000).map(|i| large(i, 50_000)).collect();
+    world.have(&all);
+    for peer in &peers {
+        world.wants(peer, false, all.iter().map(want).collect());
+    }
+    let mut sent = [0, 0];
+    for _ in 0..20 * 50 {
+        world.now += Duration::from_millis(20);
+        while world.step().is_some() {}
+        for (peer, sent) in peers.iter().zip(&mut sent) {
+            *sent += std::iter::from_fn(|| world.written(peer)).map(|answer| bytes(&answer)).sum::<usize>();
+        }
+    }
+    let total = sent[0] + sent[1];
+    assert!(total <= 21_000_000, "{sent:?}");
+    assert!(total >= 19_000_000, "{sent:?}");
+    assert!(sent.iter().all(|bytes| *bytes <= 12_600_000), "{sent:?}");
+}
+
+#[test]
+fn r21_a_greedy_peer_does_not_starve_small_ones() {
+    let mut world = World::new(Bounds { jobs: 1, ..Bounds::default() });
+    let greedy: Vec<PeerId> = (0..20).map(|_| world.peer()).collect();
+    let all: Vec<Block> = (0..200).map(|i| large(i, 256 << 10)).collect();
+    world.have(&all);
+    for peer in &greedy {
+        world.wants(peer, false, all.iter().map(want).collect());
+    }
+    let mut serve = |world: &mut World| {
+        let peer = world.step().unwrap();
+        world.written(&peer);
+        peer
+    };
+    (0..400).for_each(|_| drop(serve(&mut world)));
+    let small = world.peer();
+    world.wants(&small, false, all[..100].iter().map(want).collect());
+    let turns = (0..40 * 21).filter(|_| serve(&mut world) == small).count();
+    // A fair share of 840 answers among 21 peers is 40.
+    assert!((30..=60).contains(&turns), "{turns}");
+}
+
+#[test]
+fn a_peer_that_waited_ten_seconds_goes_first() {
+    let mut world = World::new(Bounds { jobs: 1, ..Bounds::default() });
+    world.have(&[block(0)]);
+    let (served, starved) = (world.peer(), world.peer());
+    world.wants(&starved, false, wants(0..1));
+    world.server.peers.get_mut(&starved).unwrap().served = u64::MAX / 2;
+    world.wants(&served, false, wants(0..1));
+    for (waited, first) in [(STARVED_AFTER - Duration::from_millis(1), served), (STARVED_AFTER, starved)] {
+        let picked = world.server.pick(world.now + waited).unwrap();
+        if waited < STARVED_AFTER {
+            assert_eq!(picked, first);
+        }
+    }
+    world.wants(&served, false, wants(0..1));
+    world.server.peers.get_mut(&served).unwrap().waiting_since = Some(world.now + STARVED_AFTER);
+    assert_eq!(world.server.pick(world.now + STARVED_AFTER), Some(starved));
+}
+
+#[test]
+fn a_block_that_cannot_be_read_counts_as_missing() {
+    struct Broken;
+    impl LocalBlocks for Broken {
+        fn size(&self, _: &Cid) -> Result<Option<u32>, ReadError> {
+            Err(ReadError("disk".into()))
+        }
+        fn read(&self, _: &Cid) -> Result<Option<Bytes>, ReadError> {
+            Err(ReadError("disk".into()))
+        }
+    }
+    let mut world = World::new(Bounds::default());
+    let peer = world.peer();
+    world.wants(&peer, false, wants(0..1));
+    let done = world.server.next_job(world.now).unwrap().run(&Broken);
+    world.server.finish(done, world.now);
+    assert_eq!(world.written(&peer).unwrap().presences, [(*block(0).cid(), Presence::DontHave)]);
+}

@@ -59,6 +59,11 @@ impl Wants {
         self.queued > 0
     }
 
+    #[cfg(test)]
+    pub(super) fn queue_len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// CIDs of blocks that are not here.
     pub(super) fn standing(&self) -> impl Iterator<Item = &Cid> {
         self.standing.values().map(|cid| &**cid)
