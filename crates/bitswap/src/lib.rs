@@ -37,6 +37,8 @@ mod protocol;
 mod server;
 mod shared;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod testing;
 
 pub use behaviour::{Behaviour, Event, Misbehaviour};
