@@ -3,6 +3,11 @@
 //! `cargo bench -p floe-bitswap --bench pull [-- MEBIBYTES]`: two runtimes on loopback, TCP, noise, yamux with
 //! the library's settings for both. Every block is hashed and checked; the walk and the store are not part
 //! of it. Ratios count, not absolute figures: each is the median of its rounds, raw and bitswap in turns.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a program for the terminal that stops at what is wrong"
+)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;

@@ -238,7 +238,7 @@ impl Handler {
             };
             *unflushed = true;
             writing.advance(written);
-            if let Some(bytes) = writing.to_report(REPORT_BYTES) {
+            if let Some(bytes) = writing.take_report(REPORT_BYTES) {
                 self.shared.server(|server, _| server.written(&self.link.peer, bytes));
             }
         }
@@ -249,7 +249,7 @@ impl Handler {
     fn finish_frame(&mut self) {
         self.failures = 0;
         self.link.set_deadline(None);
-        if let Some(bytes) = self.writing.take().and_then(|mut writing| writing.to_report(0)) {
+        if let Some(bytes) = self.writing.take().and_then(|mut writing| writing.take_report(0)) {
             self.shared.server(|server, _| server.written(&self.link.peer, bytes));
         }
     }
@@ -278,7 +278,7 @@ impl Handler {
 
     fn drop_answer(&self, answer: &mut Writing) {
         answer.written = usize::MAX;
-        if let Some(bytes) = answer.to_report(0) {
+        if let Some(bytes) = answer.take_report(0) {
             self.shared.server(|server, _| server.written(&self.link.peer, bytes));
         }
     }
@@ -329,7 +329,7 @@ impl Writing {
     }
 
     /// Bytes of blocks that went out since the last report, where they are at least `step`.
-    fn to_report(&mut self, step: usize) -> Option<usize> {
+    fn take_report(&mut self, step: usize) -> Option<usize> {
         let (bytes, reported) = self.blocks.as_mut()?;
         let out = self.written.min(*bytes) - *reported;
         if out == 0 || out < step {
@@ -352,7 +352,7 @@ impl Drop for Handler {
     fn drop(&mut self) {
         if let Some(mut writing) = self.writing.take() {
             writing.written = usize::MAX;
-            if let Some(bytes) = writing.to_report(0) {
+            if let Some(bytes) = writing.take_report(0) {
                 self.shared.abandon(&self.link.peer, bytes);
             }
         }

@@ -192,7 +192,7 @@ impl Shared {
                         waker.wake();
                     }
                 }
-                Action::Event(event) => self.emit(event),
+                Action::Event(event) => self.emit(*event),
             }
         }
     }

@@ -60,7 +60,7 @@ pub(crate) enum Action {
     /// The session has blocks: [`Client::take_blocks`].
     Ready(SessionId),
     /// For the node around the swarm.
-    Event(Event),
+    Event(Box<Event>),
 }
 
 /// The client of one node.
@@ -284,7 +284,7 @@ impl Client {
 
     fn offered(&mut self, no: PeerNo, key: &Multihash) {
         let (Some(root), Some(peer)) = (self.parked.get(key), self.peers.get(&no)) else { return };
-        self.actions.push(Action::Event(Event::Offered { root: *root.cid(), peer: peer.id }));
+        self.actions.push(Action::Event(Box::new(Event::Offered { root: *root.cid(), peer: peer.id })));
     }
 
     // ---- peers ----------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ impl Client {
             }
         }
         self.release(no, &asks);
-        self.actions.push(Action::Event(Event::Misbehaved { peer: id, what }));
+        self.actions.push(Action::Event(Box::new(Event::Misbehaved { peer: id, what })));
         self.pump_hungry(now);
     }
 

@@ -76,7 +76,7 @@ impl World {
     fn events(&mut self) -> Vec<Event> {
         let actions = self.client.take_actions().into_iter();
         actions
-            .filter_map(|action| if let Action::Event(event) = action { Some(event) } else { None })
+            .filter_map(|action| if let Action::Event(event) = action { Some(*event) } else { None })
             .collect()
     }
 
@@ -95,7 +95,7 @@ fn a_provider_is_asked_for_the_block_and_others_whether_they_have_the_root() {
     let (origin, stranger) = (world.peer(), world.peer());
     let root = block(0);
     let id = world.open(&root, &[origin]);
-    world.want(id, &[root.clone()]);
+    world.want(id, std::slice::from_ref(&root));
     let (at_origin, at_stranger) = (world.sent(&origin), world.sent(&stranger));
     assert_eq!((at_origin.len(), at_origin[0].kind), (1, WantKind::Block));
     assert_eq!((at_stranger.len(), at_stranger[0].kind), (1, WantKind::Have));
@@ -389,7 +389,7 @@ fn providers_are_called_for_with_back_off_while_nobody_has_it() {
     assert!(world.events().is_empty());
     world.pass(Duration::from_millis(250));
     let call = Event::NeedProviders { session: id, root: *block(0).cid(), cid: *block(0).cid() };
-    assert_eq!(world.events(), [call.clone()]);
+    assert_eq!(world.events(), std::slice::from_ref(&call));
     world.pass(Duration::from_secs(9));
     assert!(world.events().is_empty());
     world.pass(Duration::from_secs(1));

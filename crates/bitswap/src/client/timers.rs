@@ -114,7 +114,7 @@ impl Client {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.asked_for_providers(now);
         let event = Event::NeedProviders { session: id, root: *session.root.cid(), cid };
-        self.actions.push(Action::Event(event));
+        self.actions.push(Action::Event(Box::new(event)));
         let seeking = std::mem::take(&mut session.seeking);
         for key in seeking {
             self.ask_again(id, key, now);

@@ -326,7 +326,7 @@ fn r21_a_greedy_peer_does_not_starve_small_ones() {
     for peer in &greedy {
         world.wants(peer, false, all.iter().map(want).collect());
     }
-    let mut serve = |world: &mut World| {
+    let serve = |world: &mut World| {
         let peer = world.step().unwrap();
         world.written(&peer);
         peer

@@ -1,5 +1,6 @@
 //! Real nodes on loopback TCP: a swarm on its own task, blocks in a map.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(unreachable_pub, reason = "a module that test files share")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
