@@ -1,0 +1,142 @@
+//! T3, T13, T14, T16: what hostile bytes do to the decoders. Any bytes give links or an error; the bounds hold at
+//! their value and break one beyond it.
+#![expect(clippy::unwrap_used, reason = "a test's helpers may")]
+
+use bytes::Bytes;
+use floe_core::cid::code;
+use floe_core::{Block, Cid};
+use floe_dag::limits::{MAX_HAMT_FANOUT, MAX_NESTING};
+use floe_dag::{WalkError, links, scan};
+use proptest::prelude::*;
+
+const CODECS: [u64; 3] = [code::DAG_PB, code::DAG_CBOR, code::DAG_JSON];
+
+fn scans(codec: u64, data: &[u8]) -> bool {
+    scan(codec, data, &mut |_| {}).is_ok()
+}
+
+fn raw(n: u64) -> Cid {
+    *Block::of(code::RAW, Bytes::copy_from_slice(&n.to_be_bytes())).unwrap().cid()
+}
+
+fn pb_field(field: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = vec![field << 3 | 2];
+    let mut buffer = unsigned_varint::encode::usize_buffer();
+    out.extend_from_slice(unsigned_varint::encode::usize(body.len(), &mut buffer));
+    out.extend_from_slice(body);
+    out
+}
+
+/// A HAMT shard with this fanout and bitfield over links with these names.
+fn shard(fanout: u64, bitfield: &[u8], names: &[&str]) -> Block {
+    let mut data = vec![0x08, 5];
+    data.extend(pb_field(2, bitfield));
+    let mut buffer = unsigned_varint::encode::u64_buffer();
+    data.extend_from_slice(&[0x28, 0x22, 0x30]);
+    data.extend_from_slice(unsigned_varint::encode::u64(fanout, &mut buffer));
+    let mut node = Vec::new();
+    for (n, name) in names.iter().enumerate() {
+        let link = [pb_field(1, &raw(n as u64).to_bytes()), pb_field(2, name.as_bytes())].concat();
+        node.extend(pb_field(2, &link));
+    }
+    node.extend(pb_field(1, &data));
+    Block::of(code::DAG_PB, Bytes::from(node)).unwrap()
+}
+
+/// `CVE-2023-23625`, `CVE-2023-23631`: readers sized tables by the fanout that a stranger wrote, and indexed links by
+/// bits that were not there.
+#[test]
+fn t14_bogus_hamt_shards_are_refused() {
+    let good = shard(256, &[0b11], &["00one", "01two"]);
+    assert_eq!(links(&good).unwrap().count(), 2);
+    for fanout in [0, 3, 255, 257, MAX_HAMT_FANOUT + 1, 2 * MAX_HAMT_FANOUT, 1 << 40, u64::MAX] {
+        let block = shard(fanout, &[0b11], &["00one", "01two"]);
+        assert!(matches!(links(&block), Err(WalkError::Malformed { .. })), "a fanout of {fanout}");
+    }
+    let widest = shard(MAX_HAMT_FANOUT, &[0b11], &["000one", "001two"]);
+    assert!(links(&widest).is_ok(), "the widest fanout");
+    // 256 slots take 32 bytes; one more does not fit, unless it is a leading zero nobody needs.
+    let mut wide = vec![0b11];
+    wide.resize(33, 0);
+    assert!(links(&shard(256, &wide, &["00one", "01two"])).is_err(), "a bit beyond the fanout");
+    for (bits, names) in [(0b1u8, &["00one", "01two"][..]), (0b111, &["00one", "01two"]), (0, &["00one"])] {
+        assert!(links(&shard(256, &[bits], names)).is_err(), "{bits:b} for {} links", names.len());
+    }
+}
+
+#[test]
+fn t16_nesting_ends_at_its_bound() {
+    for (depth, ok) in [(MAX_NESTING - 1, true), (MAX_NESTING, true), (MAX_NESTING + 1, false)] {
+        let mut cbor = vec![0x81; depth];
+        cbor.push(0x00);
+        assert_eq!(scans(code::DAG_CBOR, &cbor), ok, "dag-cbor {depth}");
+        let json = format!("{}0{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(scans(code::DAG_JSON, json.as_bytes()), ok, "dag-json {depth}");
+    }
+    // A block full of openings: no stack to overflow.
+    assert!(!scans(code::DAG_CBOR, &vec![0x81; 2 << 20]));
+    assert!(!scans(code::DAG_JSON, "[".repeat(2 << 20).as_bytes()));
+}
+
+/// RUSTSEC-2019-0025 and its kin: a length is a claim, and nothing is sized by it.
+#[test]
+fn t16_huge_lengths_are_refused() {
+    for major in [2u8, 3, 4, 5] {
+        for len in [1u64 << 32, 1 << 63, u64::MAX] {
+            let mut cbor = vec![major << 5 | 27];
+            cbor.extend_from_slice(&len.to_be_bytes());
+            assert!(!scans(code::DAG_CBOR, &cbor), "major type {major}, length {len}");
+        }
+    }
+    for len in [1u64 << 32, 1 << 63, u64::MAX] {
+        let mut buffer = unsigned_varint::encode::u64_buffer();
+        let pb = [&[0x0a], unsigned_varint::encode::u64(len, &mut buffer)].concat();
+        assert!(!scans(code::DAG_PB, &pb), "dag-pb length {len}");
+    }
+}
+
+#[test]
+fn t16_dag_cbor_is_strict() {
+    let bad: [(&str, &[u8]); 10] = [
+        ("nan", &[0xfb, 0x7f, 0xf8, 0, 0, 0, 0, 0, 0]),
+        ("infinity", &[0xfb, 0x7f, 0xf0, 0, 0, 0, 0, 0, 0]),
+        ("a short float", &[0xf9, 0x3c, 0x00]),
+        ("a number not in its shortest form", &[0x18, 0x01]),
+        ("an indefinite array", &[0x9f, 0xff]),
+        ("a key twice", &[0xa2, 0x61, b'a', 0x01, 0x61, b'a', 0x02]),
+        ("keys out of order", &[0xa2, 0x61, b'b', 0x01, 0x61, b'a', 0x02]),
+        ("a key that is no text", &[0xa1, 0x01, 0x01]),
+        ("a tag other than 42", &[0xc1, 0x00]),
+        ("bytes left over", &[0x00, 0x00]),
+    ];
+    for (what, bytes) in bad {
+        assert!(!scans(code::DAG_CBOR, bytes), "{what} was accepted");
+    }
+}
+
+proptest! {
+    #[test]
+    fn t13_any_bytes_are_no_panic(codec in prop::sample::select(&CODECS), data in prop::collection::vec(any::<u8>(), 0..600)) {
+        let _ = scans(codec, &data);
+        let block = Block::of(codec, Bytes::from(data)).unwrap();
+        let _ = links(&block);
+    }
+
+    #[test]
+    fn t13_a_mutated_node_is_no_panic(at in any::<prop::sample::Index>(), to in any::<u8>(), cut in any::<prop::sample::Index>()) {
+        let good = shard(256, &[0b11], &["00one", "01two"]);
+        let mut data = good.data().to_vec();
+        let at = at.index(data.len());
+        data[at] = to;
+        data.truncate(cut.index(data.len()) + 1);
+        let _ = links(&Block::of(code::DAG_PB, Bytes::from(data)).unwrap());
+    }
+
+    /// What serde_json refuses to read, the scanner refuses too (it takes a little more care with keys and links).
+    #[test]
+    fn t13_dag_json_accepts_only_json(text in "[\\[\\]{}\",:0-9a-e /tru\\\\.-]{0,40}") {
+        if scans(code::DAG_JSON, text.as_bytes()) {
+            prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok(), "{}", text);
+        }
+    }
+}
