@@ -176,6 +176,14 @@ pub const TICK: Duration = Duration::from_millis(250);
 /// The same while the egress limit holds answers back.
 pub const THROTTLED_TICK: Duration = Duration::from_millis(20);
 
+// The longest answer fits a frame: the longest run of blocks, and every entry with the longest CID.
+const _: () = {
+    let entries = SERVER_WANTS_PER_PEER * (floe_core::cid::MAX_CID_BYTES + 16);
+    assert!(ANSWER_TARGET_BYTES - 1 + floe_core::block::MAX_BLOCK_BYTES + 2 * entries < FRAME_BYTES);
+};
+// The longest delta fits what peers read.
+const _: () = assert!(ENTRIES_PER_DELTA * (floe_core::cid::MAX_CID_BYTES + 24) < CLIENT_FRAME_BYTES);
+
 /// Time for a frame of `bytes` to be written.
 pub(crate) fn send_timeout(bytes: usize) -> Duration {
     let transfer = Duration::from_millis((bytes as u64).saturating_mul(1_000) / SEND_BYTES_PER_SECOND);
@@ -193,13 +201,5 @@ mod tests {
         assert_eq!(send_timeout(112_500), Duration::from_secs(11));
         assert_eq!(send_timeout(1_475_000), SEND_TIMEOUT_MAX);
         assert_eq!(send_timeout(FRAME_BYTES), SEND_TIMEOUT_MAX);
-    }
-
-    #[test]
-    fn the_longest_answer_is_below_the_frame_cap() {
-        // Every entry with the longest CID and its field headers, behind the longest run of blocks.
-        let entries = SERVER_WANTS_PER_PEER * (floe_core::cid::MAX_CID_BYTES + 16);
-        assert!(ANSWER_TARGET_BYTES - 1 + floe_core::block::MAX_BLOCK_BYTES + 2 * entries < FRAME_BYTES);
-        assert!(ENTRIES_PER_DELTA * (floe_core::cid::MAX_CID_BYTES + 24) < CLIENT_FRAME_BYTES);
     }
 }

@@ -207,7 +207,9 @@ fn t01_everything_goes_with_the_peer() {
             pool.chunks(1_000).for_each(|part| world.wants(peer, round % 7 == 0, part.to_vec()));
         }
         assert!(world.server.counts().0 <= 50 * SERVER_WANTS_PER_PEER);
-        (0..200).for_each(|_| drop(world.step()));
+        for _ in 0..200 {
+            world.step();
+        }
         let running: Vec<_> = (0..3).filter_map(|_| world.server.next_job(world.now)).collect();
         peers.iter().for_each(|peer| world.server.disconnected(peer));
         running.into_iter().for_each(|job| {
@@ -331,7 +333,9 @@ fn r21_a_greedy_peer_does_not_starve_small_ones() {
         world.written(&peer);
         peer
     };
-    (0..400).for_each(|_| drop(serve(&mut world)));
+    for _ in 0..400 {
+        serve(&mut world);
+    }
     let small = world.peer();
     world.wants(&small, false, all[..100].iter().map(want).collect());
     let turns = (0..40 * 21).filter(|_| serve(&mut world) == small).count();

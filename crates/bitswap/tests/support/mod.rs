@@ -1,5 +1,6 @@
 //! Real nodes on loopback TCP: a swarm on its own task, blocks in a map.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(unreachable_pub, reason = "a module that test files share")]
 
 use std::collections::HashMap;
@@ -184,15 +185,13 @@ async fn drive(
                 Some(Command::Disconnect(peer)) => { let _ = swarm.disconnect_peer_id(peer); }
                 None => return,
             },
-            event = swarm.select_next_some() => match event {
-                SwarmEvent::Behaviour(event) => {
-                    if let Event::Misbehaved { peer, .. } = event {
-                        let _ = swarm.disconnect_peer_id(peer);
-                    }
-                    let _ = events.try_send(event);
+            event = swarm.select_next_some() => {
+                let SwarmEvent::Behaviour(event) = event else { continue };
+                if let Event::Misbehaved { peer, .. } = event {
+                    let _ = swarm.disconnect_peer_id(peer);
                 }
-                _ => {}
-            },
+                let _ = events.try_send(event);
+            }
         }
     }
 }
