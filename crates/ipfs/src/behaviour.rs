@@ -19,7 +19,7 @@ use rand::rngs::StdRng;
 use crate::kad_store::Store;
 use crate::keep;
 use crate::limits::{
-    FOREIGN_RECORD_TTL, KAD_DISJOINT_PATHS, KAD_PACKET, MAX_INBOUND, MAX_OUTBOUND, MAX_PENDING, MAX_PER_PEER,
+    FOREIGN_RECORD_TTL, KAD_DISJOINT_PATHS, KAD_PACKET, MAX_OUTBOUND, MAX_PENDING, MAX_PER_PEER,
 };
 
 /// See the module.
@@ -47,6 +47,7 @@ pub(crate) struct Parts<'a> {
     /// `None` when offline.
     pub(crate) kad: Option<Store>,
     pub(crate) refuse_bytes: usize,
+    pub(crate) max_inbound: u32,
     pub(crate) entropy: &'a Arc<dyn Entropy>,
 }
 
@@ -56,7 +57,7 @@ impl Behaviour {
         let online = parts.kad.is_some();
         Self {
             blocked: allow_block_list::Behaviour::default(),
-            limits: connection_limits::Behaviour::new(connection_limits()),
+            limits: connection_limits::Behaviour::new(connection_limits(parts.max_inbound)),
             memory: memory_connection_limits::Behaviour::with_max_bytes(parts.refuse_bytes),
             keep: keep::Behaviour::default(),
             bitswap: parts.bitswap,
@@ -70,9 +71,9 @@ impl Behaviour {
     }
 }
 
-fn connection_limits() -> ConnectionLimits {
+fn connection_limits(max_inbound: u32) -> ConnectionLimits {
     ConnectionLimits::default()
-        .with_max_established_incoming(Some(MAX_INBOUND))
+        .with_max_established_incoming(Some(max_inbound))
         .with_max_established_outgoing(Some(MAX_OUTBOUND))
         .with_max_established_per_peer(Some(MAX_PER_PEER))
         .with_max_pending_incoming(Some(MAX_PENDING))

@@ -31,6 +31,8 @@ mod settings;
 mod task;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod transport;
 mod view;
 pub mod yamux;

@@ -21,7 +21,8 @@ use crate::dial::resolve::{Nowhere, Resolve, System};
 use crate::dial::target::peer_of;
 use crate::kad_store;
 use crate::limits::{
-    COMMANDS, IDLE_CONNECTION, MAX_ANNOUNCEMENTS, MAX_NEGOTIATING_STREAMS, MAX_RELAYS, STOP_WITHIN,
+    COMMANDS, IDLE_CONNECTION, MAX_ANNOUNCEMENTS, MAX_INBOUND, MAX_NEGOTIATING_STREAMS, MAX_RELAYS,
+    STOP_WITHIN,
 };
 use crate::memory::Memory;
 use crate::provide::worker::Worker;
@@ -64,6 +65,7 @@ enum End {
 pub(crate) struct World {
     pub(crate) resolver: Arc<dyn Resolve>,
     pub(crate) memory: Memory,
+    pub(crate) max_inbound: u32,
 }
 
 impl World {
@@ -75,7 +77,7 @@ impl World {
                 Arc::new(Nowhere(reason))
             }
         };
-        Self { resolver, memory: Memory::new(settings.memory_budget_bytes) }
+        Self { resolver, memory: Memory::new(settings.memory_budget_bytes), max_inbound: MAX_INBOUND }
     }
 }
 
@@ -122,6 +124,7 @@ impl Node {
             relay,
             kad,
             refuse_bytes: world.memory.refuse_bytes(),
+            max_inbound: world.max_inbound,
             entropy: &components.entropy,
         });
         let config = libp2p::swarm::Config::with_tokio_executor()

@@ -51,6 +51,9 @@ pub(crate) enum Command {
     /// As if a peer had confirmed, or lost, an address of ours.
     #[cfg(test)]
     External { address: Multiaddr, confirmed: bool },
+    /// As if a behaviour had a bug.
+    #[cfg(test)]
+    Panic,
 }
 
 /// What the task is made of.
@@ -138,6 +141,8 @@ impl Task {
             Command::External { address, confirmed: true } => self.swarm.add_external_address(address),
             #[cfg(test)]
             Command::External { address, confirmed: false } => self.swarm.remove_external_address(&address),
+            #[cfg(test)]
+            Command::Panic => panic!("a test asked for it"),
         }
     }
 

@@ -157,3 +157,103 @@ impl Drop for HttpServer {
         self.task.abort();
     }
 }
+
+/// The system's clock.
+pub(crate) struct SystemClock {
+    start: std::time::Instant,
+}
+
+impl SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the tests' own adapter")]
+    pub(crate) fn new() -> Self {
+        Self { start: std::time::Instant::now() }
+    }
+}
+
+impl floe_core::Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the tests' own adapter")]
+    fn now(&self) -> floe_core::Timestamp {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        floe_core::Timestamp::from_millis(since.as_millis() as u64)
+    }
+
+    fn monotonic(&self) -> std::time::Duration {
+        self.start.elapsed()
+    }
+
+    fn sleep(&self, for_: std::time::Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(for_))
+    }
+}
+
+/// Blocks in memory.
+#[derive(Default)]
+pub(crate) struct MemoryBlocks(Mutex<HashMap<Vec<u8>, bytes::Bytes>>);
+
+impl MemoryBlocks {
+    pub(crate) fn put(&self, block: &floe_core::Block) {
+        self.0.lock().insert(block.cid().hash().to_bytes(), block.data().clone());
+    }
+}
+
+impl floe_core::ports::LocalBlocks for MemoryBlocks {
+    fn size(&self, cid: &floe_core::Cid) -> Result<Option<u32>, floe_core::ports::ReadError> {
+        Ok(self.0.lock().get(&cid.hash().to_bytes()).map(|data| data.len() as u32))
+    }
+
+    fn read(&self, cid: &floe_core::Cid) -> Result<Option<bytes::Bytes>, floe_core::ports::ReadError> {
+        Ok(self.0.lock().get(&cid.hash().to_bytes()).cloned())
+    }
+}
+
+/// A TCP and a UDP socket on one loopback port that count who comes.
+pub(crate) struct Trap {
+    pub(crate) port: u16,
+    hits: Arc<AtomicUsize>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Trap {
+    pub(crate) async fn start() -> Self {
+        let hits = Arc::new(AtomicUsize::new(0));
+        let (tcp, udp, port) = loop {
+            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = tcp.local_addr().unwrap().port();
+            // The port may be taken for UDP: try the next.
+            if let Ok(udp) = tokio::net::UdpSocket::bind(("127.0.0.1", port)).await {
+                break (tcp, udp, port);
+            }
+        };
+        let mut tasks = Vec::new();
+        // The same port on IPv6 loopback, where there is one.
+        if let Ok(tcp) = TcpListener::bind(("::1", port)).await {
+            tasks.push(tokio::spawn(count_tcp(tcp, hits.clone())));
+        }
+        tasks.push(tokio::spawn(count_tcp(tcp, hits.clone())));
+        tasks.push(tokio::spawn(count_udp(udp, hits.clone())));
+        Self { port, hits, tasks }
+    }
+
+    pub(crate) fn hits(&self) -> usize {
+        self.hits.load(Ordering::SeqCst)
+    }
+}
+
+async fn count_tcp(tcp: TcpListener, hits: Arc<AtomicUsize>) {
+    while tcp.accept().await.is_ok() {
+        hits.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+async fn count_udp(udp: tokio::net::UdpSocket, hits: Arc<AtomicUsize>) {
+    let mut packet = [0; 2_048];
+    while udp.recv_from(&mut packet).await.is_ok() {
+        hits.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Trap {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}

@@ -155,3 +155,140 @@ impl From<Error> for io::Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use futures::{StreamExt as _, future::poll_fn};
+    use libp2p::core::transport::{DialOpts, ListenerId, MemoryTransport, PortUse, Transport as _};
+    use libp2p::core::{Endpoint, muxing::StreamMuxerExt as _};
+
+    use super::*;
+
+    /// A server with our muxer and a client that is the bare library, which does what it is told.
+    async fn pair(
+        config: Config,
+    ) -> (Muxer<impl AsyncRead + AsyncWrite + Unpin>, Connection<impl AsyncRead + AsyncWrite + Unpin>) {
+        let mut listener = MemoryTransport::new().boxed();
+        listener.listen_on(ListenerId::next(), "/memory/0".parse().unwrap()).unwrap();
+        let address = listener.select_next_some().await.into_new_address().unwrap();
+        let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+        let dial = MemoryTransport::new().dial(address, options).unwrap();
+        let (incoming, client) = futures::join!(
+            async { listener.select_next_some().await.into_incoming().unwrap().0.await.unwrap() },
+            async { dial.await.unwrap() }
+        );
+        let server = config.upgrade_inbound(incoming, "/yamux/1.0.0").await.unwrap();
+        let mut generous = yamux::Config::default();
+        generous.set_max_connection_receive_window(None);
+        generous.set_max_num_streams(10_000);
+        (server, Connection::new(client, generous, Mode::Client))
+    }
+
+    /// Opens streams and writes to each as long as it takes anything; returns the bytes taken.
+    async fn hoard<C: AsyncRead + AsyncWrite + Unpin>(client: &mut Connection<C>, streams: usize) -> usize {
+        let mut open = Vec::new();
+        let mut taken = 0;
+        let chunk = vec![7; 64 << 10];
+        let work = poll_fn(|cx| {
+            loop {
+                let inbound = client.poll_next_inbound(cx);
+                if let Poll::Ready(None | Some(Err(_))) = inbound {
+                    return Poll::Ready(());
+                }
+                let mut moved = inbound.is_ready();
+                if open.len() < streams
+                    && let Poll::Ready(Ok(stream)) = client.poll_new_outbound(cx)
+                {
+                    open.push(stream);
+                    moved = true;
+                }
+                for stream in &mut open {
+                    if let Poll::Ready(Ok(n)) = Pin::new(stream).poll_write(cx, &chunk) {
+                        taken += n;
+                        moved = true;
+                    }
+                }
+                if !moved {
+                    return Poll::Pending;
+                }
+            }
+        });
+        let _ = tokio::time::timeout(Duration::from_secs(2), work).await;
+        taken
+    }
+
+    #[tokio::test]
+    async fn t07_unread_windows_are_bounded() {
+        const STREAMS: usize = 8;
+        let (mut server, mut client) = pair(Config::with(STREAMS, STREAMS * (256 << 10) + (768 << 10))).await;
+        let serve = tokio::spawn(async move {
+            let _ = poll_fn(|cx| Pin::new(&mut server).poll(cx)).await;
+        });
+        let taken = hoard(&mut client, STREAMS).await;
+        // Each stream's window, and no more than one chunk of each that is on its way.
+        let windows = STREAMS * (256 << 10);
+        assert!(taken >= windows && taken <= windows + STREAMS * (64 << 10), "{taken}");
+        serve.abort();
+    }
+
+    #[tokio::test]
+    async fn t08_streams_at_the_boundary() {
+        for (streams, survives) in [(7, true), (8, true), (9, false)] {
+            let (mut server, mut client) = pair(Config::with(8, 8 * (256 << 10) + (768 << 10))).await;
+            let serve = tokio::spawn(async move {
+                poll_fn(|cx| Pin::new(&mut server).poll(cx)).await.map(drop).map_err(|e| e.to_string())
+            });
+            hoard(&mut client, streams).await;
+            assert_eq!(!serve.is_finished(), survives, "{streams}");
+            serve.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_wait_until_they_are_taken_and_none_is_lost() {
+        // A handler that takes streams late: Kubo opens one for each message, and a muxer that resets what it has
+        // no room for loses blocks.
+        let (mut server, mut client) = pair(Config::default()).await;
+        let send = tokio::spawn(async move {
+            for n in 0..YAMUX_STREAMS as u32 - 1 {
+                let mut stream = poll_fn(|cx| client.poll_new_outbound(cx)).await.unwrap();
+                let mut write = Box::pin(async move {
+                    stream.write_all(&n.to_be_bytes()).await.unwrap();
+                    stream.flush().await.unwrap();
+                    stream
+                });
+                let stream = poll_fn(|cx| {
+                    assert!(client.poll_next_inbound(cx).is_pending());
+                    write.as_mut().poll(cx)
+                })
+                .await;
+                std::mem::forget(stream);
+            }
+            poll_fn(|cx| client.poll_next_inbound(cx)).await;
+        });
+        let drive = async {
+            loop {
+                poll_fn(|cx| Pin::new(&mut server).poll(cx)).await.unwrap();
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(1_500), drive).await;
+        assert_eq!(server.backlog.len(), YAMUX_STREAMS - 1);
+        for n in 0..YAMUX_STREAMS as u32 - 1 {
+            let mut stream = poll_fn(|cx| server.poll_inbound_unpin(cx)).await.unwrap();
+            let mut bytes = [0; 4];
+            stream.read_exact(&mut bytes).await.unwrap();
+            assert_eq!(u32::from_be_bytes(bytes), n);
+        }
+        send.abort();
+    }
+
+    #[test]
+    fn the_window_leaves_no_stream_above_the_frame_cap() {
+        // What can be lent to one stream beyond the 256 KiB that all have.
+        let lent = YAMUX_CONNECTION_WINDOW - YAMUX_STREAMS * (256 << 10);
+        assert_eq!((256 << 10) + lent, 1 << 20);
+    }
+}

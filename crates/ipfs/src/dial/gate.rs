@@ -130,3 +130,133 @@ async fn permitted<E: std::error::Error + 'static>(
         _ => Ok(allowed),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use floe_core::{ManualClock, Timestamp};
+    use futures::future;
+    use libp2p::core::Endpoint;
+    use libp2p::core::transport::PortUse;
+    use libp2p::websocket;
+
+    use super::*;
+    use crate::testing::Names;
+
+    /// A transport that writes down what it is told to dial, and connects nowhere.
+    #[derive(Clone, Default)]
+    struct Recorder(Arc<Mutex<Vec<String>>>);
+
+    impl Transport for Recorder {
+        type Output = futures::io::Cursor<Vec<u8>>;
+        type Error = io::Error;
+        type ListenerUpgrade = future::Ready<Result<Self::Output, io::Error>>;
+        type Dial = future::Ready<Result<Self::Output, io::Error>>;
+
+        fn listen_on(&mut self, _: ListenerId, addr: Multiaddr) -> Result<(), TransportError<io::Error>> {
+            Err(TransportError::MultiaddrNotSupported(addr))
+        }
+
+        fn remove_listener(&mut self, _: ListenerId) -> bool {
+            false
+        }
+
+        fn dial(&mut self, addr: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+            self.0.lock().push(addr.to_string());
+            Ok(future::ready(Err(io::Error::other("nobody there"))))
+        }
+
+        fn poll(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
+            Poll::Pending
+        }
+    }
+
+    struct Rig {
+        recorder: Recorder,
+        names: Arc<Names>,
+        policy: Arc<Policy>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
+            let policy = Arc::new(Policy::new(false, clock));
+            Self { recorder: Recorder::default(), names: Arc::default(), policy }
+        }
+
+        fn gate(&self) -> Gate<Recorder> {
+            Gate::new(self.recorder.clone(), Carrier::Tcp, self.policy.clone(), self.names.clone())
+        }
+
+        async fn dial<T>(&self, mut transport: T, address: &str) -> Option<String>
+        where
+            T: Transport,
+            T::Output: Sized,
+        {
+            let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
+            match transport.dial(address.parse().unwrap(), options) {
+                Ok(dial) => dial.await.err().map(|e| e.to_string()),
+                Err(TransportError::MultiaddrNotSupported(_)) => Some("not supported".into()),
+                Err(TransportError::Other(e)) => Some(e.to_string()),
+            }
+        }
+
+        fn dialled(&self) -> Vec<String> {
+            std::mem::take(&mut self.recorder.0.lock())
+        }
+    }
+
+    #[tokio::test]
+    async fn t11_a_name_is_resolved_once_and_that_address_dialled() {
+        // Rebinding: the name is public when it is checked and loopback when it is dialled. Here checking and dialling
+        // are one look-up.
+        let rig = Rig::new();
+        rig.names.answer("rebind.example.net", &["8.8.8.8"]);
+        rig.names.answer("rebind.example.net", &["127.0.0.1"]);
+        rig.dial(rig.gate(), "/dns4/rebind.example.net/tcp/4001").await;
+        assert_eq!((rig.dialled(), rig.names.asked()), (vec!["/ip4/8.8.8.8/tcp/4001".to_owned()], 1));
+        let error = rig.dial(rig.gate(), "/dns4/rebind.example.net/tcp/4001").await.unwrap();
+        assert!(rig.dialled().is_empty());
+        assert!(error.contains("private") && !error.contains("127.0.0.1"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn t11_websockets_names_pass_the_gate_below_them() {
+        for shape in ["ws", "wss", "tls/ws", "tls/sni/other.example.net/ws"] {
+            let rig = Rig::new();
+            rig.names.answer("rebind.example.net", &["8.8.8.8", "10.0.0.1", "::ffff:127.0.0.1"]);
+            rig.names.answer("rebind.example.net", &["127.0.0.1"]);
+            let address = format!("/dns/rebind.example.net/tcp/443/{shape}");
+            rig.dial(websocket::Config::new(rig.gate()), &address).await;
+            assert_eq!(rig.dialled(), ["/ip4/8.8.8.8/tcp/443"], "{shape}");
+            rig.dial(websocket::Config::new(rig.gate()), &address).await;
+            assert!(rig.dialled().is_empty(), "{shape}");
+        }
+    }
+
+    #[tokio::test]
+    async fn t11_addresses_of_a_name_are_bounded() {
+        for count in [MAX_ADDRESSES_PER_NAME - 1, MAX_ADDRESSES_PER_NAME, MAX_ADDRESSES_PER_NAME + 1] {
+            let rig = Rig::new();
+            let addresses: Vec<String> = (0..count).map(|n| format!("8.8.8.{n}")).collect();
+            rig.names.answer("many.example.net", &addresses.iter().map(String::as_str).collect::<Vec<_>>());
+            rig.dial(rig.gate(), "/dns4/many.example.net/tcp/4001").await;
+            assert_eq!(rig.dialled().len(), count.min(MAX_ADDRESSES_PER_NAME));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_permit_opens_the_gate_for_its_name() {
+        let rig = Rig::new();
+        rig.names.answer("localhost", &["127.0.0.1", "::1"]);
+        let address = "/dns4/localhost/tcp/4001";
+        assert!(rig.dial(rig.gate(), address).await.unwrap().contains("private"));
+        rig.policy.permit_local(&address.parse().unwrap());
+        rig.dial(rig.gate(), address).await;
+        assert_eq!(rig.dialled(), ["/ip4/127.0.0.1/tcp/4001"]);
+    }
+}

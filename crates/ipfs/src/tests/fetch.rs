@@ -1,0 +1,129 @@
+//! Blocks between two nodes, over each transport and found in each way.
+
+use super::*;
+use crate::PrivateAddresses;
+use crate::testing::{Answer, HttpServer};
+
+async fn fetch_over(listen: &str) {
+    let mut server = Peer::start(|s| s.swarm = vec![listen.parse().unwrap()]).await;
+    let client = Peer::start(|_| {}).await;
+    let blocks: Vec<Block> = (0..200).map(|n| block(100 * n)).collect();
+    blocks.iter().for_each(|block| server.blocks.put(block));
+    let cids: Vec<Cid> = blocks.iter().map(|block| *block.cid()).collect();
+
+    let mut session = client.open(cids[0], &server.addresses(), true);
+    session.want(&cids);
+    server.connected(&client).await;
+    let mut got = take(&mut session, blocks.len()).await;
+    got.sort_by_key(|block| cids.iter().position(|cid| cid == block.cid()));
+    assert_eq!(got, blocks);
+    let progress = session.progress();
+    assert_eq!((progress.providers, progress.outstanding, progress.last_error), (1, 0, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dag_comes_over_tcp() {
+    fetch_over("/ip4/127.0.0.1/tcp/0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dag_comes_over_quic() {
+    fetch_over("/ip4/127.0.0.1/udp/0/quic-v1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dag_comes_over_websocket() {
+    fetch_over("/ip4/127.0.0.1/tcp/0/ws").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn origins_may_come_later() {
+    let server = Peer::start(|_| {}).await;
+    let client = Peer::start(|_| {}).await;
+    let block = block(1_000);
+    server.blocks.put(&block);
+    let mut session = client.open(*block.cid(), &[], true);
+    session.want(&[*block.cid()]);
+    session.add_origins(&server.addresses(), true);
+    assert_eq!(take(&mut session, 1).await, [block]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_dials_us_is_a_provider_too() {
+    // Behind NAT the origins cannot be dialled; the peer dials our delegates instead.
+    let mut server = Peer::start(|s| s.private_addresses = PrivateAddresses::Deny).await;
+    let pusher = Peer::start(|_| {}).await;
+    let block = block(1_000);
+    pusher.blocks.put(&block);
+    let mut session = server.open(*block.cid(), &pusher.addresses(), true);
+    session.want(&[*block.cid()]);
+    let mut dialling = pusher.open(*super::block(1).cid(), &server.addresses(), true);
+    dialling.want(&[*super::block(1).cid()]);
+    server.connected(&pusher).await;
+    assert_eq!(take(&mut session, 1).await, [block]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delegated_router_names_the_provider() {
+    let server = Peer::start(|_| {}).await;
+    let block = block(1_000);
+    server.blocks.put(&block);
+    let addresses = serde_json::to_string(&server.addresses()).unwrap();
+    let record = format!(r#"{{"Schema":"peer","ID":"{}","Addrs":{addresses}}}"#, server.node.peer_id());
+    let router = HttpServer::start(Answer::ok("application/x-ndjson", record)).await;
+    // Offline: no DHT, but configured routers are asked.
+    let client = Peer::start(|s| s.routers = vec![router.url()]).await;
+    let mut session = client.open(*block.cid(), &[], true);
+    session.want(&[*block.cid()]);
+    assert_eq!(take(&mut session, 1).await, [block]);
+    assert!(!router.paths().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t11_a_routers_private_addresses_are_not_for_strangers() {
+    let server = Peer::start(|_| {}).await;
+    let block = block(1_000);
+    server.blocks.put(&block);
+    let addresses = serde_json::to_string(&server.addresses()).unwrap();
+    let record = format!(r#"{{"Schema":"peer","ID":"{}","Addrs":{addresses}}}"#, server.node.peer_id());
+    let router = HttpServer::start(Answer::ok("application/x-ndjson", record)).await;
+    let client = Peer::start(|s| s.routers = vec![router.url()]).await;
+    let mut session = client.open(*block.cid(), &[], false);
+    session.want(&[*block.cid()]);
+    until(|| !router.paths().is_empty()).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(server.node.status().peers, 0);
+    assert_eq!(session.progress().providers, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t09_the_dht_names_the_provider() {
+    let online = |s: &mut Settings| {
+        s.offline = false;
+        s.private_addresses = PrivateAddresses::Allow;
+    };
+    let hub = Peer::start(online).await;
+    let address = hub.addresses()[0].clone();
+    hub.node
+        .command(crate::task::Command::External { address: address.parse().unwrap(), confirmed: true })
+        .await;
+    until(|| hub.node.status().kad == "server").await;
+
+    let joined = |s: &mut Settings| {
+        online(s);
+        s.bootstrap = vec![address.parse().unwrap()];
+    };
+    let provider = Peer::start(joined).await;
+    // The hub must know where it is: its own confirmed address goes into the record.
+    let own = provider.addresses()[0].parse().unwrap();
+    provider.node.command(crate::task::Command::External { address: own, confirmed: true }).await;
+    let block = block(1_000);
+    provider.blocks.put(&block);
+    provider.node.provide(&[*block.cid()]).await.unwrap();
+    assert_eq!(provider.node.status().provided, 1);
+
+    let client = Peer::start(joined).await;
+    let mut session = client.open(*block.cid(), &[], false);
+    session.want(&[*block.cid()]);
+    assert_eq!(take(&mut session, 1).await, [block]);
+}

@@ -1,0 +1,157 @@
+//! Reachability, relays, and floods.
+
+use std::sync::atomic::AtomicBool;
+
+use futures::StreamExt as _;
+use libp2p::core::Transport as _;
+use libp2p::core::upgrade::Version;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::{NetworkBehaviour, Swarm, SwarmEvent};
+use libp2p::{Multiaddr, identify, noise, ping, relay, tcp};
+
+use super::*;
+use crate::PrivateAddresses;
+use crate::task::Command;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t09_the_part_in_the_dht_follows_reachability() {
+    let peer = Peer::start(|s| s.offline = false).await;
+    let node = &peer.node;
+    assert_eq!(node.status().kad, "client");
+    let external = |text: &str, confirmed| Command::External { address: text.parse().unwrap(), confirmed };
+    // A private address says nothing about the world outside.
+    node.command(external("/ip4/192.168.1.7/tcp/4701", true)).await;
+    until(|| node.status().external.len() == 1).await;
+    assert_eq!(node.status().kad, "client");
+    node.command(external("/ip4/8.8.8.8/tcp/4701", true)).await;
+    until(|| node.status().kad == "server").await;
+    let public = format!("/ip4/8.8.8.8/tcp/4701/p2p/{}", node.peer_id());
+    assert_eq!(node.delegates(false), [public]);
+    node.command(external("/ip4/8.8.8.8/tcp/4701", false)).await;
+    until(|| node.status().kad == "client").await;
+    assert_eq!(node.delegates(false), [format!("/p2p/{}", node.peer_id())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t45_delegates_of_a_running_node() {
+    let peer = Peer::start(|_| {}).await;
+    let bare = format!("/p2p/{}", peer.node.peer_id());
+    assert_eq!(peer.node.delegates(true), peer.addresses());
+    assert_eq!(peer.node.delegates(false), [bare.clone()]);
+    let public_api = Peer::start(|s| s.api_is_local = false).await;
+    assert_eq!(public_api.node.delegates(true), [format!("/p2p/{}", public_api.node.peer_id())]);
+    let open = Peer::start(|s| s.private_addresses = PrivateAddresses::Allow).await;
+    assert_eq!(open.node.delegates(false), open.addresses());
+}
+
+#[derive(NetworkBehaviour)]
+struct RelayServer {
+    relay: relay::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+}
+
+/// A relay on loopback, with the library's own parts.
+async fn relay_server() -> (Multiaddr, tokio::task::JoinHandle<()>) {
+    let key = Keypair::generate_ed25519();
+    let peer = key.public().to_peer_id();
+    let transport = tcp::tokio::Transport::default()
+        .upgrade(Version::V1)
+        .authenticate(noise::Config::new(&key).unwrap())
+        .multiplex(libp2p::yamux::Config::default())
+        .boxed();
+    let behaviour = RelayServer {
+        relay: relay::Behaviour::new(peer, relay::Config::default()),
+        identify: identify::Behaviour::new(identify::Config::new("test".into(), key.public())),
+        ping: ping::Behaviour::default(),
+    };
+    let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(SOON);
+    let mut swarm = Swarm::new(transport, behaviour, peer, config);
+    swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+    let address = loop {
+        if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+            break address;
+        }
+    };
+    swarm.add_external_address(address.clone());
+    let task = tokio::spawn(async move {
+        loop {
+            swarm.next().await;
+        }
+    });
+    (address.with(Protocol::P2p(peer)), task)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_reached_through_its_relay() {
+    let (relay, task) = relay_server().await;
+    let mut hidden = Peer::start(|s| {
+        s.relays = vec![relay.clone()];
+        s.swarm = vec![];
+    })
+    .await;
+    let through = |address: &String| address.contains("/p2p-circuit");
+    until(|| hidden.node.delegates(true).iter().any(through)).await;
+    let circuits: Vec<String> = hidden.node.delegates(true).into_iter().filter(through).collect();
+    assert!(!hidden.node.delegates(false).iter().any(through), "t45: the relay's address is private");
+
+    let client = Peer::start(|_| {}).await;
+    let mut session = client.open(*block(8).cid(), &circuits, true);
+    session.want(&[*block(8).cid()]);
+    hidden.connected(&client).await;
+
+    // T11: for a stranger, a relay on a private address is a private address.
+    let other = Peer::start(|_| {}).await;
+    let mut session = other.open(*block(8).cid(), &circuits, false);
+    session.want(&[*block(8).cid()]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(other.node.status().peers, 0);
+    task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t08_inbound_connections_are_bounded() {
+    const MOST: u32 = 3;
+    let mut world = world();
+    world.max_inbound = MOST;
+    let server = Peer::start_in(|_| {}, world).await;
+    let mut clients = Vec::new();
+    for count in 1..=MOST as usize + 1 {
+        let client = Peer::start(|_| {}).await;
+        let mut session = client.open(*block(8).cid(), &server.addresses(), true);
+        session.want(&[*block(8).cid()]);
+        if count <= MOST as usize {
+            until(|| server.node.status().peers == count).await;
+        } else {
+            // The connection may look established to the client for a moment, and then ends.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert_eq!(server.node.status().peers, MOST as usize);
+            until(|| client.node.status().peers == 0).await;
+        }
+        clients.push((client, session));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t07_the_guard_closes_inbound_connections() {
+    let full = Arc::new(AtomicBool::new(false));
+    let measure = full.clone();
+    let mut world = world();
+    world.memory = Memory::with(1 << 40, move || if measure.load(Ordering::Relaxed) { 1 << 40 } else { 0 });
+    let server = Peer::start_in(|_| {}, world).await;
+    let pinned = Peer::start(|_| {}).await;
+    // A peer that serves a pin, and who dials in himself.
+    let root = *block(8).cid();
+    let origin = format!("/p2p/{}", pinned.node.peer_id());
+    let mut pin = server.open(root, &[origin], true);
+    pin.want(&[root]);
+    let mut sessions = Vec::new();
+    for client in [&pinned, &Peer::start(|_| {}).await] {
+        let mut session = client.open(root, &server.addresses(), true);
+        session.want(&[root]);
+        sessions.push(session);
+    }
+    until(|| server.node.status().peers == 2).await;
+    full.store(true, Ordering::Relaxed);
+    until(|| server.node.status().peers == 0).await;
+}
