@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn t09_records_at_the_boundary() {
-        let (mut store, _, ..) = store();
+        let (mut store, ..) = store();
         store.max_records = 3;
         let stranger = PeerId::random();
         for (key, fits) in [(0, true), (1, true), (2, true), (3, false), (2, true)] {

@@ -10,7 +10,7 @@ use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::Swarm;
 use libp2p::{Multiaddr, PeerId, relay};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, RwLock, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -46,13 +46,17 @@ struct Inner {
     bitswap: floe_bitswap::Handle,
     reach: Reach,
     private_allowed: bool,
-    provides: Arc<store::Store>,
+    /// Empty once the node has ended, so that the file can be opened again.
+    provides: Provides,
     provides_added: Arc<Notify>,
     /// Why the node ended, once it has.
     ended: watch::Receiver<Option<End>>,
     end: watch::Sender<Option<End>>,
     stop: CancellationToken,
 }
+
+/// Shared with the supervisor, who takes the table away when the node has ended.
+type Provides = Arc<RwLock<Option<Arc<store::Store>>>>;
 
 /// How the node ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,12 +169,9 @@ impl Node {
             stop: stop.clone(),
         };
         let (end, ended) = watch::channel(None);
-        tokio::spawn(supervise(
-            tokio::spawn(task.run()),
-            tokio::spawn(worker.run()),
-            stop.clone(),
-            end.clone(),
-        ));
+        let provides: Provides = Arc::new(RwLock::new(Some(provides)));
+        let (swarm, worker) = (tokio::spawn(task.run()), tokio::spawn(worker.run()));
+        tokio::spawn(supervise(swarm, worker, provides.clone(), stop.clone(), end.clone()));
         let reach = Reach {
             own: view.peer,
             commands,
@@ -215,10 +216,18 @@ impl Node {
         change: impl FnOnce(&store::Store, &[Vec<u8>]) -> Result<(), redb::Error> + Send + 'static,
     ) -> Result<(), ReadError> {
         let hashes: Vec<Vec<u8>> = roots.iter().map(|root| root.hash().to_bytes()).collect();
-        let provides = self.inner.provides.clone();
-        let path = provides.path().display().to_string();
-        let changed = tokio::task::spawn_blocking(move || change(&provides, &hashes)).await;
-        let failed = match changed {
+        // Held by the blocking call itself: stopping waits for it even where this future is dropped.
+        let guard = self.inner.provides.clone().read_owned().await;
+        let Some(store) = guard.as_ref().cloned() else {
+            return Err(ReadError("the node has stopped".into()));
+        };
+        let path = store.path().display().to_string();
+        let changed = tokio::task::spawn_blocking(move || {
+            let changed = change(&store, &hashes);
+            drop((store, guard));
+            changed
+        });
+        let failed = match changed.await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(e)) => format!("{path}: {e}"),
             Err(e) => format!("{path}: {e}"),
@@ -259,16 +268,18 @@ impl Task {
 async fn supervise(
     swarm: JoinHandle<()>,
     worker: JoinHandle<()>,
+    provides: Provides,
     stop: CancellationToken,
     end: watch::Sender<Option<End>>,
 ) {
-    let (swarm_result, worker_result) = {
-        let stop_all = |result| {
-            stop.cancel();
-            result
-        };
-        futures::future::join(async { stop_all(swarm.await) }, async { stop_all(worker.await) }).await
+    // Whichever ends first takes the other with it.
+    let last = |task: JoinHandle<()>| async {
+        let result = task.await;
+        stop.cancel();
+        result
     };
+    let (swarm_result, worker_result) = futures::future::join(last(swarm), last(worker)).await;
+    provides.write().await.take();
     let panicked = |what: &str, result: Result<(), tokio::task::JoinError>| {
         result.err().map(|e| End::Failed(format!("the node's {what} ended: {e}")))
     };

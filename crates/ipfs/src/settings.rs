@@ -26,6 +26,7 @@ pub enum PrivateAddresses {
 
 /// Where the node's identity comes from.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
 pub enum Identity {
     /// A file with a protobuf-encoded key, as other libp2p programs write it; made (Ed25519, mode 0600) where
     /// it is missing.

@@ -33,8 +33,8 @@ use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::dial::origins;
 use crate::dial::policy::{Asker, Policy};
 use crate::limits::{
-    self, BLOCK_FOR, COMMANDS_PER_TURN, MAX_BLOCKED_PEERS, MAX_PEER_ADDRESSES, MAX_PEER_PROTOCOLS,
-    MAX_ROUTER_REQUESTS, MAX_SEARCHES, MEMORY_CLOSE_BATCH, TICK,
+    self, BLOCK_FOR, CLOSE_WITHIN, COMMANDS_PER_TURN, MAX_BLOCKED_PEERS, MAX_PEER_ADDRESSES,
+    MAX_PEER_PROTOCOLS, MAX_ROUTER_REQUESTS, MAX_SEARCHES, MEMORY_CLOSE_BATCH, TICK,
 };
 use crate::memory::Memory;
 use crate::provide::worker::Announce;
@@ -131,16 +131,26 @@ impl Task {
             }
         };
         // A second is long for loopback and for a far peer's FIN alike; the rest is dropped.
-        let _ = tokio::time::timeout(Duration::from_secs(1), all_closed).await;
+        let _ = tokio::time::timeout(CLOSE_WITHIN, all_closed).await;
+        let Self { swarm, view, .. } = self;
+        drop(swarm);
+        let listened = std::mem::take(&mut *view.listen.write());
+        listen::until_free(&listened).await;
     }
 
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Search { shared, asker, peers } => self.on_search(shared, asker, peers),
             #[cfg(test)]
-            Command::External { address, confirmed: true } => self.swarm.add_external_address(address),
-            #[cfg(test)]
-            Command::External { address, confirmed: false } => self.swarm.remove_external_address(&address),
+            Command::External { address, confirmed } => {
+                if confirmed {
+                    self.swarm.add_external_address(address);
+                } else {
+                    self.swarm.remove_external_address(&address);
+                }
+                // The swarm tells the behaviours, and reports only what behaviours confirm.
+                self.on_external_changed();
+            }
             #[cfg(test)]
             Command::Panic => panic!("a test asked for it"),
         }
@@ -193,10 +203,15 @@ impl Task {
     fn on_dial_failed(&mut self, peer: PeerId, error: &DialError) {
         trace!(%peer, %error, "dial failed");
         let text = explain(peer, error);
+        // Why there was no address to dial (a refusal, a router that failed) says more than that there was none.
+        let no_addresses = matches!(error, DialError::NoAddresses);
         for search in self.state.searches.values().filter(|search| search.names(&peer)) {
-            search.shared.fail(text.clone());
+            let mut shown = search.shared.error.lock();
+            if shown.is_none() || !no_addresses {
+                *shown = Some(text.clone());
+            }
         }
-        if matches!(error, DialError::NoAddresses) {
+        if no_addresses {
             self.find_peer(peer);
         }
     }

@@ -92,7 +92,7 @@ impl Security {
 
 /// The names come with a slash and cannot be mixed up: this is the one that selects TLS.
 fn is_tls(config: &tls::Config, name: &str) -> bool {
-    config.protocol_info().into_iter().any(|known| known == name)
+    config.protocol_info().any(|known| known == name)
 }
 
 impl UpgradeInfo for Security {
@@ -100,7 +100,7 @@ impl UpgradeInfo for Security {
     type InfoIter = Vec<&'static str>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.tls.protocol_info().into_iter().chain(self.noise.protocol_info()).collect()
+        self.tls.protocol_info().chain(self.noise.protocol_info()).collect()
     }
 }
 

@@ -187,8 +187,12 @@ mod tests {
         (server, Connection::new(client, generous, Mode::Client))
     }
 
-    /// Opens streams and writes to each as long as it takes anything; returns the bytes taken.
-    async fn hoard<C: AsyncRead + AsyncWrite + Unpin>(client: &mut Connection<C>, streams: usize) -> usize {
+    /// Opens streams and writes to each as long as it takes anything; returns the bytes taken, and whether the
+    /// connection lived through it.
+    async fn hoard<C: AsyncRead + AsyncWrite + Unpin>(
+        client: &mut Connection<C>,
+        streams: usize,
+    ) -> (usize, bool) {
         let mut open = Vec::new();
         let mut taken = 0;
         let chunk = vec![7; 64 << 10];
@@ -216,8 +220,8 @@ mod tests {
                 }
             }
         });
-        let _ = tokio::time::timeout(Duration::from_secs(2), work).await;
-        taken
+        let lived = tokio::time::timeout(Duration::from_secs(2), work).await.is_err();
+        (taken, lived)
     }
 
     #[tokio::test]
@@ -227,7 +231,8 @@ mod tests {
         let serve = tokio::spawn(async move {
             let _ = poll_fn(|cx| Pin::new(&mut server).poll(cx)).await;
         });
-        let taken = hoard(&mut client, STREAMS).await;
+        let (taken, lived) = hoard(&mut client, STREAMS).await;
+        assert!(lived);
         // Each stream's window, and no more than one chunk of each that is on its way.
         let windows = STREAMS * (256 << 10);
         assert!(taken >= windows && taken <= windows + STREAMS * (64 << 10), "{taken}");
@@ -239,10 +244,10 @@ mod tests {
         for (streams, survives) in [(7, true), (8, true), (9, false)] {
             let (mut server, mut client) = pair(Config::with(8, 8 * (256 << 10) + (768 << 10))).await;
             let serve = tokio::spawn(async move {
-                poll_fn(|cx| Pin::new(&mut server).poll(cx)).await.map(drop).map_err(|e| e.to_string())
+                let _ = poll_fn(|cx| Pin::new(&mut server).poll(cx)).await;
             });
-            hoard(&mut client, streams).await;
-            assert_eq!(!serve.is_finished(), survives, "{streams}");
+            let (_, lived) = hoard(&mut client, streams).await;
+            assert_eq!(lived, survives, "{streams}");
             serve.abort();
         }
     }

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::Task;
 use crate::Error;
 use crate::behaviour::BehaviourEvent;
-use crate::limits::{LISTEN_WITHIN, RELAY_PAUSE};
+use crate::limits::{FREE_WITHIN, LISTEN_WITHIN, RELAY_PAUSE};
 
 /// Interfaces behind a wildcard are reported one after another; this is how long the start waits for another.
 const MORE_INTERFACES: Duration = Duration::from_millis(50);
@@ -151,6 +151,19 @@ fn probe(address: &Multiaddr) -> Result<(), Error> {
         _ => return Ok(()),
     };
     bound.map_err(|error| listen_error(address, &error))
+}
+
+/// Waits until nobody listens on `addresses` any more, for a bounded time: whoever starts a node on them next finds
+/// them free.
+pub(super) async fn until_free(addresses: &[Multiaddr]) {
+    let free = async {
+        while addresses.iter().any(|address| probe(address).is_err()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(FREE_WITHIN, free).await.is_err() {
+        debug!("a port is still in use after the node has stopped");
+    }
 }
 
 fn refused(address: &Multiaddr, error: TransportError<io::Error>) -> Error {

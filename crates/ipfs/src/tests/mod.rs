@@ -110,12 +110,14 @@ fn block(bytes: usize) -> Block {
 /// Takes `count` blocks out of a session.
 async fn take(session: &mut Box<dyn Session>, count: usize) -> Vec<Block> {
     let mut blocks = Vec::new();
-    soon(async {
+    let all = async {
         while blocks.len() < count {
             let more = std::future::poll_fn(|cx| session.poll_blocks(cx)).await;
             blocks.extend(more.expect("the exchange runs"));
         }
-    })
-    .await;
+    };
+    if tokio::time::timeout(SOON, all).await.is_err() {
+        panic!("{} of {count} blocks came: {:?}", blocks.len(), session.progress());
+    }
     blocks
 }

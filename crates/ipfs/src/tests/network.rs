@@ -37,7 +37,7 @@ async fn t45_delegates_of_a_running_node() {
     let peer = Peer::start(|_| {}).await;
     let bare = format!("/p2p/{}", peer.node.peer_id());
     assert_eq!(peer.node.delegates(true), peer.addresses());
-    assert_eq!(peer.node.delegates(false), [bare.clone()]);
+    assert_eq!(peer.node.delegates(false), [bare]);
     let public_api = Peer::start(|s| s.api_is_local = false).await;
     assert_eq!(public_api.node.delegates(true), [format!("/p2p/{}", public_api.node.peer_id())]);
     let open = Peer::start(|s| s.private_addresses = PrivateAddresses::Allow).await;
