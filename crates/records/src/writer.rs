@@ -334,3 +334,93 @@ fn copy(error: &Error) -> Error {
         other => Error::Sql(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use floe_core::ManualClock;
+    use sqlx::ConnectOptions;
+    use sqlx::sqlite::SqliteConnectOptions;
+
+    use super::*;
+
+    struct Zeros;
+
+    impl Entropy for Zeros {
+        fn fill(&self, out: &mut [u8]) {
+            out.fill(0);
+        }
+    }
+
+    async fn writer(dir: &tempfile::TempDir) -> (Handle, tokio::task::JoinHandle<()>) {
+        let path = dir.path().join("rows.sqlite");
+        let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+        let mut conn = options.connect().await.unwrap();
+        crate::migrate::migrate(&mut conn).await.unwrap();
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_000)));
+        start(conn, clock, Arc::new(Zeros), dir.path().join("rows.reserve"))
+    }
+
+    fn insert(tx: &mut Tx) -> BoxFuture<'_, Result<(), Error>> {
+        let sql = "INSERT INTO settles (dag) SELECT randomblob(900) FROM (VALUES (1), (2), (3), (4), (5), (6), (7), (8))";
+        Box::pin(async move {
+            sqlx::query(sql).execute(&mut tx.conn).await?;
+            Ok(())
+        })
+    }
+
+    #[tokio::test]
+    async fn r03_a_full_disk_refuses_what_takes_space_and_recovers_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let (handle, _task) = writer(&dir).await;
+        let limit = |sql: &'static str| {
+            handle.write(Urgency::Frees, move |tx| {
+                Box::pin(async move { Ok(sqlx::raw_sql(sql).execute(&mut tx.conn).await.map(|_| ())?) })
+            })
+        };
+        handle.write(Urgency::Takes, insert).await.unwrap();
+        limit("PRAGMA max_page_count = 1").await.unwrap();
+        assert!(matches!(handle.write(Urgency::Takes, insert).await, Err(Error::Full)));
+        limit("DELETE FROM settles").await.unwrap();
+        limit("PRAGMA max_page_count = 1000000").await.unwrap();
+        handle.write(Urgency::Takes, insert).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn r03_what_frees_space_gets_the_reserve_and_a_taker_never_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let reserve = dir.path().join("rows.reserve");
+        let (handle, _task) = writer(&dir).await;
+        let full_until = |tries: usize, urgency| {
+            let ran = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&ran);
+            let done = handle.write(urgency, move |_: &mut Tx| {
+                let full = count.fetch_add(1, Ordering::Relaxed) < tries;
+                Box::pin(async move { if full { Err(Error::Full) } else { Ok(()) } })
+            });
+            (ran, done)
+        };
+        let (ran, done) = full_until(9, Urgency::Takes);
+        assert!(matches!(done.await, Err(Error::Full)));
+        assert_eq!(ran.load(Ordering::Relaxed), 1);
+        assert_eq!(std::fs::metadata(&reserve).unwrap().len(), limits::RESERVE_BYTES);
+        let (ran, done) = full_until(2, Urgency::Frees);
+        done.await.unwrap();
+        assert_eq!(ran.load(Ordering::Relaxed), 3, "in the group, alone, with the reserve");
+        assert!(!reserve.exists());
+    }
+
+    #[tokio::test]
+    async fn r03_after_a_failed_sync_nothing_is_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        let (handle, task) = writer(&dir).await;
+        let failed = handle.write(Urgency::Frees, |_: &mut Tx| {
+            Box::pin(async { Err::<(), _>(Error::Poisoned("the database could not be synced".into())) })
+        });
+        assert!(matches!(failed.await, Err(Error::Poisoned(_))));
+        assert_eq!(handle.poisoned().await, "the database could not be synced");
+        task.await.unwrap();
+        assert!(matches!(handle.write(Urgency::Takes, insert).await, Err(Error::Poisoned(_))));
+    }
+}

@@ -1,0 +1,304 @@
+//! Isolation, quotas, keys, tokens, limits and damage.
+
+mod support;
+
+use std::time::Duration;
+
+use floe_core::{AccountId, Clock, RequestId};
+use floe_records::{DagOutcome, Error, IdempotencyKey, NameMatch, PinFilter, Records, Scope};
+use sqlx::Connection;
+use support::*;
+
+async fn raw(world: &World, sql: &'static str) {
+    let url = format!("sqlite://{}", world.path().display());
+    let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn t25_no_call_with_one_account_reaches_the_rows_of_another() {
+    let world = World::new();
+    let records = world.open().await;
+    let a = default_account(&records).await;
+    let b = records.create_account("b", None, None).await.unwrap().id;
+    for (owner, stranger) in [(a, b), (b, a)] {
+        let mut secret = named(u32::try_from(owner.0).unwrap(), "secret");
+        secret.meta = [("k".to_owned(), "v".to_owned())].into();
+        let key = IdempotencyKey { key: "same".into(), body_hash: [7; 32] };
+        let row = records.add_pins(owner, vec![secret.clone()], false, Some(key)).await.unwrap().remove(0);
+        let unknown = RequestId(uuid::Uuid::nil());
+        for id in [row.id, unknown] {
+            let answers = [
+                records.pin(stranger, id).await.err(),
+                records.remove_pin(stranger, id).await.err(),
+                records.replace_pin(stranger, id, spec(99), false, None).await.err(),
+            ];
+            assert!(answers.iter().all(|error| matches!(error, Some(Error::NotFound))), "{answers:?}");
+        }
+        let name = |how| PinFilter { name: Some((how, "secret".to_owned())), ..any_status() };
+        let filters = [
+            PinFilter { cids: vec![secret.cid], ..any_status() },
+            PinFilter { meta: secret.meta.clone(), cids: vec![secret.cid], ..any_status() },
+            PinFilter { cids: vec![secret.cid], ..name(NameMatch::Exact) },
+            PinFilter { cids: vec![secret.cid], ..name(NameMatch::IExact) },
+            PinFilter { cids: vec![secret.cid], ..name(NameMatch::Partial) },
+            PinFilter { cids: vec![secret.cid], ..name(NameMatch::IPartial) },
+        ];
+        for filter in filters {
+            assert_eq!(records.pins(stranger, filter.clone()).await.unwrap().count, 0, "{filter:?}");
+            assert_eq!(records.pins(owner, filter.clone()).await.unwrap().count, 1, "{filter:?}");
+        }
+        assert_eq!(records.pin(owner, row.id).await.unwrap().spec, secret);
+    }
+    assert_sound(&records).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t26_two_hundred_adds_at_the_edge_do_not_overshoot() {
+    let world = World::new();
+    let records = world.open().await;
+    let a = default_account(&records).await;
+    add_one(&records, a, spec(1)).await;
+    complete(&records, &claim_one(&records).await, 10).await;
+    let bounded = records.create_account("bounded", Some(305), Some(1_000)).await.unwrap().id;
+    let few = records.create_account("few", None, Some(17)).await.unwrap().id;
+    let mut tasks = tokio::task::JoinSet::new();
+    for i in 0..400 {
+        let records = records.clone();
+        let account = if i % 2 == 0 { bounded } else { few };
+        tasks.spawn(async move { (account, records.add_pins(account, vec![spec(1)], false, None).await) });
+    }
+    let mut ok = std::collections::BTreeMap::<AccountId, usize>::new();
+    while let Some(done) = tasks.join_next().await {
+        match done.unwrap() {
+            (account, Ok(_)) => *ok.entry(account).or_default() += 1,
+            (_, Err(Error::Quota(_))) => {}
+            (_, Err(other)) => panic!("{other}"),
+        }
+    }
+    assert_eq!((ok[&bounded], ok[&few]), (30, 17));
+    barrier(&records).await;
+    let accounts = records.accounts().await.unwrap();
+    assert_eq!((accounts[1].used_bytes, accounts[2].used_pins), (300, 17));
+    assert_sound(&records).await;
+}
+
+#[tokio::test]
+async fn t26_replacing_by_what_is_never_found_frees_no_quota() {
+    // The old blocks stay for the new pin's sake; were they not charged, each replacement would give the
+    // account its quota anew while the blocks pile up.
+    let world = World::new();
+    let records = world.open().await;
+    let bounded = records.create_account("bounded", Some(100), None).await.unwrap().id;
+    let old = add_one(&records, bounded, spec(1)).await;
+    complete(&records, &claim_one(&records).await, 100).await;
+    records.replace_pin(bounded, old.id, spec(2), false, None).await.unwrap();
+    let refused = records.add_pins(bounded, vec![spec(3)], false, None).await.unwrap_err();
+    assert!(matches!(refused, Error::Quota(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn t26_a_walk_that_grows_past_the_quota_fails_its_pin_alone() {
+    let world = World::new();
+    let records = world.open().await;
+    let a = default_account(&records).await;
+    let bounded = records.create_account("bounded", Some(50), None).await.unwrap().id;
+    let (poor, rich) = (add_one(&records, bounded, spec(1)).await, add_one(&records, a, spec(1)).await);
+    let dag = claim_one(&records).await;
+    assert_eq!(dag.byte_allowance, None);
+    assert_eq!(records.dag_progress(dag.dag, 5, 50, None).await.unwrap(), Some(None));
+    assert_eq!(status(&records, bounded, poor.id).await, floe_core::PinStatus::Pinning);
+    assert_eq!(records.dag_progress(dag.dag, 6, 51, None).await.unwrap(), Some(None));
+    assert_eq!(status(&records, bounded, poor.id).await, floe_core::PinStatus::Failed);
+    records.remove_pin(a, rich.id).await.unwrap();
+    assert_eq!(records.dag_progress(dag.dag, 7, 52, None).await.unwrap(), None, "nobody wants it");
+    let late = records.finish_dag(dag.dag, DagOutcome::Complete { blocks: 7, bytes: 52 }).await;
+    assert!(matches!(late, Err(Error::NotFound)));
+    assert_sound(&records).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t46_one_key_makes_one_pin() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    let key = |n: u8| Some(IdempotencyKey { key: format!("key {n}"), body_hash: [n; 32] });
+    let mut tasks = tokio::task::JoinSet::new();
+    for i in 0..500_u32 {
+        let (records, n) = (records.clone(), u8::try_from(i % 10).unwrap());
+        tasks.spawn(async move {
+            (n, records.add_pins(account, vec![spec(n.into())], false, key(n)).await.unwrap()[0].id)
+        });
+    }
+    let mut ids = std::collections::BTreeSet::new();
+    while let Some(done) = tasks.join_next().await {
+        ids.insert(done.unwrap());
+    }
+    assert_eq!(ids.len(), 10);
+    assert_eq!(records.pins(account, any_status()).await.unwrap().count, 10);
+    let other = Some(IdempotencyKey { key: "key 1".into(), body_hash: [99; 32] });
+    assert!(matches!(records.add_pins(account, vec![spec(1)], false, other).await, Err(Error::KeyReused)));
+    // Removed since: no second pin comes of a retry.
+    let (n, id) = *ids.iter().next().unwrap();
+    records.remove_pin(account, id).await.unwrap();
+    let again = records.add_pins(account, vec![spec(n.into())], false, key(n)).await.unwrap();
+    assert_eq!(again[0].id, id);
+    assert_eq!(records.pins(account, any_status()).await.unwrap().count, 9);
+    // Kept 24 h, and not a millisecond more.
+    world.clock.advance(Duration::from_secs(24 * 3_600) - Duration::from_millis(1));
+    assert_eq!(records.add_pins(account, vec![spec(n.into())], false, key(n)).await.unwrap()[0].id, id);
+    world.clock.advance(Duration::from_millis(1));
+    assert_ne!(records.add_pins(account, vec![spec(n.into())], false, key(n)).await.unwrap()[0].id, id);
+}
+
+#[tokio::test]
+async fn t24_tokens_expire_are_revoked_at_once_and_are_not_in_the_file() {
+    let world = World::new();
+    let records = world.open().await;
+    let scopes = [Scope::PinsRead, Scope::PinsWrite];
+    let (token, secret) =
+        records.create_token("default", &scopes, Some(Duration::from_secs(60))).await.unwrap();
+    let principal = records.authenticate(&secret).await.unwrap().unwrap();
+    assert_eq!((principal.token, principal.scopes.as_slice()), (token.id, scopes.as_slice()));
+    for wrong in ["", "floe_", &secret[..60], &secret.to_uppercase(), "floe_aaaa"] {
+        assert_eq!(records.authenticate(wrong).await.unwrap(), None, "{wrong}");
+    }
+    world.clock.advance(Duration::from_millis(59_999));
+    assert!(records.authenticate(&secret).await.unwrap().is_some());
+    world.clock.advance(Duration::from_millis(1));
+    assert_eq!(records.authenticate(&secret).await.unwrap(), None);
+
+    let (token, secret) = records.create_token("default", &scopes, None).await.unwrap();
+    records.revoke_token(token.id).await.unwrap();
+    assert_eq!(records.authenticate(&secret).await.unwrap(), None);
+    records.close().await;
+    for file in std::fs::read_dir(world.dir.path()).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(20).any(|window| window == &secret.as_bytes()[5..25]));
+    }
+}
+
+#[tokio::test]
+async fn an_account_has_a_hundred_tokens_and_no_more() {
+    let world = World::new();
+    let records = world.open().await;
+    let mut last = None;
+    for _ in 0..100 {
+        last = Some(records.create_token("default", &[Scope::PinsRead], None).await.unwrap().0.id);
+    }
+    assert!(matches!(records.create_token("default", &[], None).await, Err(Error::Conflict(_))));
+    records.revoke_token(last.unwrap()).await.unwrap();
+    records.create_token("default", &[], None).await.unwrap();
+}
+
+async fn queue_is(world: &World, sql: &'static str, records: &Records, account: AccountId) -> [bool; 2] {
+    raw(world, sql).await;
+    let mut taken = [false; 2];
+    for (i, taken) in taken.iter_mut().enumerate() {
+        world.clock.advance(Duration::from_secs(1));
+        match records.add_pins(account, vec![spec(i as u32)], false, None).await {
+            Ok(_) => *taken = true,
+            Err(Error::Busy { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    taken
+}
+
+#[tokio::test]
+async fn queued_pins_are_bounded_per_account_and_over_all() {
+    let world = World::new();
+    let records = world.open().await;
+    let own = default_account(&records).await;
+    let other = records.create_account("other", None, None).await.unwrap().id;
+    add_one(&records, own, spec(7)).await;
+    add_one(&records, other, spec(7)).await;
+    // One below the bound: one more fits, and the next does not.
+    let sql = "UPDATE pin_counts SET pins = 9999 WHERE account = 2 AND status = 0";
+    assert_eq!(queue_is(&world, sql, &records, other).await, [true, false]);
+    let sql = "UPDATE pin_counts SET pins = 9999 WHERE account = 1 AND status = 0";
+    assert_eq!(queue_is(&world, sql, &records, own).await, [true, true], "the operator's own has no bound");
+    let sql = "UPDATE pin_counts SET pins = 999999 WHERE account = 0 AND status = 0";
+    assert_eq!(queue_is(&world, sql, &records, own).await, [true, false]);
+}
+
+#[tokio::test]
+async fn m15_created_runs_two_seconds_ahead_at_most_and_never_back() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    let batch = |n: u32| (0..n).map(spec).collect::<Vec<_>>();
+    for n in [1_000, 1_000] {
+        records.add_pins(account, batch(n), false, None).await.unwrap();
+    }
+    // 0 to 1,999 ms are taken; 2,000 is the last allowed.
+    let last = add_one(&records, account, spec(1)).await;
+    assert_eq!(last.created.since(world.clock.now()), Duration::from_secs(2));
+    match records.add_pins(account, batch(1), false, None).await {
+        Err(Error::Busy { retry_after, .. }) => assert_eq!(retry_after, Duration::from_millis(1)),
+        other => panic!("{other:?}"),
+    }
+    world.clock.advance(Duration::from_millis(1));
+    assert!(add_one(&records, account, spec(1)).await.created > last.created);
+    assert!(records.add_pins(account, batch(1_001), false, None).await.is_err());
+}
+
+#[tokio::test]
+async fn r04_a_damaged_row_is_named_and_never_served() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    let row = add_one(&records, account, named(1, "before")).await;
+    let (_, secret) = records.create_token("default", &[Scope::PinsRead], None).await.unwrap();
+    raw(&world, "UPDATE pins SET name = 'after'; UPDATE tokens SET scopes = '[\"admin\"]'").await;
+    let error = records.pin(account, row.id).await.unwrap_err();
+    assert!(matches!(&error, Error::Damaged(what) if what.contains(&row.id.to_string())), "{error}");
+    assert!(matches!(records.pins(account, any_status()).await, Err(Error::Damaged(_))));
+    assert!(matches!(records.authenticate(&secret).await, Err(Error::Damaged(_))));
+    let report = records.verify().await.unwrap();
+    assert_eq!((report.pins, report.tokens, report.findings.len()), (1, 1, 2), "{report:?}");
+}
+
+#[tokio::test]
+async fn r04_verify_finds_sums_that_are_wrong() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    add_one(&records, account, spec(1)).await;
+    assert_sound(&records).await;
+    raw(&world, "UPDATE accounts SET used_bytes = 5; UPDATE dags SET refs = 9; DELETE FROM waits").await;
+    assert_eq!(records.verify().await.unwrap().findings.len(), 3);
+}
+
+#[tokio::test]
+async fn r10_a_file_that_is_no_database_is_refused_and_left_alone() {
+    let world = World::new();
+    let components = || floe_records::Components {
+        clock: std::sync::Arc::new(world.clock.clone()),
+        entropy: std::sync::Arc::<Counted>::clone(&world.entropy),
+    };
+    let settings = floe_records::Settings { path: world.path() };
+    let text = vec![b'x'; 8_192];
+    std::fs::write(world.path(), &text).unwrap();
+    let refused = Records::open(settings, components()).await.unwrap_err();
+    assert!(matches!(&refused, Error::Damaged(what) if what.contains("pins-1.sqlite")), "{refused}");
+    assert_eq!(std::fs::read(world.path()).unwrap(), text);
+}
+
+#[tokio::test]
+async fn one_request_of_a_group_fails_alone() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    let unknown = RequestId(uuid::Uuid::nil());
+    let (bad, good, taken) = tokio::join!(
+        records.remove_pin(account, unknown),
+        records.add_pins(account, vec![spec(1)], false, None),
+        records.create_account("default", None, None),
+    );
+    assert!(matches!(bad, Err(Error::NotFound)));
+    assert!(matches!(taken, Err(Error::Conflict(_))));
+    assert_eq!(records.pin(account, good.unwrap()[0].id).await.unwrap().status, floe_core::PinStatus::Queued);
+    assert_sound(&records).await;
+}
