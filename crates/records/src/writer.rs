@@ -126,7 +126,14 @@ impl Handle {
             })?,
             Urgency::Frees => self.queue.send(work).await.map_err(|_| self.closed())?,
         }
-        answer.await.unwrap_or_else(|_| Err(self.closed()))
+        match answer.await {
+            Ok(out) => out,
+            // The reply went down with the writer: a moment later its guard says why.
+            Err(_) => {
+                self.queue.closed().await;
+                Err(self.closed())
+            }
+        }
     }
 
     fn closed(&self) -> Error {
@@ -178,6 +185,7 @@ struct Writer {
 
 impl Writer {
     async fn run(mut self, mut requests: mpsc::Receiver<Box<dyn Work>>) {
+        let _guard = PoisonOnPanic(self.poison.clone());
         self.make_reserve();
         loop {
             // Before the next requests, so that a pin of a complete DAG waits for one commit and not for luck.
@@ -322,6 +330,17 @@ impl Writer {
                 self.reserve_missing_since = Some(self.clock.monotonic());
                 tracing::warn!(%error, "cannot make {}: {error}", self.reserve.display());
             }
+        }
+    }
+}
+
+/// A writer that panicked writes no more: the process is to end, as after a failed sync.
+struct PoisonOnPanic(watch::Sender<Option<String>>);
+
+impl Drop for PoisonOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send_replace(Some("the writer panicked; see the log".into()));
         }
     }
 }

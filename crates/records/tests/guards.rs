@@ -1,4 +1,5 @@
 //! Isolation, quotas, keys, tokens, limits and damage.
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 mod support;
 

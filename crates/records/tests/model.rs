@@ -2,6 +2,7 @@
 //! equal (reliability.md 2.4). Few roots, two accounts and tight quotas, because that is where the bugs are.
 //!
 //! Which DAG a claim takes is the database's choice; the model checks that it was allowed and that none was left.
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 mod support;
 

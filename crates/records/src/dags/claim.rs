@@ -8,7 +8,7 @@ use floe_core::{AccountId, Cid, Timestamp, cid};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use super::{CLAIMED, FRESH, IDLE, RETRY, WAITING, set_state, wait_until};
+use super::{FRESH, IDLE, RETRY, WAITING, set_state, wait_until};
 use crate::pins::change::{step, unsettled};
 use crate::pins::row::{Stored, db, key, num, uuid_of};
 use crate::writer::Tx;
@@ -179,7 +179,6 @@ pub(super) async fn give_back(tx: &mut Tx, dag: Uuid, lane: i64, next_at: i64) -
 /// One transaction's part of [`crate::Records::wake`]. What is woken is known to be findable, so it goes to the
 /// front of its account's queue.
 pub(crate) async fn wake(tx: &mut Tx, peer: Option<&str>, root: Option<&Cid>) -> Result<u64, Error> {
-    debug_assert!(WAITING < CLAIMED, "the statements name the states by number");
     let parked: Vec<Vec<u8>> = sqlx::query_scalar(
         "SELECT id FROM dags WHERE state = 0 AND next_at IS NOT NULL AND id IN \
          (SELECT dag FROM origin_peers WHERE peer = $1 \

@@ -1,5 +1,5 @@
 //! What every suite of this crate needs: a clock, seeded randomness, a database in a folder that goes away.
-#![allow(dead_code, reason = "each suite uses a part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each suite uses a part; tests may panic")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
