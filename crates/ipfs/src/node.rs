@@ -21,7 +21,7 @@ use crate::dial::resolve::{Nowhere, Resolve, System};
 use crate::dial::target::peer_of;
 use crate::kad_store;
 use crate::limits::{
-    COMMANDS, IDLE_CONNECTION, MAX_ANNOUNCEMENTS, MAX_INBOUND, MAX_NEGOTIATING_STREAMS, MAX_RELAYS,
+    self, COMMANDS, IDLE_CONNECTION, MAX_ANNOUNCEMENTS, MAX_INBOUND, MAX_NEGOTIATING_STREAMS, MAX_RELAYS,
     STOP_WITHIN,
 };
 use crate::memory::Memory;
@@ -105,6 +105,10 @@ impl Node {
         let policy = Arc::new(Policy::new(private_allowed, components.clock.clone()));
         let bootstrap = configured("bootstrap", &settings.bootstrap, &policy)?;
         let relays = configured("relays", &settings.relays, &policy)?;
+        if relays.len() > MAX_RELAYS {
+            limits::hit("relays");
+            tracing::warn!("network.relays names {}: the first {MAX_RELAYS} are used", relays.len());
+        }
         let routers = Routers::new(&settings.routers)?;
         let provided = Arc::new(Provided::new(random(&components)));
         let provides = open_provides(&settings.data_dir, provided.clone()).await?;

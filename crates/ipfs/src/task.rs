@@ -359,12 +359,9 @@ impl Task {
 
     /// Takes from a peer's claims what the DHT's table may hold.
     fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
-        let speaks_kad = info.protocols.iter().take(MAX_PEER_PROTOCOLS).any(|name| *name == kad::PROTOCOL);
-        if speaks_kad {
-            let may = |address: &Multiaddr| self.private_allowed || view::is_public(address);
-            let addresses = info.listen_addrs.into_iter().filter(may).take(MAX_PEER_ADDRESSES).collect();
-            self.add_to_table(peer, addresses);
-        }
+        let names = info.protocols.iter().map(AsRef::as_ref);
+        let addresses = claimed(names, info.listen_addrs, self.private_allowed);
+        self.add_to_table(peer, addresses);
     }
 
     fn on_tick(&mut self) {
@@ -415,6 +412,21 @@ impl Task {
     }
 }
 
+/// Which of the addresses that a peer claims go into the DHT's table: none, unless it plays the DHT's server. What is
+/// over the limits is planted (threat T8) and not looked at.
+fn claimed<'a>(
+    protocols: impl Iterator<Item = &'a str>,
+    addresses: Vec<Multiaddr>,
+    private_allowed: bool,
+) -> Vec<Multiaddr> {
+    let mut protocols = protocols.take(MAX_PEER_PROTOCOLS);
+    if !protocols.any(|name| name == kad::PROTOCOL.as_ref()) {
+        return Vec::new();
+    }
+    let may = |address: &Multiaddr| private_allowed || view::is_public(address);
+    addresses.into_iter().filter(may).take(MAX_PEER_ADDRESSES).collect()
+}
+
 /// Why a peer could not be reached, for the owner of a pin: no address in it (threat T45).
 fn explain(peer: PeerId, error: &DialError) -> String {
     let why = match error {
@@ -459,3 +471,26 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// A oneshot that the swarm's task answers.
 pub(crate) type Done = oneshot::Sender<bool>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t08_planted_addresses_and_protocols() {
+        let public = |n: usize| format!("/ip4/8.8.8.8/tcp/{}", 4001 + n).parse::<Multiaddr>().unwrap();
+        for count in [MAX_PEER_ADDRESSES - 1, MAX_PEER_ADDRESSES, MAX_PEER_ADDRESSES + 1] {
+            let kept = claimed(["/ipfs/kad/1.0.0"].into_iter(), (0..count).map(public).collect(), false);
+            assert_eq!(kept.len(), count.min(MAX_PEER_ADDRESSES));
+        }
+        for before in [MAX_PEER_PROTOCOLS - 1, MAX_PEER_PROTOCOLS] {
+            let names = std::iter::repeat_n("/x", before).chain(["/ipfs/kad/1.0.0"]);
+            let kept = claimed(names, vec![public(0)], false);
+            assert_eq!(kept.len(), usize::from(before < MAX_PEER_PROTOCOLS), "{before}");
+        }
+        let private: Vec<Multiaddr> = vec!["/ip4/127.0.0.1/tcp/4001".parse().unwrap()];
+        assert!(claimed(["/ipfs/kad/1.0.0"].into_iter(), private.clone(), false).is_empty());
+        assert_eq!(claimed(["/ipfs/kad/1.0.0"].into_iter(), private, true).len(), 1);
+        assert!(claimed(["/ipfs/bitswap/1.2.0"].into_iter(), vec![public(0)], false).is_empty());
+    }
+}

@@ -290,6 +290,81 @@ mod tests {
         send.abort();
     }
 
+    /// Feeds `bytes` to a server's muxer; `Err` where it ends the connection. It must not panic.
+    async fn feed(bytes: &[u8]) -> Result<(), String> {
+        let talker = Talker(futures::io::Cursor::new(bytes.to_vec()));
+        let mut server = Config::default().upgrade_inbound(talker, "/yamux/1.0.0").await.unwrap();
+        // It ends in an error at the latest when the bytes are used up.
+        loop {
+            match poll_fn(|cx| Pin::new(&mut server).poll(cx)).await {
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// A peer that says its piece, closes, and takes whatever it is told.
+    struct Talker(futures::io::Cursor<Vec<u8>>);
+
+    impl AsyncRead for Talker {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Talker {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn frame(kind: u8, flags: u16, stream: u32, length: u32) -> Vec<u8> {
+        let mut bytes = vec![0, kind];
+        bytes.extend(flags.to_be_bytes());
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend(length.to_be_bytes());
+        bytes
+    }
+
+    #[tokio::test]
+    async fn t06_frames_of_the_advisories_end_the_connection() {
+        // CVE-2026-32314: a SYN with a length beyond the first window. CVE-2026-31814: a window update that
+        // overflows the credit. Both made older versions panic, which took the process's task with it.
+        for kind in 0..5 {
+            for flags in [0u16, 1, 2, 3, 4, 5, 8, 9, 15, u16::MAX] {
+                for length in
+                    [0, 1, 256 << 10, (256 << 10) + 1, 1 << 20, (1 << 20) + 1, u32::MAX - 1, u32::MAX]
+                {
+                    let mut bytes = frame(1, 1, 1, 0);
+                    bytes.extend(frame(kind, flags, 1, length));
+                    bytes.extend(frame(kind, flags, 3, length));
+                    bytes.extend(frame(1, 0, 1, u32::MAX));
+                    bytes.extend(vec![0; 64]);
+                    assert!(feed(&bytes).await.is_err(), "{kind} {flags} {length}");
+                }
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn t06_arbitrary_bytes_do_no_harm(bytes: Vec<u8>) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let ended = runtime.block_on(feed(&bytes));
+            proptest::prop_assert!(ended.is_err());
+        }
+    }
+
     #[test]
     fn the_window_leaves_no_stream_above_the_frame_cap() {
         // What can be lent to one stream beyond the 256 KiB that all have.
