@@ -1,0 +1,341 @@
+//! Frees what nobody counts, and gives the space back.
+//!
+//! One thread, in small steps, each of which is one group of the writer or one change of a sealed pack, so that
+//! others never wait for more than a step:
+//!
+//! 1. a released manifest is counted down chunk by chunk; what falls to zero and is not held gets a tombstone in
+//!    the same group;
+//! 2. when all its chunks are done the manifest is gone;
+//! 3. dead ranges of sealed packs are punched;
+//! 4. a pack with few live bytes is copied to the end of the log and, after a checkpoint, removed.
+//!
+//! Every step can be repeated, so a crash between any two costs nothing but the step.
+
+use std::collections::HashSet;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use uuid::Uuid;
+
+use crate::GcReport;
+use crate::error::Error;
+use crate::limits;
+use crate::packs::{self, Found};
+use crate::queue::Op;
+use crate::record::{HEADER, Kind, Loc, Record};
+use crate::shared::{Shared, index_error, lost};
+use crate::tables::{self, Freed, PackStat, Placed};
+use crate::ticket::{Sender, ticket};
+
+/// Without work, and after a failure.
+const IDLE: Duration = Duration::from_millis(500);
+/// File systems give space back in blocks of this size.
+const PAGE: u64 = 4096;
+/// Dead ranges remembered for punching; more are left to compaction.
+const PUNCHABLE: usize = 100_000;
+
+/// Wakes the collector, and says who waits for it.
+#[derive(Default)]
+pub(crate) struct Bell {
+    inner: Mutex<Inner>,
+    rung: Condvar,
+}
+
+#[derive(Default)]
+struct Inner {
+    rung: bool,
+    waiting: Vec<Sender<Result<GcReport, Error>>>,
+}
+
+impl Bell {
+    pub(crate) fn ring(&self) {
+        self.inner.lock().rung = true;
+        self.rung.notify_all();
+    }
+
+    /// Asks for an answer once nothing is left to do.
+    pub(crate) fn ask(&self, done: Sender<Result<GcReport, Error>>) {
+        let mut inner = self.inner.lock();
+        inner.waiting.push(done);
+        inner.rung = true;
+        drop(inner);
+        self.rung.notify_all();
+    }
+
+    fn wait(&self, patience: Duration) {
+        let mut inner = self.inner.lock();
+        if !inner.rung {
+            self.rung.wait_for(&mut inner, patience);
+        }
+        inner.rung = false;
+    }
+
+    fn take_waiting(&self) -> Vec<Sender<Result<GcReport, Error>>> {
+        std::mem::take(&mut self.inner.lock().waiting)
+    }
+}
+
+pub(crate) struct Collector {
+    shared: Arc<Shared>,
+    punchable: Vec<Freed>,
+    /// Packs that still hold something after they were copied: a damaged header hides it.
+    stuck: HashSet<u32>,
+    /// Whether somebody waits: then little gains are taken too.
+    asked: bool,
+    freed_blocks: u64,
+    freed_bytes: i64,
+}
+
+/// Whether a step found something to do.
+type Did = Result<bool, Error>;
+
+impl Collector {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let (punchable, stuck) = Default::default();
+        Self { shared, punchable, stuck, asked: false, freed_blocks: 0, freed_bytes: 0 }
+    }
+
+    pub(crate) fn run(mut self) {
+        let mut waiting = Vec::new();
+        while !self.shared.stopping() {
+            waiting.extend(self.shared.collector.take_waiting());
+            self.asked = !waiting.is_empty();
+            match self.step() {
+                Ok(true) => continue,
+                Ok(false) if !self.asked => {}
+                Ok(false) => {
+                    let report = GcReport {
+                        blocks: self.freed_blocks,
+                        bytes: u64::try_from(self.freed_bytes).unwrap_or(0),
+                    };
+                    (self.freed_blocks, self.freed_bytes) = (0, 0);
+                    waiting.drain(..).for_each(|w| w.send(Ok(report.clone())));
+                }
+                Err(error) => {
+                    if !matches!(error, Error::Closed | Error::Poisoned(_)) {
+                        tracing::warn!("collection pauses: {error}");
+                    }
+                    waiting.drain(..).for_each(|w| w.send(Err(error.clone())));
+                }
+            }
+            self.shared.collector.wait(IDLE);
+        }
+        waiting
+            .into_iter()
+            .chain(self.shared.collector.take_waiting())
+            .for_each(|w| w.send(Err(Error::Closed)));
+    }
+
+    fn step(&mut self) -> Did {
+        self.shared.health.check()?;
+        Ok(self.count_down()? || self.reap()? || self.punch()? || self.compact()?)
+    }
+
+    /// Hands an operation to the writer and waits.
+    fn ask<T>(&self, op: impl FnOnce(Sender<Result<T, Error>>) -> Op) -> Result<T, Error> {
+        let (done, answer) = ticket();
+        self.shared.queue.push(op(done));
+        answer.wait().unwrap_or(Err(Error::Closed))
+    }
+
+    fn count_down(&mut self) -> Did {
+        let releasing = self.shared.kv.scan(b"r", Bound::Unbounded, 1).map_err(index_error)?;
+        let Some(id) = releasing.first().and_then(|(k, _)| Uuid::from_slice(&k[1..]).ok()) else {
+            return Ok(false);
+        };
+        let chunks = self.next_chunks(id)?;
+        if chunks.is_empty() {
+            self.ask(|done| Op::Finish { id, done })?;
+        } else {
+            let freed = self.ask(|done| Op::Step { id, chunks, done })?;
+            self.take_freed(freed);
+        }
+        Ok(true)
+    }
+
+    /// Chunks of the manifest for one step. A damaged one is passed with no members: what it counted stays.
+    fn next_chunks(&self, id: Uuid) -> Result<Vec<(u64, Vec<crate::record::Member>)>, Error> {
+        let page = self.shared.kv.scan(&tables::chunk_prefix(id), Bound::Unbounded, limits::SCAN_KEYS);
+        let mut out = Vec::new();
+        let mut hashes = 0;
+        for (key, value) in page.map_err(index_error)? {
+            let (Some(serial), Some(placed)) = (tables::chunk_serial(&key), Placed::decode(&value)) else {
+                continue;
+            };
+            let members = self.shared.read_chunk(placed).unwrap_or_default();
+            hashes += members.len();
+            if !out.is_empty() && hashes > limits::STEP_HASHES {
+                break;
+            }
+            out.push((serial, members));
+        }
+        Ok(out)
+    }
+
+    /// Blocks that nobody counts and that were held when they fell to zero.
+    fn reap(&mut self) -> Did {
+        let hashes: Vec<_> = {
+            let tables = self.shared.tables.lock();
+            if tables.doubt {
+                return Ok(false);
+            }
+            let free = tables.zero.iter().filter(|h| !self.shared.holds.is_held(h));
+            free.take(limits::STEP_HASHES).cloned().collect()
+        };
+        if hashes.is_empty() {
+            return Ok(false);
+        }
+        let freed = self.ask(|done| Op::Reap { hashes, done })?;
+        // A claim may have come first: then it is looked at again when the claim is let go of.
+        let did = !freed.is_empty();
+        self.take_freed(freed);
+        Ok(did)
+    }
+
+    fn take_freed(&mut self, freed: Vec<Freed>) {
+        self.freed_blocks += freed.len() as u64;
+        metrics::counter!("floe_gc_blocks_total").increment(freed.len() as u64);
+        let room = PUNCHABLE - self.punchable.len().min(PUNCHABLE);
+        self.punchable
+            .extend(freed.into_iter().filter(|f| u64::from(f.len) >= limits::PUNCH_BYTES).take(room));
+    }
+
+    /// Gives one dead range of a sealed pack back.
+    fn punch(&mut self) -> Did {
+        let active = self.shared.tables.lock().end.pack;
+        let Some(n) = self.punchable.iter().position(|f| f.loc.pack < active) else { return Ok(false) };
+        let freed = self.punchable.swap_remove(n);
+        let Ok(file) = self.shared.packs.file(freed.loc.pack) else { return Ok(true) };
+        let data = u64::from(freed.loc.offset) + (HEADER + freed.key_len) as u64;
+        // Whole pages inside the data: the header stays, so that the pack can still be walked.
+        let (from, to) = (data.next_multiple_of(PAGE), (data + u64::from(freed.len)) / PAGE * PAGE);
+        if from < to && file.punch(from, to - from).is_ok() {
+            if let Some(stat) = self.shared.tables.lock().packs.get_mut(&freed.loc.pack) {
+                stat.punched += to - from;
+            }
+            self.freed_bytes += i64::try_from(to - from).unwrap_or(0);
+        }
+        Ok(true)
+    }
+
+    fn compact(&mut self) -> Did {
+        let (candidate, roll) = self.candidate();
+        if roll {
+            self.ask(|done| Op::Roll { done })?;
+            return Ok(true);
+        }
+        let Some((pack, stat)) = candidate else { return Ok(false) };
+        tracing::debug!(pack, live = stat.live, total = stat.total, "compacting");
+        let copied = self.copy_live(pack)?;
+        // Without the checkpoint a replay would still look for records in the pack.
+        self.ask(|done| Op::Checkpoint { done })?;
+        fail::fail_point!("compact.switched");
+        self.remove(pack, copied)
+    }
+
+    /// The pack worth most, and whether the active one should be sealed first.
+    fn candidate(&self) -> (Option<(u32, PackStat)>, bool) {
+        let tables = self.shared.tables.lock();
+        let active = tables.end.pack;
+        let worth = |pack: u32, stat: &PackStat| {
+            let dead = stat.dead(tables.is_oldest(pack));
+            (dead * 2 > stat.held() && dead >= PAGE).then_some(dead)
+        };
+        let best = tables
+            .packs
+            .iter()
+            .filter(|(pack, _)| **pack < active && !self.stuck.contains(pack))
+            .filter_map(|(pack, stat)| worth(*pack, stat).map(|dead| (dead, *pack, *stat)))
+            .max_by_key(|(dead, ..)| *dead);
+        let stat = tables.packs.get(&active).copied().unwrap_or_default();
+        let dead = stat.dead(false);
+        let roll = dead >= limits::ROLL_DEAD_BYTES && (!self.punchable.is_empty() || dead * 2 > stat.total)
+            || self.asked && (!self.punchable.is_empty() || worth(active, &stat).is_some());
+        (best.map(|(_, pack, stat)| (pack, stat)), roll && best.is_none())
+    }
+
+    /// Copies what means something to the end of the log, in groups. Returns the bytes.
+    fn copy_live(&mut self, pack: u32) -> Result<u64, Error> {
+        let path = self.shared.packs.path(pack);
+        let fail = |e: &std::io::Error| Error::io(&path, "read", e);
+        let mut scan = self.shared.packs.scan(pack, packs::HEADER).map_err(|e| fail(&e))?;
+        let (mut batch, mut bytes, mut copied) = (Vec::new(), 0, 0);
+        while let Some(found) = scan.next().map_err(|e| fail(&e))? {
+            if self.shared.stopping() {
+                return Err(Error::Closed);
+            }
+            let Found::Record { loc, header, key } = found else { continue };
+            if header.kind == Kind::Commit || header.kind == Kind::Block && !self.is_here(&key, loc)? {
+                continue;
+            }
+            let Some(body) = scan.body(loc, &header).map_err(|e| fail(&e))? else {
+                self.give_up(&header, &key, loc)?;
+                continue;
+            };
+            let (key, data) = body.split_at(header.key_len as usize);
+            let Some(record) = Record::decode(header.kind, key, data, header.data_len) else { continue };
+            let payload = match header.kind {
+                Kind::Block => data.to_vec(),
+                Kind::Frontier => data.get(8..).unwrap_or_default().to_vec(),
+                _ => Vec::new(),
+            };
+            if self.shared.tables.lock().is_live(&record, loc).map_err(index_error)? {
+                bytes += header.record_len();
+                batch.push((record, payload.into(), loc));
+            }
+            if bytes as usize >= limits::COPY_BYTES || batch.len() >= limits::STEP_HASHES {
+                let records = std::mem::take(&mut batch);
+                self.ask(|done| Op::Copy { records, done })?;
+                copied += std::mem::take(&mut bytes);
+            }
+        }
+        if !batch.is_empty() {
+            self.ask(|done| Op::Copy { records: batch, done })?;
+        }
+        Ok(copied + bytes)
+    }
+
+    fn is_here(&self, hash: &[u8], loc: Loc) -> Result<bool, Error> {
+        Ok(tables::entry(&self.shared.kv, hash).map_err(index_error)?.is_some_and(|e| e.loc == loc))
+    }
+
+    /// A record of the pack that cannot be copied.
+    fn give_up(&mut self, header: &crate::record::Header, key: &[u8], loc: Loc) -> Result<(), Error> {
+        if header.kind != Kind::Block {
+            // Somebody's manifest. The pack stays, and with it the chance to look at it.
+            return Ok(());
+        }
+        let data = self.shared.packs.read_data(loc, key.len(), header.data_len).unwrap_or_default();
+        self.shared.quarantine(key, loc, &data);
+        let hash = key.into();
+        self.ask(|done| Op::Displace { hash, from: loc, done })
+    }
+
+    fn remove(&mut self, pack: u32, copied: u64) -> Did {
+        let held = {
+            let mut tables = self.shared.tables.lock();
+            let stat = tables.packs.get(&pack).copied().unwrap_or_default();
+            if stat.live > 0 {
+                tracing::error!(
+                    live = stat.live,
+                    "{} holds records that cannot be read; it is kept",
+                    self.shared.packs.path(pack).display()
+                );
+                self.stuck.insert(pack);
+                return Ok(true);
+            }
+            tables.packs.remove(&pack);
+            stat.held()
+        };
+        self.punchable.retain(|f| f.loc.pack != pack);
+        match self.shared.packs.remove(pack) {
+            Ok(()) => {}
+            Err(e) if lost(&e) => {}
+            Err(e) => return Err(Error::io(&self.shared.packs.path(pack), "remove", &e)),
+        }
+        self.freed_bytes += i64::try_from(held).unwrap_or(0) - i64::try_from(copied).unwrap_or(0);
+        Ok(true)
+    }
+}

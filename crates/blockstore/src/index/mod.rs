@@ -1,0 +1,184 @@
+//! The index: ordered keys and values that can always be made again from the packs.
+//!
+//! A back end ([`redb`](redb_index), [`sled`](sled_index)) only ever sees whole checkpoints: what changed between
+//! two of them lives in the front ([`Layered`]), in memory, and comes back by reading the log's tail again. So a
+//! back end needs no durability of its own between checkpoints and holds, after any crash, exactly the state of
+//! one checkpoint, or says that it does not. It is never the only copy of anything.
+//!
+//! # Keys
+//!
+//! | key | value |
+//! |---|---|
+//! | `b` multihash | where a block is, its length and references |
+//! | `c` manifest, serial | where a chunk of a manifest is |
+//! | `d` multihash | a damaged block |
+//! | `m` manifest | its state and totals |
+//! | `r` manifest | it is being released |
+//! | `s` | the checkpoint: position in the log, figures, pack table |
+
+pub(crate) mod redb_index;
+#[cfg(feature = "sled")]
+pub(crate) mod sled_index;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::limits;
+
+/// Why a back end failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IndexError {
+    /// The volume is full.
+    #[error("the disk is full")]
+    Full,
+    /// Anything else.
+    #[error("{0}")]
+    Broken(String),
+}
+
+pub(crate) type Pair = (Box<[u8]>, Box<[u8]>);
+/// Keys with their new values; `None` removes.
+pub(crate) type Batch = BTreeMap<Box<[u8]>, Option<Box<[u8]>>>;
+
+/// An ordered map on disk. All calls block on disk.
+pub(crate) trait BlockIndex: Send + Sync + 'static {
+    /// The value of a key.
+    fn get(&self, key: &[u8]) -> Result<Option<Box<[u8]>>, IndexError>;
+    /// The first `limit` pairs from `from` on whose key starts with `prefix`, in order of key.
+    fn scan(&self, prefix: &[u8], from: Bound<&[u8]>, limit: usize) -> Result<Vec<Pair>, IndexError>;
+    /// Applies a batch as a whole and makes it durable. After an error, and after a crash in between, the index
+    /// has either all of it, none of it, or does not open any more; [`BlockIndex::reopen`] tells.
+    fn checkpoint(&self, batch: &Batch) -> Result<(), IndexError>;
+    /// Opens the files again after a failed checkpoint.
+    fn reopen(&self) -> Result<(), IndexError>;
+    /// Lets go of the files.
+    fn close(&self);
+}
+
+/// The index as everybody sees it: what changed since the last checkpoint in front of what is on disk.
+///
+/// `active` takes changes; at a checkpoint it becomes `frozen`, which is written in the background and then
+/// dropped. Only the writer changes it; anybody reads.
+pub(crate) struct Layered {
+    layers: RwLock<Layers>,
+    index: Arc<dyn BlockIndex>,
+}
+
+#[derive(Default)]
+struct Layers {
+    active: Batch,
+    frozen: Option<Arc<Batch>>,
+}
+
+impl Layered {
+    pub(crate) fn new(index: Arc<dyn BlockIndex>) -> Self {
+        Self { layers: RwLock::default(), index }
+    }
+
+    pub(crate) fn index(&self) -> &Arc<dyn BlockIndex> {
+        &self.index
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Box<[u8]>>, IndexError> {
+        {
+            let layers = self.layers.read();
+            if let Some(value) = layers.active.get(key) {
+                return Ok(value.clone());
+            }
+            if let Some(value) = layers.frozen.as_ref().and_then(|f| f.get(key)) {
+                return Ok(value.clone());
+            }
+        }
+        self.index.get(key)
+    }
+
+    pub(crate) fn set(&self, key: Box<[u8]>, value: Option<Box<[u8]>>) {
+        self.layers.write().active.insert(key, value);
+    }
+
+    /// Changed keys since the last freeze.
+    pub(crate) fn changed(&self) -> usize {
+        self.layers.read().active.len()
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.layers.read().frozen.is_some()
+    }
+
+    /// Ends what a checkpoint takes. `None` while the last one is not written yet.
+    pub(crate) fn freeze(&self) -> Option<Arc<Batch>> {
+        let mut layers = self.layers.write();
+        if layers.frozen.is_some() {
+            return None;
+        }
+        let frozen = Arc::new(std::mem::take(&mut layers.active));
+        layers.frozen = Some(frozen.clone());
+        Some(frozen)
+    }
+
+    /// The frozen layer is in the index now.
+    pub(crate) fn thaw(&self) {
+        self.layers.write().frozen = None;
+    }
+
+    /// As [`BlockIndex::scan`], over all layers.
+    pub(crate) fn scan(
+        &self,
+        prefix: &[u8],
+        from: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>, IndexError> {
+        let mut out = Vec::new();
+        let mut from: Bound<Box<[u8]>> = from.map(Into::into);
+        loop {
+            let start = from.as_ref().map(|k| &k[..]);
+            // Layers first: what moves into the index meanwhile is then seen twice, not never.
+            let (over, horizon) = self.layers.read().overlay(prefix, start, limit);
+            let indexed = self.index.scan(prefix, start, limit.saturating_add(over.len()))?;
+            let mut merged: Batch = indexed.into_iter().map(|(k, v)| (k, Some(v))).collect();
+            merged.extend(over);
+            let known = merged.into_iter().filter(|(k, _)| horizon.as_ref().is_none_or(|h| k <= h));
+            out.extend(known.filter_map(|(k, v)| Some((k, v?))).take(limit - out.len()));
+            match horizon {
+                Some(h) if out.len() < limit => from = Bound::Excluded(h),
+                _ => return Ok(out),
+            }
+        }
+    }
+}
+
+impl Layers {
+    /// Changes in the range, newest wins, and the key up to which they are complete.
+    fn overlay(&self, prefix: &[u8], from: Bound<&[u8]>, limit: usize) -> (Batch, Option<Box<[u8]>>) {
+        // Bounded, because the lock is held; the caller goes on from the horizon.
+        let most = limit.max(limits::SCAN_KEYS);
+        let mut out = Batch::new();
+        let mut horizon: Option<Box<[u8]>> = None;
+        for layer in self.frozen.as_deref().into_iter().chain([&self.active]) {
+            let start = match from {
+                Bound::Unbounded => Bound::Included(prefix),
+                other => other,
+            };
+            let mut last = None;
+            let range = layer.range::<[u8], _>((start, Bound::Unbounded));
+            for (n, (k, v)) in range.take_while(|(k, _)| k.starts_with(prefix)).enumerate() {
+                if n == most {
+                    horizon = match (horizon.take(), last) {
+                        (Some(h), Some(l)) if h < l => Some(h),
+                        (_, l) => l,
+                    };
+                    break;
+                }
+                out.insert(k.clone(), v.clone());
+                last = Some(k.clone());
+            }
+        }
+        (out, horizon)
+    }
+}
+
+#[cfg(test)]
+mod tests;

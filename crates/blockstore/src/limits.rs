@@ -1,0 +1,84 @@
+//! Every bound of this crate, with its reason. Nothing else in the crate spells one of these numbers.
+//!
+//! A hit counts `floe_limit_hits_total{limit}` through [`hit`].
+
+use floe_core::block::MAX_BLOCK_BYTES;
+
+/// Largest data of a record. A block needs 2 MiB, a chunk of a full group of the smallest blocks under 8 MiB; a
+/// frontier is as wide as its walk. Read before a length sizes a buffer.
+pub(crate) const RECORD_BYTES: usize = 64 << 20;
+
+/// Largest pack that a setting may ask for: offsets and positions are kept in 32 bits.
+pub(crate) const PACK_BYTES: u64 = 3 << 30;
+/// Smallest pack: below a group the store would do nothing but change files.
+pub(crate) const PACK_BYTES_MIN: u64 = 64 << 10;
+
+/// Bytes of blocks waiting for the writer. Four groups: the next group fills while one is being synced, and
+/// doubling it only adds memory.
+pub(crate) const QUEUE_BYTES: usize = 64 << 20;
+
+/// Bytes in one group commit. Past 16 MiB a sync costs as much as the transfer, so larger groups add latency and
+/// no speed.
+pub(crate) const GROUP_BYTES: usize = 16 << 20;
+
+/// Operations in one group commit: bounds the bookkeeping where blocks are tiny.
+pub(crate) const GROUP_OPS: usize = 4096;
+
+/// Log bytes between checkpoints of the index. Twice this is what open reads again after a crash (0.3 s).
+pub(crate) const CHECKPOINT_BYTES: u64 = 128 << 20;
+
+/// Changed index keys between checkpoints: about 150 B each in memory.
+pub(crate) const CHECKPOINT_KEYS: usize = 100_000;
+
+/// Changed index keys while a checkpoint is being written, after which the writer waits for it.
+pub(crate) const FRONT_KEYS: usize = 2 * CHECKPOINT_KEYS;
+
+/// Cache of the index back end; redb's own default is 1 GiB.
+pub(crate) const INDEX_CACHE_BYTES: usize = 24 << 20;
+
+/// Hashes in one step of a release: a step's work stays around 10 ms and others wait no longer than that.
+pub(crate) const STEP_HASHES: usize = 4096;
+
+/// Hashes in one manifest chunk, so that a chunk fits a step.
+pub(crate) const CHUNK_HASHES: usize = 4096;
+
+/// Bytes that compaction copies in one group, for the same reason.
+pub(crate) const COPY_BYTES: usize = 4 << 20;
+
+/// Claims that a manifest holds in memory before they are written.
+pub(crate) const PENDING_CLAIMS: usize = 2048;
+
+/// Members of a manifest's visited set in memory, before it spills to a scratch file: about 3 MB a walk.
+pub(crate) const VISITED_IN_MEMORY: usize = 100_000;
+
+/// Packs whose files are kept open.
+pub(crate) const OPEN_PACKS: usize = 256;
+
+/// Space kept in a file of its own and given up first, so that releases, tombstones and checkpoints find room on
+/// a full disk.
+pub(crate) const KEPT_BYTES: u64 = 16 << 20;
+
+/// Damaged blocks whose bytes are kept in `quarantine/`: evidence, not a second store.
+pub(crate) const QUARANTINE_FILES: usize = 64;
+
+/// A dead block smaller than this is left to compaction: punching costs a metadata write each.
+pub(crate) const PUNCH_BYTES: u64 = 64 << 10;
+
+/// Dead bytes in the active pack after which it is sealed, so that its holes can be punched.
+pub(crate) const ROLL_DEAD_BYTES: u64 = 16 << 20;
+
+/// Index keys read at a time by walks over the whole index.
+pub(crate) const SCAN_KEYS: usize = 1024;
+
+/// The default reserve: the larger of 2 GiB and a twentieth of the volume.
+pub(crate) const RESERVE_BYTES: u64 = 2 << 30;
+
+/// Failed checkpoints in a row before the store gives up (a full disk does not count).
+pub(crate) const CHECKPOINT_TRIES: u32 = 3;
+
+const _: () = assert!(MAX_BLOCK_BYTES < RECORD_BYTES && GROUP_BYTES <= QUEUE_BYTES);
+
+/// Counts a hit on `limit`.
+pub(crate) fn hit(limit: &'static str) {
+    metrics::counter!("floe_limit_hits_total", "limit" => limit).increment(1);
+}

@@ -1,0 +1,405 @@
+//! Open: from whatever a crash left to tables that agree with the packs.
+//!
+//! 1. The index is opened and its checkpoint read. If it does not open, is of another store or version, or names
+//!    what the packs do not have, it is thrown away and everything is read from the first pack on.
+//! 2. The log behind the checkpoint is applied. In the newest pack every body is checked, because its last group
+//!    may be torn; older packs were whole before the next one was made, so only headers are read for blocks.
+//! 3. The torn group is cut off.
+//!
+//! A bad record that is not the torn end is damage: it is reported and passed over, and never keeps the store
+//! from opening. The two are told apart by group numbers: a group is only begun when the one before it is
+//! synced, so a bad record with a later group behind it was once whole.
+//!
+//! Everything here can be cut off and begun again.
+
+use std::sync::Arc;
+
+use crate::IndexKind;
+use crate::disk::Disk;
+use crate::error::Error;
+use crate::format::Layout;
+use crate::group::COMMIT_BYTES;
+use crate::index::redb_index::RedbIndex;
+use crate::index::{BlockIndex, IndexError, Layered, redb_index};
+use crate::limits;
+use crate::packs::{self, Found, Packs, Scan};
+use crate::record::{Header, Kind, Loc, Record};
+use crate::shared::index_error;
+use crate::tables::{Entry, Placed, Tables};
+
+/// What open found.
+pub(crate) struct Recovered {
+    pub(crate) tables: Tables,
+    /// Whether the index was made again from the packs.
+    pub(crate) rebuilt: bool,
+}
+
+pub(crate) struct Recovery<'a> {
+    pub(crate) disk: &'a Arc<dyn Disk>,
+    pub(crate) layout: &'a Layout,
+    pub(crate) packs: &'a Packs,
+    pub(crate) kind: IndexKind,
+    pub(crate) salt: u64,
+}
+
+impl Recovery<'_> {
+    pub(crate) fn run(&self) -> Result<Recovered, Error> {
+        self.remove_other_index()?;
+        let ids = self.settle_newest()?;
+        match self.resume(&ids) {
+            Ok(Some(tables)) => return Ok(Recovered { tables, rebuilt: false }),
+            Ok(None) => {}
+            Err(Trouble::Index(e)) => {
+                tracing::error!("the block index is not usable and is made again from the packs: {e}");
+            }
+            Err(Trouble::Disk(e)) => return Err(e),
+        }
+        let rebuilt = ids.len() > 1 || self.packs_have_records(&ids)?;
+        let kv = self.empty_index()?;
+        let mut tables = Tables::new(kv, self.salt);
+        self.replay(&mut tables, &ids).map_err(Trouble::into_error)?;
+        if rebuilt {
+            tracing::warn!(blocks = tables.blocks, "made the block index again from {} packs", ids.len());
+            find_zero(&mut tables).map_err(index_error)?;
+        }
+        Ok(Recovered { tables, rebuilt })
+    }
+
+    /// Makes the first pack, or does away with a newest one whose making was cut off.
+    fn settle_newest(&self) -> Result<Vec<u32>, Error> {
+        let fail = |e| Error::io(&self.layout.packs, "read", &e);
+        let mut ids = self.packs.list().map_err(fail)?;
+        if let Some(newest) = ids.last().copied()
+            && !self.packs.has_header(newest).map_err(fail)?
+            && self.packs.scan(newest, 0).and_then(|mut s| last_group(&mut s)).map_err(fail)?.is_none()
+        {
+            self.packs.create(newest).map_err(|e| Error::io(&self.packs.path(newest), "make", &e))?;
+        }
+        if ids.is_empty() {
+            self.packs.create(1).map_err(|e| Error::io(&self.packs.path(1), "make", &e))?;
+            ids.push(1);
+        }
+        Ok(ids)
+    }
+
+    fn packs_have_records(&self, ids: &[u32]) -> Result<bool, Error> {
+        let Some(newest) = ids.last() else { return Ok(false) };
+        let len = self.packs.file(*newest).and_then(|f| f.size());
+        Ok(len.map_err(|e| Error::io(&self.packs.path(*newest), "read", &e))? > packs::HEADER)
+    }
+
+    fn open_index(&self) -> Result<Arc<dyn BlockIndex>, IndexError> {
+        match self.kind {
+            IndexKind::Redb => Ok(Arc::new(RedbIndex::open(self.disk.clone(), &self.layout.root)?)),
+            #[cfg(feature = "sled")]
+            IndexKind::Sled => Ok(Arc::new(crate::index::sled_index::SledIndex::open(&self.layout.root)?)),
+            #[cfg(not(feature = "sled"))]
+            IndexKind::Sled => Err(IndexError::Broken("this program is built without the sled index".into())),
+        }
+    }
+
+    fn empty_index(&self) -> Result<Arc<Layered>, Error> {
+        self.remove_index(self.kind)?;
+        Ok(Arc::new(Layered::new(self.open_index().map_err(index_error)?)))
+    }
+
+    /// An index that was not written along is a trap for whoever selects it again.
+    fn remove_other_index(&self) -> Result<(), Error> {
+        self.remove_index(match self.kind {
+            IndexKind::Redb => IndexKind::Sled,
+            IndexKind::Sled => IndexKind::Redb,
+        })
+    }
+
+    fn remove_index(&self, kind: IndexKind) -> Result<(), Error> {
+        let root = &self.layout.root;
+        let removed = match kind {
+            IndexKind::Redb => self.disk.remove(&root.join(redb_index::FILE)),
+            IndexKind::Sled => std::fs::remove_dir_all(root.join("index-1.sled")),
+        };
+        match removed {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(root, "make an index in", &e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn resume(&self, ids: &[u32]) -> Result<Option<Tables>, Trouble> {
+        let kv = Arc::new(Layered::new(self.open_index()?));
+        let Some(mut tables) = Tables::load(kv, self.salt)? else { return Ok(None) };
+        self.agree(&tables, ids)?;
+        self.replay(&mut tables, ids)?;
+        Ok(Some(tables))
+    }
+
+    /// Whether the packs have what the checkpoint says.
+    fn agree(&self, tables: &Tables, ids: &[u32]) -> Result<(), Trouble> {
+        if let Some(lost) = tables.packs.iter().find(|(p, s)| s.live > 0 && !ids.contains(p)) {
+            return Err(IndexError::Broken(format!("pack {:08x} is gone", lost.0)).into());
+        }
+        let len = self.packs.file(tables.end.pack).and_then(|f| f.size());
+        match len {
+            Ok(len) if len >= u64::from(tables.end.offset) => Ok(()),
+            _ => Err(IndexError::Broken("the log ends before the checkpoint".into()).into()),
+        }
+    }
+
+    /// Applies the log from the end of the tables on.
+    fn replay(&self, tables: &mut Tables, ids: &[u32]) -> Result<(), Trouble> {
+        // A pack that was dead and is gone means nothing; one that the checkpoint does not know is new.
+        tables.packs.retain(|p, _| ids.contains(p));
+        let newest = ids.last().copied().unwrap_or(1);
+        let start = tables.end;
+        for pack in ids.iter().copied().filter(|p| *p >= start.pack) {
+            let from = if pack == start.pack {
+                u64::from(start.offset)
+            } else {
+                tables.grow(pack, packs::HEADER);
+                packs::HEADER
+            };
+            if pack == newest {
+                self.replay_newest(tables, pack, from)?;
+            } else {
+                self.replay_sealed(tables, pack, from)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn replay_sealed(&self, tables: &mut Tables, pack: u32, from: u64) -> Result<(), Trouble> {
+        let mut scan = self.scan(pack, from)?;
+        while let Some(found) = self.next(&mut scan)? {
+            match found {
+                Found::Damage { from, to } => self.damage(tables, pack, from, to),
+                Found::Record { loc, header, key } if header.kind == Kind::Block => {
+                    let record = Record::Block { hash: key, len: header.data_len };
+                    self.apply(tables, &record, loc, header.record_len())?;
+                }
+                Found::Record { loc, header, .. } => match self.body(&scan, loc, &header)? {
+                    Some(record) => self.apply_decoded(tables, record, loc, &header)?,
+                    None => self.damage(tables, pack, loc.offset.into(), scan.at()),
+                },
+            }
+            self.flush(tables, Loc { pack, offset: u32::try_from(scan.at()).unwrap_or(u32::MAX) })?;
+        }
+        Ok(())
+    }
+
+    /// The newest pack group by group, up to the first that is not whole.
+    fn replay_newest(&self, tables: &mut Tables, pack: u32, from: u64) -> Result<(), Trouble> {
+        let mut scan = self.scan(pack, from)?;
+        let mut group: Vec<(Record, Loc, u64)> = Vec::new();
+        let mut whole = from;
+        while let Some(found) = self.next(&mut scan)? {
+            let (loc, header, record) = match self.checked(&scan, found)? {
+                Checked::Good(loc, header, record) => (loc, header, record),
+                Checked::Bad(bad, to) => {
+                    // Rot, if a group behind it was begun: this one was synced before.
+                    let behind = last_group(&mut self.scan(pack, to)?).map_err(|e| self.failed(pack, &e))?;
+                    if behind.is_none_or(|g| g <= tables.group + 1) {
+                        break;
+                    }
+                    self.damage(tables, pack, bad, to);
+                    continue;
+                }
+            };
+            if header.group > tables.group + 1 {
+                // The end of the group before was damaged. It was synced, so what is left of it counts.
+                self.apply_all(tables, &mut group)?;
+                tables.group = header.group - 1;
+            }
+            match record {
+                Some(record) => group.push((record, loc, header.record_len())),
+                None => {
+                    self.apply_all(tables, &mut group)?;
+                    tables.grow(pack, COMMIT_BYTES);
+                    tables.group = header.group;
+                    whole = scan.at();
+                    self.flush(tables, Loc { pack, offset: u32::try_from(whole).unwrap_or(u32::MAX) })?;
+                }
+            }
+        }
+        self.cut(pack, whole)?;
+        tables.end = Loc { pack, offset: u32::try_from(whole).unwrap_or(u32::MAX) };
+        Ok(())
+    }
+
+    fn checked(&self, scan: &Scan, found: Found) -> Result<Checked, Trouble> {
+        Ok(match found {
+            Found::Damage { from, to } => Checked::Bad(from, to),
+            Found::Record { loc, header, .. } => {
+                let body = scan.body(loc, &header).map_err(|e| self.failed(loc.pack, &e))?;
+                match body.map(|b| decode(&header, &b)) {
+                    Some(Some(record)) => Checked::Good(loc, header, Some(record)),
+                    Some(None) if header.kind == Kind::Commit => Checked::Good(loc, header, None),
+                    _ => Checked::Bad(loc.offset.into(), scan.at()),
+                }
+            }
+        })
+    }
+
+    /// Cuts the log at `end`. Synced, so that what was cut off cannot come back behind later groups.
+    fn cut(&self, pack: u32, end: u64) -> Result<(), Trouble> {
+        let file = self.packs.file(pack).map_err(|e| self.failed(pack, &e))?;
+        let len = file.size().map_err(|e| self.failed(pack, &e))?;
+        if len > end {
+            tracing::info!(
+                "cut {} bytes of an unfinished group off {}",
+                len - end,
+                self.packs.path(pack).display()
+            );
+            file.set_len(end).and_then(|()| file.sync()).map_err(|e| self.failed(pack, &e))?;
+        }
+        Ok(())
+    }
+
+    fn apply_all(&self, tables: &mut Tables, group: &mut Vec<(Record, Loc, u64)>) -> Result<(), Trouble> {
+        for (record, loc, bytes) in group.drain(..) {
+            self.apply(tables, &record, loc, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn apply_decoded(
+        &self,
+        tables: &mut Tables,
+        record: Option<Record>,
+        loc: Loc,
+        header: &Header,
+    ) -> Result<(), Trouble> {
+        match record {
+            Some(record) => self.apply(tables, &record, loc, header.record_len()),
+            None => {
+                tables.grow(loc.pack, COMMIT_BYTES);
+                tables.group = tables.group.max(header.group);
+                Ok(())
+            }
+        }
+    }
+
+    fn apply(&self, tables: &mut Tables, record: &Record, loc: Loc, bytes: u64) -> Result<(), Trouble> {
+        tables.apply(record, loc, bytes, &|placed| self.read_chunk(placed))?;
+        Ok(())
+    }
+
+    fn read_chunk(&self, placed: Placed) -> Option<Vec<crate::record::Member>> {
+        let (header, body) = self.packs.read_record(placed.loc).ok()??;
+        match decode(&header, &body)? {
+            Record::Chunk { members, .. } => Some(members),
+            _ => None,
+        }
+    }
+
+    /// The body of a record of a sealed pack: outer `None` where it is damaged, inner for a commit.
+    fn body(&self, scan: &Scan, loc: Loc, header: &Header) -> Result<Option<Option<Record>>, Trouble> {
+        let body = scan.body(loc, header).map_err(|e| self.failed(loc.pack, &e))?;
+        Ok(body.and_then(|body| match (decode(header, &body), header.kind) {
+            (None, Kind::Commit) => Some(None),
+            (None, _) => None,
+            (Some(record), _) => Some(Some(record)),
+        }))
+    }
+
+    fn damage(&self, tables: &mut Tables, pack: u32, from: u64, to: u64) {
+        let path = self.packs.path(pack);
+        tracing::error!(
+            "bytes {from}..{to} of {} are damaged; nothing is collected until they are looked at",
+            path.display()
+        );
+        metrics::counter!("floe_pack_damage_total").increment(1);
+        tables.grow(pack, to - from);
+        tables.doubt = true;
+    }
+
+    /// A rebuild must not hold the whole index in memory.
+    fn flush(&self, tables: &mut Tables, end: Loc) -> Result<(), Trouble> {
+        if tables.kv.changed() < limits::CHECKPOINT_KEYS {
+            return Ok(());
+        }
+        tables.end = end;
+        write_checkpoint(tables)?;
+        Ok(())
+    }
+
+    fn scan(&self, pack: u32, from: u64) -> Result<Scan, Trouble> {
+        self.packs.scan(pack, from).map_err(|e| self.failed(pack, &e))
+    }
+
+    fn next(&self, scan: &mut Scan) -> Result<Option<Found>, Trouble> {
+        scan.next().map_err(|e| Trouble::Disk(Error::io(&self.layout.packs, "read a pack in", &e)))
+    }
+
+    fn failed(&self, pack: u32, e: &std::io::Error) -> Trouble {
+        Trouble::Disk(Error::io(&self.packs.path(pack), "read", e))
+    }
+}
+
+enum Checked {
+    Good(Loc, Header, Option<Record>),
+    Bad(u64, u64),
+}
+
+/// Whose fault it is: an index that fails is made again, a disk that fails is not.
+enum Trouble {
+    Index(IndexError),
+    Disk(Error),
+}
+
+impl Trouble {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Index(e) => index_error(e),
+            Self::Disk(e) => e,
+        }
+    }
+}
+
+impl From<IndexError> for Trouble {
+    fn from(e: IndexError) -> Self {
+        Self::Index(e)
+    }
+}
+
+fn decode(header: &Header, body: &[u8]) -> Option<Record> {
+    let (key, data) = body.split_at_checked(header.key_len as usize)?;
+    Record::decode(header.kind, key, data, header.data_len)
+}
+
+/// The highest group among the records that can be found from here on.
+fn last_group(scan: &mut Scan) -> std::io::Result<Option<u64>> {
+    let mut last = None;
+    while let Some(found) = scan.next()? {
+        if let Found::Record { header, .. } = found {
+            last = last.max(Some(header.group));
+        }
+    }
+    Ok(last)
+}
+
+/// Writes the tables to the index at once.
+pub(crate) fn write_checkpoint(tables: &Tables) -> Result<(), IndexError> {
+    tables.kv.set(crate::tables::CHECKPOINT_KEY.into(), Some(tables.encode_checkpoint()));
+    if let Some(batch) = tables.kv.freeze() {
+        tables.kv.index().checkpoint(&batch)?;
+        tables.kv.thaw();
+    }
+    Ok(())
+}
+
+/// After a rebuild: which blocks nobody counts is nowhere in the log.
+fn find_zero(tables: &mut Tables) -> Result<(), IndexError> {
+    let mut from: std::ops::Bound<Box<[u8]>> = std::ops::Bound::Unbounded;
+    loop {
+        let page = tables.kv.scan(b"b", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS)?;
+        for (key, value) in &page {
+            if Entry::decode(value).is_some_and(|e| e.refs == 0 && e.loc.is_somewhere()) {
+                tables.zero.insert(key[1..].into());
+            }
+        }
+        match page.into_iter().next_back() {
+            Some((last, _)) => from = std::ops::Bound::Excluded(last),
+            None => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The visited set of a walk: flat in memory, however large the DAG.
+//!
+//! Up to [`limits::VISITED_IN_MEMORY`] members it is a hash set. Then it spills to an open-addressing table of
+//! 16-byte fingerprints in a scratch file, which is never synced: after a crash the set is made again from the
+//! manifest's chunks.
+//!
+//! A fingerprint is 16 bytes out of the middle of the digest. Digests are at least 20 bytes of a cryptographic
+//! hash, so two members share one only where somebody spent 2^64 hashes on it, and then to spoil a DAG of their
+//! own.
+
+use std::collections::HashSet;
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::disk::{Disk, DiskFile, Open};
+use crate::limits;
+
+const SLOT: u64 = 16;
+/// Slots read at a time: neighbours in a probe, one small read.
+const BUCKET: u64 = 16;
+/// Slots per member after growing; it grows again at half of that.
+const SPARE: u64 = 4;
+
+pub(crate) struct Visited {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    most_in_memory: usize,
+    set: HashSet<u128>,
+    table: Option<Table>,
+}
+
+struct Table {
+    file: Arc<dyn DiskFile>,
+    buckets: u64,
+    members: u64,
+}
+
+/// The fingerprint of a multihash in its binary form. Never 0, which marks an empty slot.
+fn fingerprint(hash: &[u8]) -> u128 {
+    let mut out = [0; 16];
+    let tail = &hash[hash.len().saturating_sub(18)..];
+    let n = tail.len().min(16);
+    out[..n].copy_from_slice(&tail[..n]);
+    // Function and length: a digest and its truncation are two blocks' names, not one.
+    let head = hash.iter().take(3).fold(hash.len() as u128, |a, b| a << 8 | u128::from(*b));
+    (u128::from_le_bytes(out) ^ head << 8).max(1)
+}
+
+impl Visited {
+    pub(crate) fn new(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
+        Self::with_bound(disk, path, limits::VISITED_IN_MEMORY)
+    }
+
+    fn with_bound(disk: Arc<dyn Disk>, path: PathBuf, most_in_memory: usize) -> Self {
+        Self { disk, path, most_in_memory, set: HashSet::new(), table: None }
+    }
+
+    pub(crate) fn contains(&self, hash: &[u8]) -> io::Result<bool> {
+        let print = fingerprint(hash);
+        match &self.table {
+            None => Ok(self.set.contains(&print)),
+            Some(table) => Ok(table.find(print)?.is_none()),
+        }
+    }
+
+    /// Adds a member; `false` where it was one already.
+    pub(crate) fn insert(&mut self, hash: &[u8]) -> io::Result<bool> {
+        let print = fingerprint(hash);
+        if self.table.is_none() {
+            if self.set.contains(&print) {
+                return Ok(false);
+            }
+            if self.set.len() < self.most_in_memory {
+                return Ok(self.set.insert(print));
+            }
+            limits::hit("blockstore_visited_in_memory");
+            self.spill()?;
+        }
+        let table = self.table.as_mut().expect("spill made the table");
+        let Some(slot) = table.find(print)? else { return Ok(false) };
+        table.put(slot, print)?;
+        if table.members * 2 > table.buckets * BUCKET {
+            self.grow()?;
+        }
+        Ok(true)
+    }
+
+    fn spill(&mut self) -> io::Result<()> {
+        let table = self.make(self.set.len() as u64)?;
+        self.table = Some(table.filled(std::mem::take(&mut self.set))?);
+        Ok(())
+    }
+
+    fn grow(&mut self) -> io::Result<()> {
+        let Some(old) = self.table.take() else { return Ok(()) };
+        // The old file has no name from here on and goes away with its handle.
+        let mut new = match self.make(old.members) {
+            Ok(new) => new,
+            Err(e) => {
+                self.table = Some(old);
+                return Err(e);
+            }
+        };
+        for bucket in 0..old.buckets {
+            for print in old.read(bucket)?.into_iter().filter(|p| *p != 0) {
+                if let Some(slot) = new.find(print)? {
+                    new.put(slot, print)?;
+                }
+            }
+        }
+        self.table = Some(new);
+        Ok(())
+    }
+
+    fn make(&self, members: u64) -> io::Result<Table> {
+        let buckets = (members.max(1) * SPARE / BUCKET + 1).next_power_of_two();
+        match self.disk.remove(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let file = self.disk.open(&self.path, Open::New)?;
+        file.set_len(buckets * BUCKET * SLOT)?;
+        Ok(Table { file, buckets, members: 0 })
+    }
+}
+
+impl Drop for Visited {
+    fn drop(&mut self) {
+        if self.table.is_some() {
+            // Open empties the directory anyway.
+            let _ = self.disk.remove(&self.path);
+        }
+    }
+}
+
+impl Table {
+    fn filled(mut self, prints: HashSet<u128>) -> io::Result<Self> {
+        for print in prints {
+            if let Some(slot) = self.find(print)? {
+                self.put(slot, print)?;
+            }
+        }
+        Ok(self)
+    }
+
+    fn read(&self, bucket: u64) -> io::Result<[u128; BUCKET as usize]> {
+        let mut bytes = [0; (BUCKET * SLOT) as usize];
+        self.file.read_at(&mut bytes, bucket * BUCKET * SLOT)?;
+        let mut out = [0; BUCKET as usize];
+        for (slot, b) in out.iter_mut().zip(bytes.chunks_exact(SLOT as usize)) {
+            *slot = u128::from_le_bytes(b.try_into().expect("chunks of 16 bytes"));
+        }
+        Ok(out)
+    }
+
+    /// The free slot where `print` belongs, or `None` where it is a member. The table is at most half full, so
+    /// there always is one.
+    fn find(&self, print: u128) -> io::Result<Option<u64>> {
+        let mut bucket = (print >> 64) as u64 % self.buckets;
+        loop {
+            for (n, at) in self.read(bucket)?.into_iter().enumerate() {
+                if at == print {
+                    return Ok(None);
+                }
+                if at == 0 {
+                    return Ok(Some(bucket * BUCKET + n as u64));
+                }
+            }
+            bucket = (bucket + 1) % self.buckets;
+        }
+    }
+
+    fn put(&mut self, slot: u64, print: u128) -> io::Result<()> {
+        self.file.write_at(&mut [IoSlice::new(&print.to_le_bytes())], slot * SLOT)?;
+        self.members += 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+
+    fn hash(n: u64) -> Vec<u8> {
+        let mut out = vec![0x12, 32];
+        out.extend((0..4).flat_map(|i: u64| (n ^ i).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()));
+        out
+    }
+
+    #[test]
+    fn a_set_that_spills_and_grows_is_still_a_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        let bound = 8;
+        let mut set = Visited::with_bound(Arc::new(RealDisk), path.clone(), bound);
+        for n in 0..2000 {
+            assert!(!set.contains(&hash(n)).unwrap());
+            assert!(set.insert(&hash(n)).unwrap());
+            assert!(!set.insert(&hash(n)).unwrap());
+            assert_eq!(path.exists(), n as usize >= bound, "{n}");
+        }
+        assert!((0..2000).all(|n| set.contains(&hash(n)).unwrap()));
+        drop(set);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,165 @@
+//! The store as its callers see it, over both indexes on the real disk.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use bytes::Bytes;
+use common::*;
+use floe_blockstore::{Claim, Error, IndexKind, ManifestState, ManifestTotals};
+use floe_core::ports::LocalBlocks;
+
+#[test]
+fn a_manifest_from_the_first_block_to_the_last() {
+    for kind in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let blocks: Vec<_> = (0..300).map(|n| block(n, 1000)).collect();
+        let store = real(dir.path(), kind);
+        wait(async {
+            let mut protect = store.protect(id(1), root()).await.unwrap();
+            assert_eq!(protect.claim(blocks[0].cid().hash()).unwrap(), Claim::Absent);
+            protect.put(blocks[..100].to_vec()).await.unwrap();
+            assert_eq!(protect.claim(blocks[0].cid().hash()).unwrap(), Claim::Seen);
+            protect.checkpoint(Bytes::from_static(b"here")).await.unwrap();
+        });
+        drop(store);
+
+        let store = real(dir.path(), kind);
+        assert!((0..100).all(|n| has(&store, &blocks[n])));
+        assert_eq!(store.manifests().unwrap()[0].1, ManifestState::Open);
+        wait(async {
+            let mut protect = store.protect(id(1), root()).await.unwrap();
+            assert_eq!(protect.frontier().unwrap(), Bytes::from_static(b"here"));
+            assert_eq!(protect.totals(), ManifestTotals { blocks: 100, bytes: 100_000 });
+            assert_eq!(protect.claim(blocks[99].cid().hash()).unwrap(), Claim::Seen);
+            protect.put(blocks.clone()).await.unwrap();
+            let totals = ManifestTotals { blocks: 300, bytes: 300_000 };
+            assert_eq!(protect.seal().await.unwrap(), totals);
+            store.close().await.unwrap();
+            assert!(matches!(store.release(id(1)).await, Err(Error::Closed)));
+        });
+
+        let store = real(dir.path(), kind);
+        let totals = ManifestTotals { blocks: 300, bytes: 300_000 };
+        assert_eq!(store.manifests().unwrap(), [(id(1), ManifestState::Sealed, totals)]);
+        assert_eq!((store.stats().blocks, store.stats().bytes), (300, 300_000));
+        let report = wait(store.scrub()).unwrap();
+        assert_eq!((report.damaged.len(), report.missing.len(), report.damaged_records), (0, 0, 0));
+        assert!(packs(dir.path()).len() > 2);
+        let before = du(dir.path());
+        wait(store.release(id(1))).unwrap();
+        let freed = wait(store.collect()).unwrap();
+        assert_eq!(freed.blocks, 300);
+        assert!(freed.bytes > 280_000, "{freed:?}");
+        assert!(du(dir.path()) + 250_000 < before);
+        assert!(blocks.iter().all(|b| !has(&store, b)));
+        assert_eq!((store.stats().blocks, store.stats().bytes), (0, 0));
+        assert_eq!(store.manifests().unwrap(), []);
+    }
+}
+
+fn du(dir: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    packs(dir).iter().map(|p| p.metadata().unwrap().blocks() * 512).sum()
+}
+
+#[test]
+fn two_manifests_count_a_block_twice() {
+    for kind in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let store = real(dir.path(), kind);
+        let shared = block(1, 500);
+        pin(&store, 1, &[shared.clone(), block(2, 500)]).unwrap();
+        pin(&store, 2, &[shared.clone(), block(3, 500)]).unwrap();
+        assert_eq!(store.stats().blocks, 3);
+        wait(store.release(id(1))).unwrap();
+        assert_eq!(wait(store.collect()).unwrap().blocks, 1);
+        assert!(has(&store, &shared) && !has(&store, &block(2, 500)) && has(&store, &block(3, 500)));
+        drop(store);
+        let store = real(dir.path(), kind);
+        wait(store.release(id(2))).unwrap();
+        wait(store.release(id(7))).unwrap();
+        assert_eq!(wait(store.collect()).unwrap().blocks, 2);
+        assert!(!has(&store, &shared));
+    }
+}
+
+#[test]
+fn a_claim_protects_before_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = real(dir.path(), IndexKind::Redb);
+    let b = block(1, 500);
+    pin(&store, 1, std::slice::from_ref(&b)).unwrap();
+    let mut protect = wait(store.protect(id(2), root())).unwrap();
+    assert_eq!(protect.claim(b.cid().hash()).unwrap(), Claim::Present(500));
+    wait(store.release(id(1))).unwrap();
+    assert_eq!(wait(store.collect()).unwrap().blocks, 0);
+    assert!(has(&store, &b));
+    // Dropping leaves the manifest open and protecting.
+    drop(protect);
+    wait(store.collect()).unwrap();
+    assert!(has(&store, &b));
+    wait(store.release(id(2))).unwrap();
+    assert_eq!(wait(store.collect()).unwrap().blocks, 1);
+    assert!(!has(&store, &b));
+}
+
+#[test]
+fn an_id_has_one_protect_and_none_after_its_release() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = real(dir.path(), IndexKind::Redb);
+    let mut first = wait(store.protect(id(1), root())).unwrap();
+    assert!(matches!(wait(store.protect(id(1), root())), Err(Error::Io(_))));
+    wait(first.put(vec![block(1, 100)])).unwrap();
+    wait(store.release(id(1))).unwrap();
+    assert!(matches!(wait(first.put(vec![block(2, 100)])), Err(Error::Released(_)) | Ok(())));
+    drop(first);
+    wait(store.release(id(1))).unwrap();
+    wait(store.collect()).unwrap();
+    assert!(!has(&store, &block(1, 100)));
+    // The id may live again, and is not touched by what is left of its first life.
+    pin(&store, 1, &[block(3, 100)]).unwrap();
+    wait(store.collect()).unwrap();
+    drop(store);
+    std::fs::remove_file(dir.path().join("index-1.redb")).unwrap();
+    let store = real(dir.path(), IndexKind::Redb);
+    wait(store.collect()).unwrap();
+    assert!(has(&store, &block(3, 100)));
+}
+
+#[test]
+fn bitswap_reads_through_the_port() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = real(dir.path(), IndexKind::Redb);
+    let (b, gone) = (block(1, 500), block(2, 500));
+    pin(&store, 1, std::slice::from_ref(&b)).unwrap();
+    let local: &dyn LocalBlocks = &store;
+    assert_eq!(local.size(b.cid()), Ok(Some(500)));
+    assert_eq!(local.read(b.cid()), Ok(Some(b.data().clone())));
+    assert_eq!((local.size(gone.cid()), local.read(gone.cid())), (Ok(None), Ok(None)));
+}
+
+#[test]
+fn the_index_can_be_lost_and_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep: Vec<_> = (0..200).map(|n| block(n, 900)).collect();
+    let store = real(dir.path(), IndexKind::Redb);
+    pin(&store, 1, &keep).unwrap();
+    pin(&store, 2, &keep[..50]).unwrap();
+    pin(&store, 3, &[block(1000, 900)]).unwrap();
+    wait(store.release(id(3))).unwrap();
+    wait(store.collect()).unwrap();
+    let stats = store.stats();
+    wait(store.close()).unwrap();
+    for kind in [IndexKind::Sled, IndexKind::Redb, IndexKind::Sled] {
+        let store = real(dir.path(), kind);
+        assert_eq!((store.stats().blocks, store.stats().bytes), (stats.blocks, stats.bytes));
+        assert!(keep.iter().all(|b| has(&store, b)));
+        assert_eq!(wait(store.collect()).unwrap().blocks, 0);
+        wait(store.close()).unwrap();
+    }
+    let store = real(dir.path(), IndexKind::Redb);
+    wait(store.release(id(1))).unwrap();
+    wait(store.collect()).unwrap();
+    assert_eq!(keep.iter().filter(|b| has(&store, b)).count(), 50);
+}
