@@ -32,20 +32,58 @@ fn main() {
     let here = Bench { serving: runtime(), pulling: runtime(), clock: SystemClock::shared() };
     for (name, leaf) in [("256 KiB", 256 << 10), ("1 MiB", 1 << 20)] {
         let blocks = leaves(u32::try_from((mebibytes << 20) / leaf).unwrap(), leaf);
-        let rounds: Vec<(f64, f64)> =
-            (0..ROUNDS).map(|_| (here.raw(blocks.len() * leaf), here.bitswap(&blocks))).collect();
-        let bytes = (blocks.len() * leaf) as f64 / 1e6;
-        let (raw, bitswap) = (median(rounds.iter().map(|r| r.0)), median(rounds.iter().map(|r| r.1)));
+        let bytes = blocks.len() * leaf;
+        let rounds: Vec<(Cost, Cost)> = (0..ROUNDS)
+            .map(|_| (here.measure(|| here.raw(bytes)), here.measure(|| here.bitswap(&blocks))))
+            .collect();
+        let (raw, bitswap) =
+            (Cost::median(rounds.iter().map(|r| r.0)), Cost::median(rounds.iter().map(|r| r.1)));
+        let rate = |cost: Cost| bytes as f64 / 1e6 / cost.seconds;
         println!(
-            "{mebibytes} MiB in {name} leaves: raw {:.0} MB/s, bitswap {:.0} MB/s, ratio {:.2}",
-            bytes / raw,
-            bytes / bitswap,
-            raw / bitswap
+            "{mebibytes} MiB in {name} leaves: raw {:.0} MB/s, bitswap {:.0} MB/s, ratio {:.2}; \
+             CPU of both ends {:.2} s and {:.2} s, ratio {:.2}",
+            rate(raw),
+            rate(bitswap),
+            raw.seconds / bitswap.seconds,
+            raw.cpu,
+            bitswap.cpu,
+            raw.cpu / bitswap.cpu,
         );
     }
     let blocks = leaves(100_000, 256);
-    let took = median((0..ROUNDS).map(|_| here.bitswap(&blocks)));
-    println!("{} blocks of 256 B: {:.0} blocks/s", blocks.len(), blocks.len() as f64 / took);
+    let cost = Cost::median((0..ROUNDS).map(|_| here.measure(|| here.bitswap(&blocks))));
+    println!(
+        "{} blocks of 256 B: {:.0} blocks/s, {:.1} us of CPU a block",
+        blocks.len(),
+        blocks.len() as f64 / cost.seconds,
+        cost.cpu * 1e6 / blocks.len() as f64
+    );
+}
+
+/// What a round took.
+#[derive(Clone, Copy)]
+struct Cost {
+    seconds: f64,
+    /// Seconds of processor time of this process, so of both ends; 0 where the system does not say. On a
+    /// busy machine its ratio is steadier than that of the wall clock.
+    cpu: f64,
+}
+
+impl Cost {
+    fn median(rounds: impl Iterator<Item = Self>) -> Self {
+        let rounds: Vec<Self> = rounds.collect();
+        Self {
+            seconds: median(rounds.iter().map(|cost| cost.seconds)),
+            cpu: median(rounds.iter().map(|cost| cost.cpu)),
+        }
+    }
+}
+
+/// User and system time of this process, from Linux's procfs in ticks of 10 ms.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -65,6 +103,12 @@ struct Bench {
 }
 
 impl Bench {
+    fn measure(&self, round: impl Fn() -> f64) -> Cost {
+        let before = cpu_seconds();
+        let seconds = round();
+        Cost { seconds, cpu: cpu_seconds() - before }
+    }
+
     /// Seconds to pull every block once.
     fn bitswap(&self, blocks: &[Block]) -> f64 {
         let seeder = self.serving.block_on(Node::new(MapBlocks::of(blocks)));
