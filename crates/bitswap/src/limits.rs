@@ -99,6 +99,10 @@ pub const PARKED_ROOTS: usize = 10_000;
 /// keeps the other half.
 pub const PARKED_PER_PEER: usize = 512;
 
+/// Presences one peer is asked for, parked roots included: a quarter of [`CLIENT_WANTS_PER_PEER`] stays for
+/// blocks whatever many sessions look for, also at a peer that answers no want-have.
+pub const HAVES_PER_PEER: usize = 768;
+
 /// Silence of a peer after which its blocks are also asked of an idle provider, where there is one.
 pub const HEDGE_AFTER: Duration = Duration::from_secs(1);
 

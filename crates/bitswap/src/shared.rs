@@ -30,7 +30,7 @@ use crate::client::{Action, Client, Taken};
 use crate::handle::SessionId;
 use crate::limits::{EVENTS, HASH_SLICE_BYTES, INGEST_BYTES, hit};
 use crate::message::Payload;
-use crate::server::{Done, Server};
+use crate::server::{Done, Server, Ticket};
 
 /// What the behaviour, the handlers and the handle share.
 pub(crate) struct Shared {
@@ -58,6 +58,26 @@ pub(crate) struct Link {
     /// When the frame that is being written must be out, in milliseconds of the monotonic clock.
     deadline_ms: AtomicU64,
     ingest: Mutex<Ingest>,
+}
+
+/// Gives a job's place back where reading panics, so that a fault of the store does not end serving.
+struct Slot<'a> {
+    server: &'a Mutex<Server>,
+    ticket: Option<Ticket>,
+}
+
+impl Slot<'_> {
+    fn done(mut self) {
+        self.ticket = None;
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.server.lock().abandon(ticket);
+        }
+    }
 }
 
 /// Payloads that wait to be hashed.
@@ -221,7 +241,9 @@ impl Shared {
         while let Some(job) = server.next_job(now) {
             let shared = self.clone();
             tokio::task::spawn_blocking(move || {
+                let slot = Slot { server: &shared.server, ticket: Some(job.ticket()) };
                 let done = job.run(&*shared.blocks);
+                slot.done();
                 shared.finish(done);
             });
         }

@@ -146,6 +146,32 @@ async fn a_fetch_survives_a_disconnect() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_moves_to_the_second_connection_when_the_first_closes() {
+    let blocks = leaves(600, 50_000);
+    let seeder = Node::new(MapBlocks::of(&blocks)).await;
+    let client = Node::new(MapBlocks::of([])).await;
+    client.dial(&seeder).await;
+    client.connected(1).await;
+    client.dial(&seeder).await;
+    let wanted = cids(&blocks);
+    let mut session = client.handle.session(wanted[0]);
+    session.add_providers(&[seeder.peer]);
+    let (first, rest) = wanted.split_at(50);
+    patient(fetch(&mut session, first)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    session.want(&rest[..session.room()]);
+    client.close_oldest().await;
+    session.want(rest);
+    let mut got = 0;
+    while got < rest.len() {
+        // Well below the 10 s after which a lost request is made again: nothing may wait for that.
+        let next = tokio::time::timeout(Duration::from_secs(5), next(&mut session));
+        got += next.await.expect("the second connection carries on").len();
+    }
+    assert_eq!(client.handle.stats().peers, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t10_egress_stays_at_its_cap() {
     let blocks = leaves(60, 50_000);
     let limit = EgressLimit { bytes_per_second: 1_000_000, burst_bytes: 500_000 };

@@ -633,7 +633,7 @@ impl Client {
 
     fn probe(&mut self, id: SessionId, no: PeerNo, key: &Key, now: Duration) {
         let Some(peer) = self.peers.get_mut(&no) else { return };
-        if peer.banned || peer.is_full() {
+        if !peer.may_be_probed() {
             return;
         }
         if let Some(want) = self.wants.get_mut(key)

@@ -10,8 +10,8 @@ use libp2p::PeerId;
 
 use crate::key::Key;
 use crate::limits::{
-    BLOCKS_PER_STRIKE, CLIENT_WANTS_PER_PEER, ENTRIES_PER_DELTA, PARKED_PER_PEER, PEER_WINDOW_START,
-    SETTLED_PER_PEER, STRIKES, hit,
+    BLOCKS_PER_STRIKE, CLIENT_WANTS_PER_PEER, ENTRIES_PER_DELTA, HAVES_PER_PEER, PARKED_PER_PEER,
+    PEER_WINDOW_START, SETTLED_PER_PEER, STRIKES, hit,
 };
 use crate::message::{Message, WantEntry, WantKind};
 
@@ -160,6 +160,15 @@ impl Peer {
     /// No more entries fit into what the peer keeps of our wants.
     pub(super) fn is_full(&self) -> bool {
         self.asked.len() >= CLIENT_WANTS_PER_PEER
+    }
+
+    /// It may be asked whether it has something.
+    pub(super) fn may_be_probed(&self) -> bool {
+        let haves = self.asked.len() - self.blocks_out;
+        if haves >= HAVES_PER_PEER {
+            hit("bitswap_haves_per_peer");
+        }
+        !self.banned && !self.is_full() && haves < HAVES_PER_PEER
     }
 
     /// Something but parked roots is asked of it.
@@ -386,6 +395,18 @@ mod tests {
         peer.ask(&key(5_000), WantKind::Have, NOW);
         assert!(peer.is_full());
         assert!(!peer.has_capacity());
+    }
+
+    #[test]
+    fn presences_leave_room_for_blocks() {
+        let mut peer = peer();
+        for (i, open) in [(HAVES_PER_PEER - 1, true), (HAVES_PER_PEER, false), (HAVES_PER_PEER + 1, false)] {
+            while peer.asked.len() < i {
+                peer.ask(&key(u32::try_from(peer.asked.len()).unwrap()), WantKind::Have, NOW);
+            }
+            assert_eq!(peer.may_be_probed(), open, "{i}");
+            assert!(peer.has_capacity());
+        }
     }
 
     #[test]

@@ -29,6 +29,13 @@ pub(crate) struct Job {
     pub(super) target_bytes: usize,
 }
 
+/// Which peer a running job is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ticket {
+    pub(super) peer: PeerId,
+    pub(super) epoch: Epoch,
+}
+
 /// What a read came to.
 #[derive(Debug)]
 pub(crate) struct Done {
@@ -53,6 +60,11 @@ enum Found {
 }
 
 impl Job {
+    /// For [`super::Server::abandon`].
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket { peer: self.peer, epoch: self.epoch }
+    }
+
     /// Reads until the answer is large enough. A block that cannot be read counts as missing: it is never
     /// served damaged, and the peer can ask elsewhere.
     pub(crate) fn run(self, blocks: &dyn LocalBlocks) -> Done {

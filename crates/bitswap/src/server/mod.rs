@@ -39,7 +39,7 @@ use crate::limits::{
 };
 use crate::message::{Message, WantEntry};
 use bucket::Bucket;
-pub(crate) use job::{Done, Job};
+pub(crate) use job::{Done, Job, Ticket};
 use wants::{Added, Wants};
 
 /// What one running job may hold: the target, and the block that goes over it.
@@ -324,6 +324,15 @@ impl Server {
         }
         self.note_waiting(&done.peer, now);
         has_answer
+    }
+
+    /// A job ended without a result. Its wants stay unanswered until the peer asks again.
+    pub(crate) fn abandon(&mut self, ticket: Ticket) {
+        self.jobs -= 1;
+        self.outstanding -= JOB_BYTES;
+        if let Some(peer) = self.peers.get_mut(&ticket.peer).filter(|peer| peer.epoch == ticket.epoch) {
+            peer.reading = false;
+        }
     }
 
     /// The next answer to write to a peer. Its bytes count as outstanding until [`Server::written`].

@@ -380,3 +380,16 @@ fn a_block_that_cannot_be_read_counts_as_missing() {
     world.server.finish(done, world.now);
     assert_eq!(world.written(&peer).unwrap().presences, [(*block(0).cid(), Presence::DontHave)]);
 }
+
+#[test]
+fn a_job_that_panicked_gives_its_place_back() {
+    let mut world = World::new(Bounds { jobs: 1, ..Bounds::default() });
+    let peer = world.peer();
+    world.have(&[block(0)]);
+    world.wants(&peer, false, wants(0..1));
+    let ticket = world.server.next_job(world.now).unwrap().ticket();
+    world.server.abandon(ticket);
+    assert!(world.step().is_none(), "not read again by itself");
+    world.wants(&peer, false, wants(0..1));
+    assert_eq!(world.served(&peer).payloads.len(), 1);
+}

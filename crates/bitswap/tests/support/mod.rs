@@ -119,6 +119,8 @@ pub async fn address<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Multiaddr {
 enum Command {
     Dial(Multiaddr),
     Disconnect(PeerId),
+    /// Closes the oldest of several connections.
+    CloseOldest,
 }
 
 /// A node: its swarm runs until it is dropped.
@@ -159,6 +161,10 @@ impl Node {
         self.commands.send(Command::Disconnect(peer)).await.unwrap();
     }
 
+    pub async fn close_oldest(&self) {
+        self.commands.send(Command::CloseOldest).await.unwrap();
+    }
+
     /// Waits until `peers` are connected.
     pub async fn connected(&self, peers: usize) {
         while self.handle.stats().peers != peers {
@@ -178,14 +184,21 @@ async fn drive(
     mut commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
 ) {
+    let mut connections = std::collections::VecDeque::new();
     loop {
         tokio::select! {
             command = commands.recv() => match command {
                 Some(Command::Dial(address)) => swarm.dial(address).unwrap(),
                 Some(Command::Disconnect(peer)) => { let _ = swarm.disconnect_peer_id(peer); }
+                Some(Command::CloseOldest) => {
+                    swarm.close_connection(connections.pop_front().unwrap());
+                }
                 None => return,
             },
             event = swarm.select_next_some() => {
+                if let SwarmEvent::ConnectionEstablished { connection_id, .. } = &event {
+                    connections.push_back(*connection_id);
+                }
                 let SwarmEvent::Behaviour(event) = event else { continue };
                 if let Event::Misbehaved { peer, .. } = event {
                     let _ = swarm.disconnect_peer_id(peer);
