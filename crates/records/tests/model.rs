@@ -45,11 +45,30 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (pick.clone(), 0_u64..80).prop_map(|(pick, bytes)| Op::Progress { pick, bytes }),
         4 => (pick.clone(), 0_u64..80).prop_map(|(pick, bytes)| Op::Complete { pick, bytes }),
         1 => (pick.clone(), 0_u64..100).prop_map(|(pick, secs)| Op::Park { pick, secs }),
-        1 => pick.prop_map(|pick| Op::Fail { pick }),
+        2 => pick.prop_map(|pick| Op::Fail { pick }),
         3 => (1_u64..60_000).prop_map(|millis| Op::Advance { millis }),
         1 => (any::<bool>(), 0_u64..10).prop_map(|(back, secs)| Op::ClockJump { back, secs }),
         1 => Just(Op::DirtyReboot),
     ]
+}
+
+/// Half of the sequences begin with a pin that was pinned and then replaced: what is kept, charged and let go of
+/// from there on is seldom reached by chance (a refund of the wrong size once passed 300 sequences unseen).
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let prefix = prop_oneof![
+        Just(Vec::new()),
+        (any::<bool>(), 1_u64..80).prop_map(|(bounded, bytes)| vec![
+            Op::Add { bounded, roots: vec![0] },
+            Op::Claim { most: 1 },
+            Op::Complete { pick: 0, bytes },
+            Op::Replace { bounded, pick: 0, root: 1 },
+            Op::Claim { most: 1 },
+        ]),
+    ];
+    (prefix, prop::collection::vec(op(), 1..20)).prop_map(|(mut ops, more)| {
+        ops.extend(more);
+        ops
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,10 +323,17 @@ impl Run {
         self.accounts[usize::from(bounded)]
     }
 
-    /// A pin of either account: half the picks are of the other one and must not be found.
-    fn pick_pin(&self, pick: usize) -> RequestId {
-        let ids: Vec<_> = self.model.pins.keys().collect();
-        if ids.is_empty() { RequestId(Uuid::nil()) } else { *ids[pick % ids.len()] }
+    /// Mostly one of the account's own pins; sometimes any, so that the other account's must not be found.
+    fn pick_pin(&self, account: AccountId, pick: usize) -> RequestId {
+        let any = pick % 4 == 3;
+        let ids: Vec<_> = self
+            .model
+            .pins
+            .iter()
+            .filter(|(_, pin)| any || pin.account == account)
+            .map(|(id, _)| *id)
+            .collect();
+        if ids.is_empty() { RequestId(Uuid::nil()) } else { ids[pick % ids.len()] }
     }
 
     fn pick_claimed(&self, pick: usize) -> Option<Uuid> {
@@ -320,10 +346,12 @@ impl Run {
         match op {
             Op::Add { bounded, roots } => self.add(self.account(bounded), &roots, now).await,
             Op::Replace { bounded, pick, root } => {
-                self.replace(self.account(bounded), self.pick_pin(pick), root, now).await;
+                let account = self.account(bounded);
+                self.replace(account, self.pick_pin(account, pick), root, now).await;
             }
             Op::Remove { bounded, pick } => {
-                let (account, id) = (self.account(bounded), self.pick_pin(pick));
+                let account = self.account(bounded);
+                let id = self.pick_pin(account, pick);
                 let there = self.model.pins.get(&id).is_some_and(|pin| pin.account == account);
                 assert_eq!(self.records.remove_pin(account, id).await.is_ok(), there);
                 if there {
@@ -478,7 +506,7 @@ async fn complete_dag(records: &Records, dag: Uuid, bytes: u64) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn r07_sqlite_is_the_model(ops in prop::collection::vec(op(), 1..25)) {
+    fn r07_sqlite_is_the_model(ops in ops()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut run = Run::new().await;
