@@ -13,7 +13,7 @@ use floe_ipfs::identity::Keypair;
 use floe_records::{Records, Scope};
 
 use crate::config::render;
-use crate::datadir::{DataDir, Layout, write_whole};
+use crate::datadir::{DataDir, write_whole};
 use crate::exit::{Code, Failure};
 
 /// The account that exists from the start; its pins are the operator's.
@@ -38,9 +38,8 @@ pub(crate) async fn complete(dir: &mut DataDir, records: &Records) -> anyhow::Re
         made.context("cannot make the account \"default\"")?;
     }
     let fresh = dir.is_initialising();
-    let layout = dir.layout().clone();
-    token(records, &layout.admin_token(), ALL_SCOPES, fresh).await?;
-    token(records, &layout.pin_token(), PIN_SCOPES, fresh).await?;
+    token(records, &dir.layout().admin_token(), ALL_SCOPES, fresh).await?;
+    token(records, &dir.layout().pin_token(), PIN_SCOPES, fresh).await?;
     dir.initialised()?;
     Ok(())
 }
@@ -103,25 +102,10 @@ async fn token(records: &Records, path: &Path, scopes: &[Scope], fresh: bool) ->
     Ok(())
 }
 
-/// Where the secrets of a data directory are, for the words of `init` and `serve`.
-pub(crate) fn service_add(layout: &Layout, api: &str) -> String {
-    let quoted = shell_quote(&layout.pin_token().display().to_string());
-    format!("ipfs pin remote service add floe {api} \"$(cat {quoted})\"")
-}
-
-/// The text as one word of a POSIX shell, inside `"$(…)"`.
-fn shell_quote(text: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datadir::Layout;
     use crate::system::SystemEntropy;
 
     fn half_made() -> (tempfile::TempDir, DataDir) {
@@ -153,16 +137,5 @@ mod tests {
         std::fs::write(dir.layout().identity(), b"").unwrap();
         let said = files(&dir, &SystemEntropy).unwrap_err().to_string();
         assert!(said.contains("identity.key"), "{said}");
-    }
-
-    #[test]
-    fn the_line_to_paste_quotes_what_a_shell_would_split() {
-        let line = |dir: &str| service_add(&Layout::new(dir), "http://127.0.0.1:4780");
-        assert_eq!(
-            line("/home/you/.floe"),
-            r#"ipfs pin remote service add floe http://127.0.0.1:4780 "$(cat /home/you/.floe/pin.token)""#
-        );
-        assert!(line("/my data").contains("$(cat '/my data/pin.token')"));
-        assert!(line("/it's").contains(r"'/it'\''s/pin.token'"));
     }
 }

@@ -6,6 +6,12 @@ use std::time::Duration;
 /// the unit in docs/OPERATING.md gives 40 (limits.md, graceful drain).
 pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 
+/// The server's part of [`DRAIN`]: what is in flight then is cut, so that the stores still have time to close.
+pub(crate) const API_DRAIN: Duration = Duration::from_secs(15);
+
+/// Open files to ask the kernel for: 512 connections, as many streams of QUIC again, packs and rows fit several times.
+pub(crate) const OPEN_FILES: u64 = 65_536;
+
 /// Time to connect to the API. A local one answers in a millisecond; a far one behind a slow link in a few hundred.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 

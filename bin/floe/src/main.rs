@@ -3,11 +3,14 @@
 //! [`cli`] is what can be said, [`serve`] what runs, [`client`] what talks to it, [`config`] what can be set,
 //! [`datadir`] where everything is kept, [`exit`] what the exit codes mean. Read [`serve`] first.
 
+mod banner;
 mod cli;
 mod client;
 mod config;
 mod datadir;
+mod endpoints;
 mod exit;
+mod gauges;
 mod init;
 mod limits;
 mod logs;
@@ -15,11 +18,14 @@ mod offline;
 mod output;
 mod serve;
 mod shell;
+mod signals;
+mod stores;
 mod system;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command, ConfigArgs, ConfigCommand};
@@ -34,16 +40,21 @@ fn main() -> ExitCode {
     let _scenario = fail::FailScenario::setup();
     let cli = Cli::parse();
     let json = cli.json;
-    let outcome = tokio::runtime::Runtime::new()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(dispatch(cli)));
-    match outcome {
+    match run(cli) {
         Ok(()) => exit::Code::Ok.into(),
         Err(error) => {
             exit::tell(&error, json);
             exit::code_of(&error).into()
         }
     }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let outcome = runtime.block_on(dispatch(cli));
+    // What has to be finished was waited for; a read that still blocks must not hold up the exit.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<()> {

@@ -1,9 +1,211 @@
 //! `floe serve`: everything is made here, joined here, and stopped here.
-use crate::config::flags::Flags;
-use crate::datadir::Layout;
-use crate::output::Output;
+//!
+//! ```text
+//!   data directory ─> rows ─> blocks ─> node ─> engine ─> API ─> endpoints.json ─> banner
+//!        start ───────────────────────────────────────────────────────────────────────>
+//!        <─────────────────────────────────────────────────────────────────────── stop
+//! ```
+//!
+//! What starts later uses what started before it, so it stops first: nothing new comes in, then nothing is worked
+//! on, then nothing talks to peers, then the stores close, and the lock goes last.
+//!
+//! # Ends
+//! - SIGTERM or SIGINT: a clean stop within [`limits::DRAIN`], exit code 0. A second signal ends the process at
+//!   once; that loses nothing acknowledged, because acknowledged means synced.
+//! - A failed sync: no clean stop. What is on disk is unknown, so nothing more is written or acknowledged; exit
+//!   code 12, and the next start recovers from what was synced.
+//! - The node's task ends by itself: a clean stop of the rest, exit code 1.
+//! - kill -9: the next start takes up what was left. There is no file to clean up but `endpoints.json`, which
+//!   names a process id for those who want to know.
 
-/// Runs until it is told to stop.
-pub(crate) async fn serve(_layout: Layout, _flags: Flags, _out: Output) -> anyhow::Result<()> {
-    anyhow::bail!("not wired yet")
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use floe_api::Server;
+use floe_blockstore::BlockStore;
+use floe_core::Clock;
+use floe_core::ports::Entropy;
+use floe_engine::Engine;
+use floe_ipfs::Node;
+use floe_records::Records;
+
+use crate::config::flags::Flags;
+use crate::config::{Config, Layers};
+use crate::datadir::{DataDir, Layout};
+use crate::endpoints::Endpoints;
+use crate::exit::{Code, Failure};
+use crate::gauges::Gauges;
+use crate::output::Output;
+use crate::signals::Signals;
+use crate::system::{self, SystemClock, SystemEntropy};
+use crate::{banner, endpoints, init, limits, logs, stores};
+
+/// Runs the service until it is told to stop.
+pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
+    let mut dir = DataDir::open_or_make(layout)?;
+    let config = Config::check(&Layers::load(dir.layout().root(), flags.0)?)?;
+    logs::start(&config.log);
+    endpoints::remove(dir.layout())?;
+
+    let floe = tokio::select! {
+        started = Floe::start(&mut dir, &config) => started?,
+        // A long start, such as rebuilding the index, can be given up like anything else.
+        signal = signals.next() => {
+            tracing::info!("{signal} while starting: nothing has been served yet");
+            return Ok(());
+        }
+    };
+    let endpoints = floe.endpoints();
+    endpoints.write(dir.layout())?;
+    out.print(&banner::document(&endpoints, dir.layout()), || {
+        banner::text(&endpoints, &config, dir.layout())
+    })?;
+
+    let ending = tokio::select! {
+        signal = signals.next() => Ending::Asked(signal),
+        reason = floe.engine.poisoned() => Ending::Poisoned(reason),
+        reason = floe.node.failed() => Ending::NodeFailed(reason),
+    };
+    floe.end(ending, dir.layout(), signals).await
+}
+
+/// Why a running node ends.
+enum Ending {
+    Asked(&'static str),
+    Poisoned(String),
+    NodeFailed(String),
+}
+
+/// A running service: the live parts, in the order they were started.
+struct Floe {
+    records: Records,
+    blocks: BlockStore,
+    node: Node,
+    engine: Engine,
+    server: Server,
+}
+
+impl Floe {
+    /// Starts every part on the one before it. Where one does not start, the process ends: the stores need no
+    /// goodbye, and the kernel gives back the rest.
+    async fn start(dir: &mut DataDir, config: &Config) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        system::raise_open_files();
+        let gauges = Gauges::install()?;
+
+        init::require_identity(dir)?;
+        let identity = init::files(dir, &*entropy)?;
+        let records = stores::open_records(dir.layout(), &clock, &entropy).await?;
+        init::complete(dir, &records).await?;
+        let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock).await?;
+
+        let node = Node::start(
+            floe_ipfs::Settings {
+                identity: floe_ipfs::Identity::Keypair(identity),
+                data_dir: dir.layout().root().to_owned(),
+                swarm: config.network.swarm.clone(),
+                announce: config.network.announce.clone(),
+                bootstrap: config.network.bootstrap.clone(),
+                routers: config.network.routers.clone(),
+                relays: config.network.relays.clone(),
+                private_addresses: config.network.private_addresses,
+                api_is_local: config.api.is_local(),
+                offline: config.network.offline,
+                memory_budget_bytes: config.network.memory_budget,
+            },
+            floe_ipfs::Components {
+                blocks: Arc::new(blocks.clone()),
+                clock: Arc::clone(&clock),
+                entropy: Arc::clone(&entropy),
+            },
+        )
+        .await
+        .context("cannot start the IPFS node")?;
+
+        let engine = Engine::start(
+            floe_engine::Settings {
+                give_up_after: config.pin.give_up_after,
+                max_blocks: config.pin.max_blocks,
+                max_bytes: config.pin.max_bytes,
+                max_depth: config.pin.max_depth,
+            },
+            floe_engine::Components {
+                blocks: blocks.clone(),
+                records: records.clone(),
+                exchange: Arc::new(node.clone()),
+                network: Arc::new(node.clone()),
+                clock: Arc::clone(&clock),
+                entropy,
+            },
+        )
+        .await
+        .context("cannot start the engine")?;
+
+        let server = floe_api::start(
+            floe_api::Settings {
+                addr: config.api.addr,
+                ops_addr: config.ops.addr,
+                public_url: config.api.public_url.as_ref().map(ToString::to_string),
+                trusted_proxies: config.api.trusted_proxies.iter().map(ToString::to_string).collect(),
+                path_prefixes: config.api.path_prefixes.iter().map(|prefix| prefix.0.clone()).collect(),
+            },
+            engine.clone(),
+            gauges.scrape(engine.clone()),
+        )
+        .await
+        .context("cannot start the API")?;
+
+        Ok(Self { records, blocks, node, engine, server })
+    }
+
+    /// Where it can be reached, now that every port is known.
+    fn endpoints(&self) -> Endpoints {
+        use floe_core::ports::Network as _;
+        Endpoints::new(
+            self.server.api_addr(),
+            self.server.ops_addr(),
+            &self.node.status().listen,
+            self.node.peer_id(),
+        )
+    }
+
+    async fn end(self, ending: Ending, layout: &Layout, mut signals: Signals) -> anyhow::Result<()> {
+        let outcome = match ending {
+            Ending::Poisoned(reason) => {
+                return Err(Failure::new(
+                    Code::SyncFailed,
+                    format!("a sync failed ({reason}): start again to recover"),
+                )
+                .into());
+            }
+            Ending::Asked(signal) => {
+                tracing::info!(
+                    "{signal}: stopping within {} s; a second signal ends at once",
+                    limits::DRAIN.as_secs()
+                );
+                Ok(())
+            }
+            Ending::NodeFailed(reason) => Err(anyhow::anyhow!("the IPFS node ended by itself: {reason}")),
+        };
+        tokio::select! {
+            stopped = tokio::time::timeout(limits::DRAIN, self.stop(layout)) => match stopped {
+                Ok(stopped) => stopped.and(outcome),
+                Err(_) => Err(anyhow::anyhow!("did not stop within {} s; nothing acknowledged is lost", limits::DRAIN.as_secs())),
+            },
+            signal = signals.next() => Err(anyhow::anyhow!("{signal} again: ended at once; nothing acknowledged is lost")),
+        }
+    }
+
+    /// Stops every part, the last started first.
+    async fn stop(self, layout: &Layout) -> anyhow::Result<()> {
+        endpoints::remove(layout)?;
+        self.server.stop(limits::API_DRAIN).await;
+        self.engine.stop().await;
+        self.node.stop().await;
+        let closed = self.blocks.close().await.context("cannot close the block store");
+        self.records.close().await;
+        closed
+    }
 }

@@ -1,10 +1,13 @@
-//! The real clock and the real randomness: the two adapters that every other part takes as an argument.
+//! The machine: the real clock and the real randomness, which every other part takes as arguments, and the bound
+//! on open files.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use floe_core::clock::BoxFuture;
 use floe_core::ports::Entropy;
 use floe_core::{Clock, Timestamp};
+
+use crate::limits;
 
 /// The clock of this machine.
 #[derive(Debug)]
@@ -47,6 +50,20 @@ impl Entropy for SystemEntropy {
         // Keys and tokens are made of these bytes: without them there is no safe way on, and Linux gives them
         // always once it has booted.
         rand::rngs::SysRng.try_fill_bytes(out).expect("the operating system gives random bytes");
+    }
+}
+
+/// Raises the soft bound on open files towards [`limits::OPEN_FILES`]: many systems begin with 1024, which 512
+/// connections and the packs come close to. Failing is no error; connections are bounded anyway.
+pub(crate) fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut bound = getrlimit(Resource::Nofile);
+    let wanted = bound.maximum.map_or(limits::OPEN_FILES, |hard| hard.min(limits::OPEN_FILES));
+    if bound.current.is_some_and(|soft| soft < wanted) {
+        bound.current = Some(wanted);
+        if let Err(error) = setrlimit(Resource::Nofile, bound) {
+            tracing::warn!(%error, wanted, "cannot raise the bound on open files to {wanted}: {error}");
+        }
     }
 }
 

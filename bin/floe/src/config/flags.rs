@@ -49,6 +49,8 @@ fn flagged() -> impl Iterator<Item = (&'static Key, &'static str)> {
 fn arg(key: &'static Key, flag: &'static str) -> Arg {
     let help = format!("{} [config: {}] [env: {}]", key.about, key.name, key.env);
     let arg = Arg::new(flag).long(flag).help(help).help_heading("Settings");
+    // The last one wins, so that a wrapper's flags can be overridden behind it.
+    let arg = if key.kind.is_list() { arg } else { arg.overrides_with(flag) };
     match key.kind {
         // `--offline` alone means true; `--offline=false` takes the file's `true` back.
         Kind::Switch => {

@@ -54,6 +54,13 @@ pub(crate) struct Api {
     pub(crate) path_prefixes: Vec<PathPrefix>,
 }
 
+impl Api {
+    /// Whether every client is on this machine, as far as the settings can tell.
+    pub(crate) fn is_local(&self) -> bool {
+        self.addr.ip().is_loopback() && self.public_url.is_none()
+    }
+}
+
 /// `[ops]`
 #[derive(Debug, Clone)]
 pub(crate) struct Ops {

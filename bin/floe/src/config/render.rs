@@ -86,11 +86,11 @@ pub(crate) fn markdown() -> String {
 fn markdown_key(out: &mut String, key: &Key) {
     let flag = key.flag.map(|f| format!(", `--{f}`")).unwrap_or_default();
     let _ = write!(out, "\n### `{}`\n\n{} {}\n\n", key.name, key.about, key.reason);
-    let _ = write!(out, "- {}; `{}`{flag}\n", key.kind.describe().replace('"', "`"), key.env);
+    let _ = writeln!(out, "- {}; `{}`{flag}", key.kind.describe().replace('"', "`"), key.env);
     let _ = match key.default {
         Default::Is(value) if value.contains('\n') => write!(out, "- default:\n\n```toml\n{value}\n```\n"),
-        Default::Is(value) => write!(out, "- default: `{value}`\n"),
-        Default::Unset(example) => write!(out, "- default: unset; for example `{example}`\n"),
+        Default::Is(value) => writeln!(out, "- default: `{value}`"),
+        Default::Unset(example) => writeln!(out, "- default: unset; for example `{example}`"),
     };
 }
 

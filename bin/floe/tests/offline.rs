@@ -1,0 +1,220 @@
+//! What the binary does without a running node: settings, data directories, and being told no.
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use serde_json::Value;
+
+use support::{ends_with, floe, run, said};
+
+fn fresh() -> (tempfile::TempDir, String) {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("floe").display().to_string();
+    (keep, dir)
+}
+
+fn read(dir: &str, name: &str) -> String {
+    std::fs::read_to_string(Path::new(dir).join(name)).unwrap()
+}
+
+#[test]
+fn manual_and_completions_are_there() {
+    let (man, _) = ends_with(0, &["man"]);
+    assert!(man.contains(".TH floe 1") && man.contains("serve"), "{man}");
+    for shell in ["bash", "zsh", "fish"] {
+        let (script, _) = ends_with(0, &["completions", shell]);
+        assert!(script.contains("floe"), "{shell}");
+    }
+    let keep = tempfile::tempdir().unwrap();
+    ends_with(0, &["man", "--dir", &keep.path().display().to_string()]);
+    assert!(std::fs::read_to_string(keep.path().join("floe-pin-add.1")).unwrap().contains("origin"));
+}
+
+#[test]
+fn usage_errors_end_with_2() {
+    for args in [&["serve", "--api-adr", "x"][..], &["pin"], &["frobnicate"], &["pin", "add"]] {
+        ends_with(2, args);
+    }
+    let (_, err) = ends_with(2, &["status"]);
+    assert!(err.contains("--data-dir"), "no HOME, no directory: {err}");
+}
+
+#[test]
+fn a_misspelt_setting_ends_with_2_and_names_key_and_line() {
+    let (_keep, dir) = fresh();
+    ends_with(0, &["init", "--data-dir", &dir]);
+    std::fs::write(Path::new(&dir).join("config.toml"), "[api]\n\nadress = \"127.0.0.1:1\"\n").unwrap();
+    for command in [&["config", "check"][..], &["config", "show"], &["serve"]] {
+        let (_, err) = ends_with(2, &[command, &["--data-dir", &dir]].concat());
+        assert!(err.contains("line 3") && err.contains("did you mean \"api.addr\""), "{command:?}: {err}");
+    }
+}
+
+#[test]
+fn a_wrong_value_names_who_said_it() {
+    let (_keep, dir) = fresh();
+    let (_, err) = ends_with(2, &["serve", "--data-dir", &dir, "--api-addr", "nowhere"]);
+    assert!(err.contains("--api-addr") && err.contains("api.addr"), "{err}");
+    let (code, _, err) =
+        said(&floe(&["serve", "--data-dir", &dir]).env("FLOE_SWARM_ADDR", "tcp").output().unwrap());
+    assert!(code == 2 && err.contains("FLOE_SWARM_ADDR"), "{code}: {err}");
+}
+
+#[test]
+fn config_show_says_what_holds_and_hides_passwords() {
+    let (_keep, dir) = fresh();
+    let text = "[network]\nrouters = [\"https://me:hunter2@router.example\"]\n[pin]\nmax_depth = 7\n";
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(Path::new(&dir).join("config.toml"), text).unwrap();
+    let args = ["config", "show", "--json", "--api-addr", "127.0.0.1:9", "--data-dir", &dir];
+    let (code, out, err) = said(&floe(&args).env("FLOE_PIN_MAX_DEPTH", "8").output().unwrap());
+    assert_eq!(code, 0, "{err}");
+    assert!(!out.contains("hunter2"), "{out}");
+    let shown: Value = serde_json::from_str(&out).unwrap();
+    let of = |key: &str| shown.as_array().unwrap().iter().find(|s| s["key"] == key).unwrap().clone();
+    assert_eq!(of("api.addr")["value"], "127.0.0.1:9");
+    assert_eq!(of("api.addr")["origin"], "--api-addr");
+    assert_eq!(of("pin.max_depth")["value"], "8");
+    assert!(of("network.routers")["origin"].as_str().unwrap().ends_with("config.toml, line 2"));
+    assert_eq!(of("storage.index")["origin"], "default");
+    assert!(of("storage.reserve")["value"].is_null());
+    ends_with(0, &["config", "check", "--data-dir", &dir]);
+}
+
+#[test]
+fn nobody_answers_ends_with_3() {
+    let (_keep, dir) = fresh();
+    let (_, err) = ends_with(3, &["status", "--data-dir", &dir]);
+    assert!(err.contains("floe serve"), "{err}");
+    // A port that was just free.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let (_, err) = ends_with(3, &["pin", "ls", "--api-url", &url, "--token", "floe_x", "--data-dir", &dir]);
+    assert!(err.contains(&url), "{err}");
+    let (_, err) =
+        ends_with(3, &["pin", "ls", "--api-url", &url, "--token", "floe_x", "--data-dir", &dir, "--json"]);
+    let document: Value = serde_json::from_str(&err).unwrap();
+    assert_eq!(document["exit_code"], 3);
+}
+
+#[test]
+fn without_a_token_nothing_is_asked() {
+    let (_keep, dir) = fresh();
+    let (_, err) = ends_with(2, &["pin", "ls", "--api-url", "http://127.0.0.1:1", "--data-dir", &dir]);
+    assert!(err.contains("FLOE_TOKEN") && err.contains("admin.token"), "{err}");
+    ends_with(2, &["pin", "ls", "--api-url", "ftp://x", "--token", "t", "--data-dir", &dir]);
+}
+
+#[test]
+fn a_foreign_directory_ends_with_10() {
+    let keep = tempfile::tempdir().unwrap();
+    std::fs::write(keep.path().join("thesis.tex"), "words").unwrap();
+    let dir = keep.path().display().to_string();
+    for command in [&["init"][..], &["serve", "--offline"], &["verify", "--offline"]] {
+        let (_, err) = ends_with(10, &[command, &["--data-dir", &dir]].concat());
+        assert!(err.contains("thesis.tex"), "{err}");
+    }
+    assert_eq!(std::fs::read_dir(keep.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_newer_directory_ends_with_10() {
+    let (_keep, dir) = fresh();
+    ends_with(0, &["init", "--data-dir", &dir]);
+    std::fs::write(Path::new(&dir).join("version"), "2\n").unwrap();
+    let (_, err) = ends_with(10, &["serve", "--data-dir", &dir]);
+    assert!(err.contains("newer Floe"), "{err}");
+}
+
+#[test]
+fn t24_init_makes_secrets_that_only_their_owner_reads_and_prints_none() {
+    let (_keep, dir) = fresh();
+    let (out, err) = ends_with(0, &["init", "--data-dir", &dir]);
+    let mode =
+        |name: &str| std::fs::metadata(Path::new(&dir).join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(""), 0o700);
+    for name in ["admin.token", "pin.token", "identity.key", "config.toml", "version"] {
+        assert_eq!(mode(name), 0o600, "{name}");
+    }
+    for name in ["admin.token", "pin.token"] {
+        let secret = read(&dir, name);
+        assert!(secret.starts_with("floe_") && secret.len() > 40, "{name}");
+        assert!(!out.contains(secret.trim()) && !err.contains(secret.trim()));
+    }
+    assert_eq!(read(&dir, "version"), "1\n");
+    // Every line says nothing until its # is taken away.
+    assert!(read(&dir, "config.toml").lines().all(|l| l.is_empty() || l.starts_with(['#', '['])));
+}
+
+#[test]
+fn init_can_be_repeated_and_changes_nothing() {
+    let (_keep, dir) = fresh();
+    ends_with(0, &["init", "--data-dir", &dir]);
+    let all = |dir: &str| ["admin.token", "pin.token", "config.toml"].map(|name| read(dir, name));
+    let before = (all(&dir), std::fs::read(Path::new(&dir).join("identity.key")).unwrap());
+    ends_with(0, &["init", "--data-dir", &dir]);
+    assert_eq!((all(&dir), std::fs::read(Path::new(&dir).join("identity.key")).unwrap()), before);
+}
+
+#[test]
+fn a_half_written_init_is_completed() {
+    let (_keep, dir) = fresh();
+    ends_with(0, &["init", "--data-dir", &dir]);
+    let (admin, key) =
+        (read(&dir, "admin.token"), std::fs::read(Path::new(&dir).join("identity.key")).unwrap());
+    // As a crash leaves it between the two tokens.
+    std::fs::write(Path::new(&dir).join("version"), "1 initialising\n").unwrap();
+    std::fs::remove_file(Path::new(&dir).join("pin.token")).unwrap();
+    std::fs::write(Path::new(&dir).join(".pin.token.tmp"), "flo").unwrap();
+    let (_, err) = ends_with(0, &["init", "--data-dir", &dir]);
+    assert!(!err.contains("was missing"), "{err}");
+    assert!(read(&dir, "pin.token").starts_with("floe_"));
+    assert_eq!(read(&dir, "version"), "1\n");
+    assert_eq!(
+        (read(&dir, "admin.token"), std::fs::read(Path::new(&dir).join("identity.key")).unwrap()),
+        (admin, key)
+    );
+}
+
+#[test]
+fn lost_tokens_are_made_anew_and_a_lost_identity_is_not() {
+    let (_keep, dir) = fresh();
+    ends_with(0, &["init", "--data-dir", &dir]);
+    let before = read(&dir, "pin.token");
+    std::fs::remove_file(Path::new(&dir).join("pin.token")).unwrap();
+    let (_, err) = ends_with(0, &["init", "--data-dir", &dir]);
+    assert!(err.contains("pin.token was missing") && err.contains("floe token revoke"), "{err}");
+    let after = read(&dir, "pin.token");
+    assert!(after != before && !err.contains(after.trim()));
+
+    std::fs::remove_file(Path::new(&dir).join("identity.key")).unwrap();
+    let (_, err) = ends_with(1, &["serve", "--offline", "--data-dir", &dir]);
+    assert!(err.contains("identity.key is missing"), "{err}");
+    ends_with(0, &["init", "--data-dir", &dir]);
+    assert!(Path::new(&dir).join("identity.key").exists());
+}
+
+#[test]
+fn an_empty_node_is_without_damage() {
+    let (_keep, dir) = fresh();
+    ends_with(1, &["verify", "--offline", "--data-dir", &dir]);
+    ends_with(0, &["init", "--data-dir", &dir]);
+    let (out, _) = ends_with(0, &["verify", "--offline", "--data-dir", &dir, "--json"]);
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert!(report["blocks"] == 0 && report["damaged"] == serde_json::json!([]), "{report}");
+}
+
+#[test]
+fn rows_that_are_no_database_are_told() {
+    let (_keep, dir) = fresh();
+    ends_with(0, &["init", "--data-dir", &dir]);
+    for extension in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(Path::new(&dir).join(format!("rows.sqlite{extension}")));
+    }
+    std::fs::write(Path::new(&dir).join("rows.sqlite"), "this is not a database, and long enough to see it")
+        .unwrap();
+    let (code, _, err) = said(&run(&["verify", "--offline", "--data-dir", &dir]));
+    assert!(matches!(code, 10 | 13) && err.contains("rows.sqlite"), "{code}: {err}");
+}

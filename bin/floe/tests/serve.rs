@@ -1,0 +1,299 @@
+//! `floe serve` as an operator meets it: starting, stopping, being in the way of itself, and its commands.
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use support::{Node, ends_with, exit_code, log, now};
+
+/// Identity CIDs need no network: the data is in the name.
+const EMPTY: &str = "bafkqaaa";
+const HELLO: &str = "bafkqabtimvwgy3yk";
+
+fn fresh() -> (tempfile::TempDir, PathBuf) {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("floe");
+    (keep, dir)
+}
+
+#[test]
+fn t24_it_starts_on_nothing_prints_no_token_and_stops_clean() {
+    let (_keep, dir) = fresh();
+    let node = Node::start_with(&dir, &["--log-filter", "trace"], &[]);
+    let endpoints = node.endpoints.clone();
+    assert_eq!(endpoints["version"], 1);
+    for url in [&endpoints["api"], &endpoints["ops"]] {
+        let port = url.as_str().unwrap().strip_prefix("http://127.0.0.1:").unwrap();
+        assert_ne!(port.parse::<u16>().unwrap(), 0);
+    }
+    let peer_id = endpoints["peer_id"].as_str().unwrap().to_owned();
+    for addr in endpoints["swarm"].as_array().unwrap() {
+        assert!(addr.as_str().unwrap().ends_with(&format!("/p2p/{peer_id}")), "{addr}");
+    }
+
+    // Both tokens are used, so that a log of requests would have the chance.
+    node.json(0, &["pin", "ls"]);
+    let pin_token = std::fs::read_to_string(dir.join("pin.token")).unwrap();
+    node.json(0, &["pin", "ls", "--token", pin_token.trim()]);
+    let banner = std::fs::read_to_string(dir.with_extension("out")).unwrap();
+    for want in [&peer_id, node.api(), &dir.display().to_string(), endpoints["ops"].as_str().unwrap()] {
+        assert!(banner.contains(want), "{want}: {banner}");
+    }
+    let line =
+        format!("ipfs pin remote service add floe {} \"$(cat {}/pin.token)\"", node.api(), dir.display());
+    assert!(banner.contains(&line), "{banner}");
+
+    assert_eq!(node.stop(), 0, "{}", log(&dir));
+    assert!(!dir.join("endpoints.json").exists());
+    let everything = log(&dir);
+    for name in ["admin.token", "pin.token"] {
+        let secret = std::fs::read_to_string(dir.join(name)).unwrap();
+        assert!(!everything.contains(secret.trim()), "{name} was printed or logged");
+        assert_eq!(std::fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn it_starts_again_on_the_same_directory_after_a_stop_and_after_a_kill() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    let peer_id = node.endpoints["peer_id"].clone();
+    let pinned = node.json(0, &["pin", "add", EMPTY, "--wait"]);
+    assert_eq!(node.stop(), 0);
+
+    let node = Node::start(&dir);
+    assert_eq!(node.endpoints["peer_id"], peer_id);
+    node.kill();
+    assert!(dir.join("endpoints.json").exists());
+    let (_, err) = ends_with(3, &["status", "--data-dir", &dir.display().to_string()]);
+    assert!(err.contains("does not answer"), "{err}");
+
+    let node = Node::start(&dir);
+    let id = pinned["requestid"].as_str().unwrap();
+    assert_eq!(node.json(0, &["pin", "status", id])["status"], "pinned");
+    assert_eq!(node.stop(), 0);
+    ends_with(0, &["verify", "--offline", "--data-dir", &dir.display().to_string()]);
+}
+
+#[test]
+fn sigint_is_a_clean_stop_too() {
+    let (_keep, dir) = fresh();
+    let mut child = Node::spawn(&dir, &[], &[]);
+    let begun = now();
+    while !dir.join("endpoints.json").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(40), "{}", log(&dir));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(exit_code(&mut child), 0);
+    assert!(!dir.join("endpoints.json").exists());
+}
+
+#[test]
+fn a_second_instance_ends_with_10_and_does_not_hurt_the_first() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    let dir_arg = dir.display().to_string();
+    for command in [&["serve", "--offline"][..], &["init"], &["verify", "--offline"]] {
+        let (_, err) = ends_with(10, &[command, &["--data-dir", &dir_arg]].concat());
+        assert!(
+            err.contains("in use by another process") && err.contains(&node.endpoints["pid"].to_string()),
+            "{err}"
+        );
+    }
+    assert!(dir.join("endpoints.json").exists());
+    node.json(0, &["status"]);
+    assert_eq!(node.stop(), 0);
+}
+
+#[test]
+fn a_port_in_use_ends_with_11_and_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let api = format!("127.0.0.1:{port}");
+    let swarm = format!("/ip4/127.0.0.1/tcp/{port}");
+    for (flag, addr) in [("--api-addr", &api), ("--ops-addr", &api), ("--swarm-addr", &swarm)] {
+        let (_keep, dir) = fresh();
+        // Later ones win, but for the swarm, which listens on all.
+        let mut args = vec![("--api-addr", "127.0.0.1:0"), ("--ops-addr", "127.0.0.1:0")];
+        args.retain(|(name, _)| *name != flag);
+        let mut line = vec!["serve", "--offline", "--data-dir"];
+        let dir_arg = dir.display().to_string();
+        line.push(&dir_arg);
+        line.extend(args.iter().flat_map(|(name, value)| [*name, *value]));
+        line.extend([flag, addr.as_str()]);
+        if flag != "--swarm-addr" {
+            line.extend(["--swarm-addr", "/ip4/127.0.0.1/tcp/0"]);
+        }
+        let (_, err) = ends_with(11, &line);
+        assert!(err.contains(&port.to_string()), "{flag}: {err}");
+        assert!(!dir.join("endpoints.json").exists());
+    }
+}
+
+#[test]
+fn wrong_and_weak_tokens_end_with_4() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    node.cli(4, &["pin", "ls", "--token", "floe_wrong"]);
+    let reader = node.json(0, &["token", "create", "--account", "default", "--scope", "pins:read"]);
+    let secret = reader["secret"].as_str().unwrap();
+    node.cli(0, &["pin", "ls", "--token", secret]);
+    node.cli(4, &["pin", "add", EMPTY, "--token", secret]);
+    node.cli(4, &["status", "--token", secret]);
+    node.cli(0, &["token", "revoke", &reader["token"]["id"].to_string()]);
+    node.cli(4, &["pin", "ls", "--token", secret]);
+}
+
+#[test]
+fn what_is_not_there_ends_with_5() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    let unknown = "01890a5d-ac96-774b-bcce-b302099a8057";
+    for args in [
+        &["pin", "status", unknown][..],
+        &["pin", "rm", unknown],
+        &["pin", "replace", unknown, EMPTY],
+        &["pin", "status", "../admin/v1/status"],
+        &["account", "suspend", "nobody"],
+        &["token", "revoke", "999999"],
+    ] {
+        node.cli(5, args);
+    }
+}
+
+#[test]
+fn pins_are_added_listed_replaced_and_removed() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    let args = ["pin", "add", EMPTY, "--name", "first", "--meta", "k=v", "--wait"];
+    let first = node.json(0, &args);
+    assert_eq!((&first["status"], &first["pin"]["meta"]), (&json!("pinned"), &json!({"k": "v"})));
+    let id = first["requestid"].as_str().unwrap();
+
+    let second = node.json(0, &["pin", "replace", id, HELLO, "--name", "sec\u{1b}[2Jond", "--wait"]);
+    assert_eq!(second["pin"]["cid"], HELLO);
+    node.cli(5, &["pin", "status", id]);
+    let listed = node.json(0, &["pin", "ls", "--status", "pinned"]);
+    assert_eq!((listed["count"].as_u64(), listed["results"].as_array().map(Vec::len)), (Some(1), Some(1)));
+    let text = node.cli(0, &["pin", "ls"]);
+    assert!(text.contains("sec\\u{1b}[2Jond") && !text.contains('\u{1b}'), "t19: {text}");
+
+    let id = second["requestid"].as_str().unwrap();
+    node.cli(0, &["pin", "rm", id]);
+    assert_eq!(node.json(0, &["pin", "ls"])["count"], 0);
+    node.cli(0, &["gc"]);
+    node.cli(0, &["verify"]);
+    assert!(node.cli(0, &["status"]).contains("pins pinned"));
+}
+
+#[test]
+fn pages_of_pins_are_put_together() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    for n in 0..7 {
+        node.json(0, &["pin", "add", EMPTY, "--name", &format!("n{n}")]);
+    }
+    let names = |args: &[&str]| -> Vec<String> {
+        let listed: Value = node.json(0, &[&["pin", "ls"], args].concat());
+        listed["results"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p["pin"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(&[]), ["n6", "n5", "n4", "n3", "n2", "n1", "n0"]);
+    assert_eq!(names(&["--limit", "3"]), ["n6", "n5", "n4"]);
+    assert_eq!(names(&["--name", "N3", "--match", "iexact"]), ["n3"]);
+}
+
+#[test]
+fn a_pin_that_fails_ends_with_6_and_its_reason() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    // The codec of signed objects, inline: nobody here can walk it.
+    let dir_arg = dir.display().to_string();
+    let (_, err) = ends_with(6, &["pin", "add", "f0185010000", "--wait", "--data-dir", &dir_arg]);
+    assert!(err.contains("failed:") && err.contains("codec"), "{err}");
+    assert_eq!(node.json(0, &["pin", "ls", "--status", "failed"])["count"], 1);
+}
+
+#[test]
+fn accounts_have_bounds_and_can_be_shut_out() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    node.cli(0, &["account", "create", "alice", "--max-pins", "1", "--max-bytes", "1GiB"]);
+    node.cli(1, &["account", "create", "alice"]);
+    let args = [
+        "token",
+        "create",
+        "--account",
+        "alice",
+        "--scope",
+        "pins:read",
+        "--scope",
+        "pins:write",
+        "--expires",
+        "30d",
+    ];
+    let made = node.json(0, &args);
+    let secret = made["secret"].as_str().unwrap();
+    node.cli(0, &["pin", "add", EMPTY, "--token", secret]);
+    let dir_arg = dir.display().to_string();
+    let over = ["pin", "add", HELLO, "--token", secret, "--data-dir", &dir_arg];
+    let (_, err) = ends_with(1, &over);
+    assert!(err.contains("409 INSUFFICIENT_FUNDS"), "{err}");
+
+    node.cli(0, &["account", "suspend", "alice"]);
+    node.cli(4, &["pin", "ls", "--token", secret]);
+    node.cli(0, &["account", "suspend", "alice", "--lift"]);
+    node.cli(0, &["pin", "ls", "--token", secret]);
+    let accounts = node.cli(0, &["account", "ls"]);
+    assert!(
+        accounts.contains("default") && accounts.contains("alice") && accounts.contains("1.00 GiB"),
+        "{accounts}"
+    );
+    let tokens = node.cli(0, &["token", "ls", "--account", "alice"]);
+    assert!(tokens.contains("pins:read pins:write") && !tokens.contains(secret), "{tokens}");
+}
+
+#[test]
+fn metrics_and_health_are_on_the_ops_address() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    node.json(0, &["pin", "add", EMPTY, "--wait"]);
+    let ops = node.endpoints["ops"].as_str().unwrap();
+    let get = |path: &str| {
+        let out = get(ops.strip_prefix("http://").unwrap(), path);
+        out.split_once("\r\n\r\n").map(|(head, body)| (head.to_owned(), body.to_owned())).unwrap()
+    };
+    assert!(get("/livez").0.contains(" 200 ") && get("/readyz").0.contains(" 200 "));
+    let text = get("/metrics").1;
+    for want in [
+        "floe_pins{status=\"pinned\"} 1",
+        "floe_pins{status=\"failed\"} 0",
+        "floe_read_only 0",
+        "floe_blocks ",
+        "floe_stored_bytes ",
+        "floe_disk_free_bytes ",
+        "floe_build_info{version=",
+    ] {
+        assert!(text.contains(want), "{want}: {text}");
+    }
+}
+
+/// A plain HTTP/1.1 request, so that this suite needs no client of its own.
+fn get(addr: &str, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut out = Vec::new();
+    stream.read_to_end(&mut out).unwrap();
+    String::from_utf8_lossy(&out).into_owned()
+}
