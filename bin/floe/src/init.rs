@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use floe_core::ports::Entropy;
-use floe_ipfs::identity::Keypair;
+use floe_ipfs::Keypair;
 use floe_records::{Records, Scope};
 
 use crate::config::render;
@@ -28,7 +28,7 @@ pub(crate) fn files(dir: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<Keyp
     if !layout.config().exists() && dir.is_initialising() {
         write_whole(&layout.config(), render::template().as_bytes())?;
     }
-    identity(dir, entropy)
+    Ok(floe_ipfs::identity::load_or_create(&layout.identity(), entropy)?)
 }
 
 /// Makes what is missing of the account and its tokens, and marks the directory as whole.
@@ -42,30 +42,6 @@ pub(crate) async fn complete(dir: &mut DataDir, records: &Records) -> anyhow::Re
     token(records, &dir.layout().pin_token(), PIN_SCOPES, fresh).await?;
     dir.initialised()?;
     Ok(())
-}
-
-fn identity(dir: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<Keypair> {
-    let path = dir.layout().identity();
-    match std::fs::read(&path) {
-        Ok(bytes) => Keypair::from_protobuf_encoding(&bytes).with_context(|| {
-            format!(
-                "{} is no key: restore it, or remove it and run `floe init` for a new peer id",
-                path.display()
-            )
-        }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => make_identity(&path, entropy),
-        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
-    }
-}
-
-fn make_identity(path: &Path, entropy: &dyn Entropy) -> anyhow::Result<Keypair> {
-    let mut seed = [0; 32];
-    entropy.fill(&mut seed);
-    // The call wipes `seed`.
-    let keypair = Keypair::ed25519_from_bytes(&mut seed).context("cannot make a key")?;
-    let bytes = keypair.to_protobuf_encoding().context("cannot encode the key")?;
-    write_whole(path, &bytes)?;
-    Ok(keypair)
 }
 
 /// Refuses a whole directory without its identity: `serve` asks this before it makes anything.

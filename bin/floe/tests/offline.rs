@@ -1,5 +1,7 @@
 //! What the binary does without a running node: settings, data directories, and being told no.
 
+#![expect(clippy::unwrap_used, reason = "a suite fails by panicking")]
+
 mod support;
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,7 @@
 //! `floe serve` as an operator meets it: starting, stopping, being in the way of itself, and its commands.
 
+#![expect(clippy::unwrap_used, reason = "a suite fails by panicking")]
+
 mod support;
 
 use std::os::unix::fs::PermissionsExt as _;

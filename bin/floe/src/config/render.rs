@@ -25,7 +25,7 @@ pub(crate) fn template() -> String {
             comment(&mut out, key.reason);
             let (value, note) = match key.default {
                 Default::Is(value) => (value, ""),
-                Default::Unset(example) => (example, "  (unset; this is an example)"),
+                Default::Unset(example) => (example, " unset; this is an example"),
             };
             for (n, line) in value.lines().enumerate() {
                 let start = if n == 0 { format!("{} = ", key.short()) } else { String::new() };

@@ -1,6 +1,7 @@
 //! The built binary as a child process, for the suites of this crate.
 
 #![allow(dead_code, reason = "each suite uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "a suite fails by panicking")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -49,7 +50,9 @@ pub fn now() -> Instant {
 /// A running `floe serve --offline` on free loopback ports. Killed when dropped.
 pub struct Node {
     child: Child,
+    /// Its data directory.
     pub dir: PathBuf,
+    /// `endpoints.json`.
     pub endpoints: Value,
 }
 
