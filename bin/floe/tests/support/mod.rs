@@ -13,7 +13,7 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The binary, with nothing of the developer's environment that it would read.
-pub fn floe(args: &[&str]) -> Command {
+pub(crate) fn floe(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_floe"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FLOE_")) {
         command.env_remove(name);
@@ -23,19 +23,19 @@ pub fn floe(args: &[&str]) -> Command {
 }
 
 /// Runs it to its end.
-pub fn run(args: &[&str]) -> Output {
+pub(crate) fn run(args: &[&str]) -> Output {
     floe(args).output().unwrap()
 }
 
 /// Exit code, stdout, stderr.
-pub fn said(output: &Output) -> (i32, String, String) {
+pub(crate) fn said(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
 /// Runs it to its end; it must end with this code. Returns stdout and stderr.
 #[track_caller]
-pub fn ends_with(code: i32, args: &[&str]) -> (String, String) {
+pub(crate) fn ends_with(code: i32, args: &[&str]) -> (String, String) {
     let (got, out, err) = said(&run(args));
     assert_eq!(got, code, "floe {args:?}\nstdout: {out}\nstderr: {err}");
     (out, err)
@@ -43,27 +43,27 @@ pub fn ends_with(code: i32, args: &[&str]) -> (String, String) {
 
 /// The wall clock, for time-outs.
 #[expect(clippy::disallowed_methods, reason = "the suites wait for a real process")]
-pub fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
 /// A running `floe serve --offline` on free loopback ports. Killed when dropped.
-pub struct Node {
+pub(crate) struct Node {
     child: Child,
     /// Its data directory.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// `endpoints.json`.
-    pub endpoints: Value,
+    pub(crate) endpoints: Value,
 }
 
 impl Node {
     /// Starts it and waits until it is ready.
-    pub fn start(dir: &Path) -> Self {
+    pub(crate) fn start(dir: &Path) -> Self {
         Self::start_with(dir, &[], &[])
     }
 
     /// The same with further arguments and environment.
-    pub fn start_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Self::spawn(dir, args, env);
         let pid = u64::from(child.id());
         let begun = now();
@@ -83,7 +83,7 @@ impl Node {
     }
 
     /// Starts it without waiting. stdout and stderr go to files beside the directory.
-    pub fn spawn(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Child {
+    pub(crate) fn spawn(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Child {
         let file = |extension: &str| {
             let path = dir.with_extension(extension);
             std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap()
@@ -100,42 +100,42 @@ impl Node {
     }
 
     /// The API's URL.
-    pub fn api(&self) -> &str {
+    pub(crate) fn api(&self) -> &str {
         self.endpoints["api"].as_str().unwrap()
     }
 
     /// Runs a client command against it that must end with this code.
     #[track_caller]
-    pub fn cli(&self, code: i32, args: &[&str]) -> String {
+    pub(crate) fn cli(&self, code: i32, args: &[&str]) -> String {
         let dir = self.dir.display().to_string();
         ends_with(code, &[args, &["--data-dir", &dir]].concat()).0
     }
 
     /// The same, with the JSON document it prints.
     #[track_caller]
-    pub fn json(&self, code: i32, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, code: i32, args: &[&str]) -> Value {
         let out = self.cli(code, &[args, &["--json"]].concat());
         serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}"))
     }
 
     /// What it printed and logged so far.
-    pub fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         log(&self.dir)
     }
 
     /// Sends a signal.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
     }
 
     /// SIGTERM, and the exit code.
-    pub fn stop(mut self) -> i32 {
+    pub(crate) fn stop(mut self) -> i32 {
         self.signal("-TERM");
         exit_code(&mut self.child)
     }
 
     /// kill -9.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -150,7 +150,7 @@ impl Drop for Node {
 
 /// Waits for the end of a process.
 #[track_caller]
-pub fn exit_code(child: &mut Child) -> i32 {
+pub(crate) fn exit_code(child: &mut Child) -> i32 {
     let begun = now();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -162,7 +162,7 @@ pub fn exit_code(child: &mut Child) -> i32 {
 }
 
 /// stdout and stderr of what ran on a directory.
-pub fn log(dir: &Path) -> String {
+pub(crate) fn log(dir: &Path) -> String {
     ["out", "err"]
         .map(|extension| std::fs::read_to_string(dir.with_extension(extension)).unwrap_or_default())
         .concat()
