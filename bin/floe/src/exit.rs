@@ -99,11 +99,14 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(node) = cause.downcast_ref::<floe_ipfs::Error>() {
         return of_node(node);
     }
+    if let Some(engine) = cause.downcast_ref::<floe_engine::Error>() {
+        return of_engine(engine);
+    }
     if let Some(records) = cause.downcast_ref::<floe_records::Error>() {
         return of_records(records);
     }
-    if let Some(floe_blockstore::Error::Poisoned(_)) = cause.downcast_ref::<floe_blockstore::Error>() {
-        return Some(Code::SyncFailed);
+    if let Some(blocks) = cause.downcast_ref::<floe_blockstore::Error>() {
+        return of_blocks(blocks);
     }
     let io = cause.downcast_ref::<std::io::Error>()?;
     (io.kind() == std::io::ErrorKind::AddrInUse).then_some(Code::PortInUse)
@@ -115,6 +118,19 @@ fn of_node(error: &floe_ipfs::Error) -> Option<Code> {
         floe_ipfs::Error::Address { .. } => Some(Code::Usage),
         _ => None,
     }
+}
+
+/// The engine passes the errors of the stores on as they are, so they do not stand in the chain by themselves.
+fn of_engine(error: &floe_engine::Error) -> Option<Code> {
+    match error {
+        floe_engine::Error::Records(records) => of_records(records),
+        floe_engine::Error::Blocks(blocks) => of_blocks(blocks),
+        _ => None,
+    }
+}
+
+fn of_blocks(error: &floe_blockstore::Error) -> Option<Code> {
+    matches!(error, floe_blockstore::Error::Poisoned(_)).then_some(Code::SyncFailed)
 }
 
 fn of_records(error: &floe_records::Error) -> Option<Code> {
@@ -143,6 +159,8 @@ mod tests {
         assert_eq!(code_of(&newer.unwrap_err()), Code::DataDir);
         let poisoned = anyhow::Error::from(floe_blockstore::Error::Poisoned("EIO".into()));
         assert_eq!(code_of(&poisoned), Code::SyncFailed);
+        let wrapped = floe_engine::Error::from(floe_blockstore::Error::Poisoned("EIO".into()));
+        assert_eq!(code_of(&anyhow::Error::from(wrapped)), Code::SyncFailed);
         assert_eq!(code_of(&anyhow::anyhow!("anything")), Code::Failure);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use support::{Node, ends_with, exit_code, log, now};
+use support::{Node, ends_with, exit_code, floe, log, now};
 
 /// Identity CIDs need no network: the data is in the name.
 const EMPTY: &str = "bafkqaaa";
@@ -223,6 +223,34 @@ fn a_pin_that_fails_ends_with_6_and_its_reason() {
     let (_, err) = ends_with(6, &["pin", "add", "f0185010000", "--wait", "--data-dir", &dir_arg]);
     assert!(err.contains("failed:") && err.contains("codec"), "{err}");
     assert_eq!(node.json(0, &["pin", "ls", "--status", "failed"])["count"], 1);
+}
+
+#[test]
+fn a_wait_goes_on_over_a_restart() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    let addr = node.api().strip_prefix("http://").unwrap().to_owned();
+    // Nobody has it, so it is waited for until it is removed.
+    let lost = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
+    let mut waiting = floe(&["pin", "add", lost, "--wait", "--api-url", node.api(), "--data-dir"])
+        .arg(&dir)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let begun = now();
+    let id = loop {
+        let listed = node.json(0, &["pin", "ls"]);
+        if let Some(id) = listed["results"][0]["requestid"].as_str() {
+            break id.to_owned();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "the pin was not added");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    node.kill();
+    let node = Node::start_with(&dir, &["--api-addr", &addr], &[]);
+    assert!(waiting.try_wait().unwrap().is_none(), "it gave up");
+    node.cli(0, &["pin", "rm", &id]);
+    assert_eq!(exit_code(&mut waiting), 5);
 }
 
 #[test]
