@@ -99,6 +99,9 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(node) = cause.downcast_ref::<floe_ipfs::Error>() {
         return of_node(node);
     }
+    if let Some(api) = cause.downcast_ref::<floe_api::Error>() {
+        return of_api(api);
+    }
     if let Some(engine) = cause.downcast_ref::<floe_engine::Error>() {
         return of_engine(engine);
     }
@@ -120,6 +123,15 @@ fn of_node(error: &floe_ipfs::Error) -> Option<Code> {
     }
 }
 
+fn of_api(error: &floe_api::Error) -> Option<Code> {
+    match error {
+        floe_api::Error::AddressInUse { .. } => Some(Code::PortInUse),
+        floe_api::Error::PublicUrl(_) | floe_api::Error::PathPrefix(_) => Some(Code::Usage),
+        // The io error behind it may say more.
+        floe_api::Error::Bind { .. } => None,
+    }
+}
+
 /// The engine passes the errors of the stores on as they are, so they do not stand in the chain by themselves.
 fn of_engine(error: &floe_engine::Error) -> Option<Code> {
     match error {
@@ -130,7 +142,11 @@ fn of_engine(error: &floe_engine::Error) -> Option<Code> {
 }
 
 fn of_blocks(error: &floe_blockstore::Error) -> Option<Code> {
-    matches!(error, floe_blockstore::Error::Poisoned(_)).then_some(Code::SyncFailed)
+    match error {
+        floe_blockstore::Error::Poisoned(_) => Some(Code::SyncFailed),
+        floe_blockstore::Error::Directory { .. } => Some(Code::DataDir),
+        _ => None,
+    }
 }
 
 fn of_records(error: &floe_records::Error) -> Option<Code> {

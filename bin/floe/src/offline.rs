@@ -97,13 +97,12 @@ async fn examine(records: &Records, blocks: &BlockStore) -> anyhow::Result<Repor
     let rows = records.verify().await.context("cannot check the rows")?;
     let scrub = blocks.scrub().await.context("cannot read the blocks")?;
     let mut report =
-        Report { blocks: scrub.blocks, bytes: scrub.bytes, rows: rows.problems, ..Report::default() };
+        Report { blocks: scrub.blocks, bytes: scrub.bytes, rows: rows.findings, ..Report::default() };
     let pins = Pins { records };
     let spoilt: Vec<Multihash> = scrub.damaged.into_iter().chain(scrub.missing).collect();
     for hash in spoilt {
-        let dags = blocks.holders(&hash).await?;
         let cid = Cid::new_v1(code::RAW, hash).to_string();
-        report.damaged.push(Damaged { cid, repaired: false, pins: pins.of(&dags).await? });
+        report.damaged.push(Damaged { cid, repaired: false, pins: Vec::new() });
     }
     for dag in not_whole(records, blocks).await? {
         report.incomplete.push(Incomplete { dag, pins: pins.of(&[dag]).await? });

@@ -1,10 +1,13 @@
 //! `floe serve`: everything is made here, joined here, and stopped here.
 //!
 //! ```text
-//!   data directory ─> rows ─> blocks ─> node ─> engine ─> API ─> endpoints.json ─> banner
-//!        start ───────────────────────────────────────────────────────────────────────>
-//!        <─────────────────────────────────────────────────────────────────────── stop
+//!   data directory ─> ports ─> rows ─> blocks ─> node ─> engine ─> API ─> endpoints.json ─> banner
+//!        start ─────────────────────────────────────────────────────────────────────────────────>
+//!        <───────────────────────────────────────────────────────────────────────────────── stop
 //! ```
+//!
+//! The API's ports are taken first, so that one in use is known before a long recovery, and served last: who
+//! connects in between waits in the backlog and finds a node that is ready.
 //!
 //! What starts later uses what started before it, so it stops first: nothing new comes in, then nothing is worked
 //! on, then nothing talks to peers, then the stores close, and the lock goes last.
@@ -34,7 +37,7 @@ use crate::config::{Config, Layers};
 use crate::datadir::{DataDir, Layout};
 use crate::endpoints::Endpoints;
 use crate::exit::{Code, Failure};
-use crate::gauges::Gauges;
+use crate::metrics::Metrics;
 use crate::output::Output;
 use crate::signals::Signals;
 use crate::system::{self, SystemClock, SystemEntropy};
@@ -93,7 +96,16 @@ impl Floe {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         system::raise_open_files();
-        let gauges = Gauges::install()?;
+        let metrics = Metrics::install()?;
+        let bound = floe_api::bind(floe_api::Settings {
+            api_addr: config.api.addr,
+            ops_addr: config.ops.addr,
+            public_url: config.api.public_url.as_ref().map(ToString::to_string),
+            trusted_proxies: config.api.trusted_proxies.clone(),
+            path_prefixes: config.api.path_prefixes.iter().map(|prefix| prefix.0.clone()).collect(),
+        })
+        .await
+        .context("cannot start the API")?;
 
         init::require_identity(dir)?;
         let identity = init::files(dir, &*entropy)?;
@@ -137,26 +149,14 @@ impl Floe {
                 exchange: Arc::new(node.clone()),
                 network: Arc::new(node.clone()),
                 clock: Arc::clone(&clock),
-                entropy,
+                entropy: Arc::clone(&entropy),
             },
         )
         .await
         .context("cannot start the engine")?;
 
-        let server = floe_api::start(
-            floe_api::Settings {
-                addr: config.api.addr,
-                ops_addr: config.ops.addr,
-                public_url: config.api.public_url.as_ref().map(ToString::to_string),
-                trusted_proxies: config.api.trusted_proxies.iter().map(ToString::to_string).collect(),
-                path_prefixes: config.api.path_prefixes.iter().map(|prefix| prefix.0.clone()).collect(),
-            },
-            engine.clone(),
-            gauges.scrape(engine.clone()),
-        )
-        .await
-        .context("cannot start the API")?;
-
+        let server =
+            bound.start(floe_api::Components { engine: engine.clone(), entropy, metrics: metrics.render() });
         Ok(Self { records, blocks, node, engine, server })
     }
 
