@@ -51,6 +51,8 @@ struct Report {
     bytes: u64,
     /// Blocks whose bytes are wrong or gone.
     damaged: Vec<Damaged>,
+    /// Damaged places in packs that are no block: headers, manifests, bytes of removed blocks.
+    damaged_records: u64,
     /// Nothing is fetched offline.
     repaired: u64,
     /// What is wrong with the rows, in words.
@@ -144,6 +146,9 @@ impl Pins<'_> {
 impl Report {
     fn text(&self) -> String {
         let mut out = client::verify_text(&json!(self));
+        if self.damaged_records > 0 {
+            out.push_str(&format!("{} damaged records that are no blocks\n", self.damaged_records));
+        }
         if !self.incomplete.is_empty() {
             let mut table = Table::new(&["INCOMPLETE DAG", "PINS (account:request id)"]);
             for Incomplete { dag, pins } in &self.incomplete {
@@ -163,9 +168,10 @@ impl Report {
 
     fn verdict(&self) -> anyhow::Result<()> {
         let found = [
-            (self.damaged.len(), "damaged blocks"),
-            (self.incomplete.len(), "incomplete DAGs"),
-            (self.rows.len(), "problems in the rows"),
+            (self.damaged.len() as u64, "damaged blocks"),
+            (self.damaged_records, "damaged records that are no blocks"),
+            (self.incomplete.len() as u64, "incomplete DAGs"),
+            (self.rows.len() as u64, "problems in the rows"),
         ];
         let words: Vec<String> = found
             .iter()

@@ -258,7 +258,7 @@ pub(crate) const KEYS: &[Key] = &[
         default: Default::Is(r#""256MiB""#),
         about: "The size at which a pack file is closed and the next one begun.",
         reason: "Compaction copies at most one pack at a time: larger packs mean fewer files, smaller ones less \
-                 room for it. 1 MiB to 4 GiB.",
+                 room for it. 1 MiB to 3 GiB.",
         flag: None,
         env: "FLOE_STORAGE_PACK_SIZE",
     },

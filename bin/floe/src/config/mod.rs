@@ -112,7 +112,7 @@ pub(crate) enum LogFormat {
 }
 
 /// Pack files below this would be more directory than data, above it a record's offset would not fit 32 bits.
-const PACK_SIZE: std::ops::RangeInclusive<u64> = (1 << 20)..=(4 << 30);
+const PACK_SIZE: std::ops::RangeInclusive<u64> = (1 << 20)..=(3 << 30);
 
 impl Config {
     /// Checks every value of `layers`.
@@ -156,7 +156,7 @@ struct PackSize(u64);
 impl Setting for PackSize {
     fn read(text: &str) -> Result<Self, String> {
         let ByteSize(bytes) = ByteSize::read(text)?;
-        if PACK_SIZE.contains(&bytes) { Ok(Self(bytes)) } else { Err("a pack has 1 MiB to 4 GiB".into()) }
+        if PACK_SIZE.contains(&bytes) { Ok(Self(bytes)) } else { Err("a pack has 1 MiB to 3 GiB".into()) }
     }
 }
 

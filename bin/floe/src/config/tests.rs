@@ -134,7 +134,7 @@ fn values_of_the_wrong_shape_name_key_line_and_what_is_wanted() {
         ("[api]\naddr = \"localhost\"", "api.addr", "an IP address and a port"),
         ("[pin]\ngive_up_after = \"0s\"", "pin.give_up_after", "above zero"),
         ("[storage]\npack_size = \"1GB\"\nindex = \"rocks\"", "storage.index", "\"redb\" or \"sled\""),
-        ("[storage]\npack_size = 1048575", "storage.pack_size", "1 MiB to 4 GiB"),
+        ("[storage]\npack_size = 1048575", "storage.pack_size", "1 MiB to 3 GiB"),
         ("[pin]\nmax_depth = 4294967296", "pin.max_depth", "the most is 4294967295"),
         ("[log]\nfilter = \"info,=\"", "log.filter", "a level or targets"),
         ("api = 3", "api", ""),
