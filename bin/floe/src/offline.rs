@@ -98,8 +98,13 @@ fn machine() -> (Arc<dyn Clock>, Arc<dyn Entropy>) {
 async fn examine(records: &Records, blocks: &BlockStore) -> anyhow::Result<Report> {
     let rows = records.verify().await.context("cannot check the rows")?;
     let scrub = blocks.scrub().await.context("cannot read the blocks")?;
-    let mut report =
-        Report { blocks: scrub.blocks, bytes: scrub.bytes, rows: rows.findings, ..Report::default() };
+    let mut report = Report {
+        blocks: scrub.blocks,
+        bytes: scrub.bytes,
+        damaged_records: scrub.damaged_records,
+        rows: rows.findings,
+        ..Report::default()
+    };
     let pins = Pins { records };
     let spoilt: Vec<Multihash> = scrub.damaged.into_iter().chain(scrub.missing).collect();
     for hash in spoilt {
