@@ -79,7 +79,7 @@ impl BlockStore {
         Ok(Self { handle: Arc::new(Handle::start(shared)?) })
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }
 
