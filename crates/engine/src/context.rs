@@ -26,6 +26,8 @@ pub(crate) struct Context {
     pub(crate) fetch_due: Notify,
     /// Something may be due for the outbox.
     pub(crate) jobs_due: Notify,
+    /// Held from a claim until its fetch is in `running`, so that a release finds every fetch that it must stop.
+    pub(crate) claiming: tokio::sync::Mutex<()>,
     /// One pass over the outbox at a time, so that its order holds.
     pub(crate) outbox: tokio::sync::Mutex<()>,
     /// One scrub at a time.
@@ -45,6 +47,7 @@ impl Context {
             contended: AtomicBool::new(false),
             fetch_due: Notify::new(),
             jobs_due: Notify::new(),
+            claiming: tokio::sync::Mutex::new(()),
             outbox: tokio::sync::Mutex::new(()),
             scrub: tokio::sync::Mutex::new(()),
             changes: Changes::new(),

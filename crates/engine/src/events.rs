@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use floe_core::ports::NetworkEvent;
+use floe_core::ports::{EventSink, NetworkEvent};
 use tokio::sync::mpsc;
 
 use crate::context::Context;
@@ -17,12 +17,16 @@ const NAME: &str = "waker";
 /// Subscribes. The sink runs on the network's task and only passes the event on.
 pub(crate) fn subscribe(ctx: &Context) -> mpsc::Receiver<NetworkEvent> {
     let (sender, events) = mpsc::channel(limits::NETWORK_EVENTS);
-    ctx.network.subscribe(Box::new(move |event| {
+    ctx.network.subscribe(sink(sender));
+    events
+}
+
+fn sink(sender: mpsc::Sender<NetworkEvent>) -> EventSink {
+    Box::new(move |event| {
         if let Err(mpsc::error::TrySendError::Full(_)) = sender.try_send(event) {
             limits::hit("network_events");
         }
-    }));
-    events
+    })
 }
 
 /// Runs until the engine stops.
@@ -61,4 +65,23 @@ pub(crate) async fn park_again(ctx: &Context) -> Result<(), floe_records::Error>
         ctx.exchange.park(&root);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::NETWORK_EVENTS;
+    use crate::limits::testing::hits;
+
+    #[test]
+    fn events_that_do_not_fit_are_dropped_and_counted() {
+        for (told, dropped) in [(NETWORK_EVENTS - 1, 0), (NETWORK_EVENTS, 0), (NETWORK_EVENTS + 1, 1)] {
+            let (sender, mut events) = mpsc::channel(NETWORK_EVENTS);
+            let sink = sink(sender);
+            let tell = || (0..told).for_each(|_| sink(NetworkEvent::Connected { peer_id: "p".to_owned() }));
+            assert_eq!(hits("network_events", tell), dropped, "{told}");
+            drop(sink);
+            assert_eq!(std::iter::from_fn(|| events.try_recv().ok()).count() as u64, told as u64 - dropped);
+        }
+    }
 }

@@ -10,6 +10,7 @@
 //! the fetches save their place first.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,12 +18,13 @@ use std::time::Duration;
 use floe_blockstore::ManifestTotals;
 use floe_core::Timestamp;
 use floe_records::{ClaimedDag, DagOutcome, Error as RecordsError};
+use futures::FutureExt as _;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::backoff::Attempt;
 use crate::context::Context;
-use crate::fetch::{Ended, fetch, words};
+use crate::fetch::{Ended, Entered, fetch, words};
 use crate::limits;
 
 const NAME: &str = "fetcher";
@@ -70,24 +72,20 @@ impl Fetcher {
     async fn run(&mut self) {
         loop {
             self.start_heals();
-            let claimed = self.claim().await;
+            self.claim().await;
             let wait = self.wait_for().await;
             let state = format!("{} of {} slots busy", self.running, limits::FETCHES_PER_NODE);
             self.ctx.board.state(NAME, state, self.heals.len() as u64);
-            if claimed == 0 || self.running >= limits::FETCHES_PER_NODE {
-                tokio::select! {
-                    biased;
-                    () = self.ctx.stop.cancelled() => break,
-                    Some(done) = self.fetches.join_next() => self.finished(done),
-                    () = self.ctx.fetch_due.notified() => {}
-                    () = self.ctx.clock.sleep(wait) => {}
-                }
+            tokio::select! {
+                biased;
+                () = self.ctx.stop.cancelled() => break,
+                Some(done) = self.fetches.join_next() => self.finished(done),
+                () = self.ctx.fetch_due.notified() => {}
+                () = self.ctx.clock.sleep(wait) => {}
             }
+            // Each claim is a transaction: one for all that ended together.
             while let Some(done) = self.fetches.try_join_next() {
                 self.finished(done);
-            }
-            if self.ctx.stop.is_cancelled() {
-                break;
             }
         }
         self.ctx.board.state(NAME, "stopping", self.fetches.len() as u64);
@@ -101,30 +99,31 @@ impl Fetcher {
                 self.healing -= 1;
                 self.heals.extend(again.map(|again| *again));
             }
+            // `attempt` has caught panics of the fetch; one in writing its outcome must not lose the slot.
             Err(error) => {
-                // Its claim stays until the next start; the slot must not be lost with it.
                 self.running = self.running.saturating_sub(1);
-                tracing::error!(%error, "a fetch panicked");
-                self.ctx.board.error(NAME, "a fetch panicked; see the log");
+                tracing::error!(%error, "the outcome of a fetch is lost until the next start");
+                self.ctx
+                    .board
+                    .error(NAME, "the outcome of a fetch is lost until the next start; see the log");
             }
         }
     }
 
-    async fn claim(&mut self) -> usize {
+    async fn claim(&mut self) {
         let free = limits::FETCHES_PER_NODE - self.running;
         if free == 0 {
-            limits::hit("fetches_per_node");
-            return 0;
+            return limits::hit("fetches_per_node");
         }
-        let claimed = match self.ctx.records.claim_dags(free, limits::FETCHES_PER_ACCOUNT).await {
+        let ctx = Arc::clone(&self.ctx);
+        let _entering = ctx.claiming.lock().await;
+        let claimed = match ctx.records.claim_dags(free, limits::FETCHES_PER_ACCOUNT).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::error!(%error, "cannot claim due pins");
-                self.ctx.board.error(NAME, &error);
-                return 0;
+                return self.ctx.board.error(NAME, &error);
             }
         };
-        let count = claimed.len();
         for dag in claimed {
             self.ctx.changes.dag(dag.dag);
             self.running += 1;
@@ -135,13 +134,12 @@ impl Fetcher {
                 ctx.exchange.unpark(&dag.root);
                 let ended = match sealed {
                     Some(totals) => Ended::Complete(totals),
-                    None => fetch(Arc::clone(&ctx), dag.clone(), false, &mut entered).await,
+                    None => attempt(&ctx, &dag, false, &mut entered).await,
                 };
                 settle(&ctx, &dag, ended).await;
                 Finished::Fetched
             });
         }
-        count
     }
 
     /// How long there is nothing to claim, as far as is known; also whether others wait for a slot.
@@ -172,18 +170,29 @@ impl Fetcher {
             let mut entered = self.ctx.running.enter(dag.dag, &self.ctx.stop);
             let ctx = Arc::clone(&self.ctx);
             self.fetches.spawn(async move {
-                let ended = fetch(Arc::clone(&ctx), dag.clone(), true, &mut entered).await;
+                let ended = attempt(&ctx, &dag, true, &mut entered).await;
                 Finished::Healed(heal_outcome(&ctx, dag, ended))
             });
         }
     }
 }
 
+/// One attempt. A panic in it is a bug that costs this DAG an attempt, not the node its fetcher.
+async fn attempt(ctx: &Arc<Context>, dag: &ClaimedDag, silent: bool, entered: &mut Entered) -> Ended {
+    let fetch = AssertUnwindSafe(fetch(Arc::clone(ctx), dag.clone(), silent, entered));
+    fetch.catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!(root = %dag.root, "the fetch of {} panicked", dag.root);
+        ctx.board.error(NAME, format!("the fetch of {} panicked; see the log", dag.root));
+        Ended::Parked { reason: "an internal error; see the service's log".to_owned(), progressed: false }
+    })
+}
+
 /// Writes how an attempt ended. Tries until it is written, nobody wants it, or the engine stops.
 async fn settle(ctx: &Context, dag: &ClaimedDag, ended: Ended) {
     let (outcome, park) = match ended {
-        Ended::Stopped => return,
-        Ended::Unwanted => return forget(ctx, dag).await,
+        // What becomes of an unwanted DAG's blocks the rows have said already: a job releases them, or they stay
+        // for the pin that replaced it.
+        Ended::Stopped | Ended::Unwanted => return,
         Ended::Complete(ManifestTotals { blocks, bytes }) => (DagOutcome::Complete { blocks, bytes }, false),
         Ended::Failed(reason) => {
             tracing::info!(root = %dag.root, reason, "the pin of {} failed: {reason}", dag.root);
@@ -194,8 +203,7 @@ async fn settle(ctx: &Context, dag: &ClaimedDag, ended: Ended) {
     loop {
         match ctx.records.finish_dag(dag.dag, outcome.clone()).await {
             Ok(()) => break,
-            Err(RecordsError::NotFound) => return forget(ctx, dag).await,
-            Err(RecordsError::Poisoned(_)) => return,
+            Err(RecordsError::NotFound | RecordsError::Poisoned(_)) => return,
             Err(error) => {
                 tracing::error!(root = %dag.root, %error, "the outcome of {} is not written; trying again", dag.root);
                 ctx.board.error(NAME, &error);
@@ -237,15 +245,6 @@ fn parked(ctx: &Context, dag: &ClaimedDag, reason: String, progressed: bool) -> 
             (DagOutcome::Failed { reason }, false)
         }
     }
-}
-
-/// No pin is left. The manifest may have been begun after its release was done, so it is released once more.
-async fn forget(ctx: &Context, dag: &ClaimedDag) {
-    if let Err(error) = ctx.blocks.release(dag.dag).await {
-        tracing::warn!(root = %dag.root, %error, "blocks of {} are released at the next start", dag.root);
-    }
-    ctx.changes.dag(dag.dag);
-    ctx.jobs_due.notify_one();
 }
 
 /// A mended DAG is whole again, or is tried again later; its pins never stopped being pinned.

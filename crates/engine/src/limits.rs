@@ -47,6 +47,8 @@ pub(crate) const HELD_BYTES_PER_NODE: usize = 96 << 20;
 /// CIDs that are known to be missing and wait for room in the session: enough that the network is busy while
 /// the walk waits for the disk.
 pub(crate) const READY_WANTS: usize = 4_096;
+/// Blocks taken from a session in one go.
+pub(crate) const TAKEN_AT_ONCE: usize = 1_024;
 /// CIDs looked at in one step of the walk, after which its owner can be stopped or told news.
 pub(crate) const VISITS_PER_STEP: usize = 8_192;
 /// CIDs of link-bearing blocks remembered as scanned, twice (two generations): what is forgotten is read again,
@@ -67,6 +69,8 @@ pub(crate) const NETWORK_EVENTS: usize = 1_024;
 pub(crate) const PARKED_ROOTS: usize = 16_384;
 /// Changes kept for watchers; one that lags further re-reads its pin.
 pub(crate) const CHANGES: usize = 1_024;
+/// A watcher without news reads its pin this often.
+pub(crate) const WATCH_POLL: Duration = Duration::from_secs(2);
 /// Watchers at once.
 pub(crate) const WATCHERS: usize = 1_024;
 
@@ -96,4 +100,98 @@ pub(crate) const HEAL_WANTS: usize = 256;
 /// Counts one hit of a limit.
 pub(crate) fn hit(limit: &'static str) {
     metrics::counter!("floe_limit_hits_total", "limit" => limit).increment(1);
+}
+
+/// Whether so much makes one write to the packs.
+pub(crate) fn is_full_write(bytes: usize, blocks: usize) -> bool {
+    bytes >= SAVE_BYTES || blocks >= SAVE_BLOCKS
+}
+
+/// Whether a fetch that holds `own` bytes in memory may ask for more, while all of them hold `all`.
+pub(crate) fn may_ask(own: usize, all: usize) -> bool {
+    if own >= HELD_BYTES_PER_FETCH {
+        hit("fetch_held_bytes");
+        return false;
+    }
+    if all >= HELD_BYTES_PER_NODE {
+        hit("node_held_bytes");
+        return false;
+    }
+    true
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Counts the hits of limits on one thread.
+
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+    use parking_lot::Mutex;
+
+    #[derive(Default)]
+    struct Hits(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
+
+    impl Recorder for Hits {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            assert_eq!(key.name(), "floe_limit_hits_total");
+            let limit =
+                key.labels().find(|l| l.key() == "limit").expect("names the limit").value().to_owned();
+            Counter::from_arc(Arc::clone(self.0.lock().entry(limit).or_default()))
+        }
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    /// The hits of `limit` while `work` ran.
+    pub(crate) fn hits(limit: &str, work: impl FnOnce()) -> u64 {
+        let recorder = Hits::default();
+        metrics::with_local_recorder(&recorder, work);
+        recorder.0.lock().get(limit).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::hits;
+    use super::*;
+
+    #[test]
+    fn a_write_is_full_at_its_bytes_and_at_its_blocks() {
+        for (bytes, blocks, full) in [
+            (SAVE_BYTES - 1, SAVE_BLOCKS - 1, false),
+            (SAVE_BYTES, 1, true),
+            (SAVE_BYTES + 1, 1, true),
+            (1, SAVE_BLOCKS, true),
+            (1, SAVE_BLOCKS + 1, true),
+        ] {
+            assert_eq!(is_full_write(bytes, blocks), full, "{bytes} bytes, {blocks} blocks");
+        }
+    }
+
+    #[test]
+    fn a_fetch_asks_for_no_more_at_either_bound_and_the_hit_is_counted() {
+        for (own, all, limit) in [
+            (HELD_BYTES_PER_FETCH - 1, HELD_BYTES_PER_NODE - 1, None),
+            (HELD_BYTES_PER_FETCH, 0, Some("fetch_held_bytes")),
+            (HELD_BYTES_PER_FETCH + 1, 0, Some("fetch_held_bytes")),
+            (0, HELD_BYTES_PER_NODE, Some("node_held_bytes")),
+            (0, HELD_BYTES_PER_NODE + 1, Some("node_held_bytes")),
+        ] {
+            assert_eq!(may_ask(own, all), limit.is_none());
+            for known in ["fetch_held_bytes", "node_held_bytes"] {
+                let counted = hits(known, || _ = may_ask(own, all));
+                assert_eq!(counted, u64::from(limit == Some(known)), "{own} {all} {known}");
+            }
+        }
+    }
 }

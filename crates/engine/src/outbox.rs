@@ -100,7 +100,8 @@ async fn routing_jobs(ctx: &Context, jobs: &[(i64, Job)]) -> Result<(), String> 
 async fn release_jobs(ctx: &Context, jobs: &[(i64, Job)]) -> Result<(), String> {
     for (id, job) in jobs {
         let Job::Release(dag) = job else { continue };
-        // A fetch that still runs would write into the manifest again.
+        // A fetch that still runs, or was claimed a moment ago, would write into the manifest again.
+        drop(ctx.claiming.lock().await);
         ctx.running.stop(*dag).await;
         ctx.blocks.release(*dag).await.map_err(|e| format!("cannot release the blocks of {dag}: {e}"))?;
         ctx.records.job_done(*id).await.map_err(|e| e.to_string())?;

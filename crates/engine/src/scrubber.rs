@@ -96,7 +96,7 @@ pub(crate) async fn verify(ctx: &Context) -> Result<VerifyReport, Error> {
         return Ok(report);
     }
     ctx.board.error(NAME, format!("{} blocks were damaged or missing", spoilt.len()));
-    let holders = HashMap::new();
+    let holders = holders(ctx, &spoilt).await?;
     let mended = mend(ctx, &spoilt, &holders).await?;
     let mut pins = Pins::default();
     for hash in spoilt {
@@ -121,6 +121,13 @@ pub(crate) async fn verify(ctx: &Context) -> Result<VerifyReport, Error> {
 /// The name that a multihash is asked for by: the codec does not matter to who has the bytes.
 fn as_raw(hash: &Multihash) -> Cid {
     Cid::new_v1(code::RAW, *hash)
+}
+
+/// Which manifests, and so which DAGs, hold these blocks.
+async fn holders(ctx: &Context, spoilt: &[Multihash]) -> Result<HashMap<Multihash, Vec<Uuid>>, Error> {
+    let (blocks, spoilt) = (ctx.blocks.clone(), spoilt.to_vec());
+    let found = tokio::task::spawn_blocking(move || blocks.holders(&spoilt)).await;
+    Ok(found.map_err(|_| Error::Stopping)??)
 }
 
 /// Pins by DAG, each DAG looked up once.

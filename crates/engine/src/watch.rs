@@ -1,7 +1,8 @@
 //! Following a pin: the source of the API's event stream.
 //!
 //! A change is only a name ("this DAG", "this pin"); whoever watches reads the row again. So a watcher that
-//! lags behind the bounded channel loses nothing: it reads once and is up to date.
+//! lags behind the bounded channel loses nothing: it reads once and is up to date. Without news it reads every
+//! [`limits::WATCH_POLL`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +129,8 @@ impl Watcher {
                 biased;
                 () = self.ctx.stop.cancelled() => return None,
                 change = self.changes.recv() => change,
+                // The rows settle a pin of a DAG that is complete already without asking anyone here.
+                () = self.ctx.clock.sleep(limits::WATCH_POLL) => return Some(()),
             };
             match change {
                 Ok(Change::Dag(dag)) if dag == self.last.dag => return Some(()),

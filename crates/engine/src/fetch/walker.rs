@@ -22,7 +22,7 @@ use floe_blockstore::{BlockStore, Claim, Error as StoreError, ManifestTotals, Pr
 use floe_core::{Block, Cid, Multihash};
 use floe_dag::{Budget, Next, Walk, WalkError};
 
-use crate::limits::{READY_WANTS, SAVE_BLOCKS, SAVE_BYTES, SCANNED_PER_GENERATION, VISITS_PER_STEP};
+use crate::limits::{READY_WANTS, SCANNED_PER_GENERATION, VISITS_PER_STEP, is_full_write};
 
 /// Why a step stopped early.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,10 @@ pub(super) struct Step {
     pub(super) visits: usize,
     /// Whether there is nothing more to look at until blocks come.
     pub(super) exhausted: bool,
+    /// The walk stopped because the DAG would pass its allowance: with so many bytes.
+    pub(super) short: Option<u64>,
+    /// Blocks that were not taken therefore.
+    pub(super) left: Vec<Block>,
 }
 
 /// A CID that is missing, until its block is durable.
@@ -80,9 +84,12 @@ pub(super) struct Walker {
     /// A CID that the store refused to answer for.
     unanswered: Option<Next>,
     scanned: Scanned,
-    /// What the pin may cost, and the bytes that the walk counted twice.
+    /// What one pin may have here, and the bytes that the walk counted twice.
     max_bytes: u64,
     counted_twice: u64,
+    /// Bytes that the accounts have room for, and those of the DAG so far.
+    allowance: u64,
+    held: u64,
     /// Bytes made durable since the frontier was saved.
     since_checkpoint: u64,
 }
@@ -119,6 +126,8 @@ impl Walker {
             scanned: Scanned::new(SCANNED_PER_GENERATION),
             max_bytes: budget.max_bytes,
             counted_twice: 0,
+            allowance: u64::MAX,
+            held: held.bytes,
             since_checkpoint: 0,
         })
     }
@@ -132,10 +141,22 @@ impl Walker {
     }
 
     fn try_step(&mut self, incoming: Vec<Block>, step: &mut Step) -> Result<(), StepError> {
-        for block in incoming {
+        self.held = self.totals().bytes;
+        let mut incoming = incoming.into_iter();
+        while let Some(block) = incoming.next() {
+            let grown = self.held + block.data().len() as u64;
+            if grown > self.allowance && self.is_awaited(&block) {
+                step.short = Some(grown);
+                step.left = std::iter::once(block).chain(incoming).collect();
+                return Ok(());
+            }
             self.take(block)?;
         }
         for _ in 0..VISITS_PER_STEP {
+            if self.held > self.allowance {
+                step.short = Some(self.held);
+                return Ok(());
+            }
             if step.wants.len() >= READY_WANTS {
                 return Ok(());
             }
@@ -170,13 +191,18 @@ impl Walker {
                 self.scan(&block)?;
             }
             Claim::Seen => self.walk.seen(&cid),
-            Claim::Present(len) if !Walk::needs_data(&cid) => self.walk.present(&cid, len)?,
-            Claim::Present(_) => match self.blocks.get(&cid) {
-                Ok(Some(block)) => self.scan(&block)?,
-                Ok(None) => self.miss(cid, Purpose::Mend, wants),
-                // Claimed already: the next look finds it seen but not scanned, and reads it then.
-                Err(error) => return Err(error.into()),
-            },
+            Claim::Present(len) => {
+                self.held += u64::from(len);
+                if !Walk::needs_data(&cid) {
+                    self.walk.present(&cid, len)?;
+                    return Ok(());
+                }
+                // Should the read fail: the next look finds it seen but not scanned, and reads it then.
+                match self.blocks.get(&cid)? {
+                    Some(block) => self.scan(&block)?,
+                    None => self.miss(cid, Purpose::Mend, wants),
+                }
+            }
             Claim::Absent => self.miss(cid, Purpose::New, wants),
         }
         Ok(())
@@ -193,8 +219,8 @@ impl Walker {
         self.walk.waiting(&cid);
         match flight.arrived {
             Some(at) => {
-                let data = self.fresh[at].data().clone();
-                self.scan_alias(cid, data)
+                let block = self.fresh[at].clone();
+                self.scan_alias(cid, block)
             }
             None => Ok(()),
         }
@@ -222,6 +248,10 @@ impl Walker {
         Ok(())
     }
 
+    fn is_awaited(&self, block: &Block) -> bool {
+        self.flight.get(block.cid().hash()).is_some_and(|f| f.arrived.is_none() && f.purpose == Purpose::New)
+    }
+
     /// A block came. What was not asked for, or came before, is dropped.
     fn take(&mut self, block: Block) -> Result<(), StepError> {
         let Some(flight) = self.flight.get_mut(block.cid().hash()) else { return Ok(()) };
@@ -230,24 +260,26 @@ impl Walker {
         }
         flight.arrived = Some(self.fresh.len());
         let (asked, purpose, aliases) = (flight.cid, flight.purpose, flight.aliases.clone());
-        let data = block.data().clone();
         // The exchange may name the bytes by another CID of the same hash; the walk knows the one it asked for.
-        let block = if *block.cid() == asked { block } else { rename(asked, data.clone()) };
+        let block = rename(asked, block);
         match purpose {
             Purpose::Reload => self.walk.reloaded(&block)?,
             Purpose::New | Purpose::Mend => self.scan(&block)?,
         }
-        self.fresh_bytes += data.len();
-        self.fresh.push(block);
+        self.fresh_bytes += block.data().len();
+        if purpose == Purpose::New {
+            self.held += block.data().len() as u64;
+        }
+        self.fresh.push(block.clone());
         for alias in aliases {
-            self.scan_alias(alias, data.clone())?;
+            self.scan_alias(alias, block.clone())?;
         }
         Ok(())
     }
 
-    fn scan_alias(&mut self, cid: Cid, data: bytes::Bytes) -> Result<(), StepError> {
-        self.count_twice(data.len());
-        self.scan(&rename(cid, data))
+    fn scan_alias(&mut self, cid: Cid, block: Block) -> Result<(), StepError> {
+        self.count_twice(block.data().len());
+        self.scan(&rename(cid, block))
     }
 
     fn scan(&mut self, block: &Block) -> Result<(), StepError> {
@@ -263,15 +295,14 @@ impl Walker {
         self.walk.set_max_bytes(self.max_bytes.saturating_add(self.counted_twice));
     }
 
-    /// The pin may cost this much from now on.
-    pub(super) fn set_max_bytes(&mut self, max_bytes: u64) {
-        self.max_bytes = max_bytes;
-        self.count_twice(0);
+    /// The DAG may grow to so many bytes before its accounts have to be asked again.
+    pub(super) fn set_allowance(&mut self, bytes: Option<u64>) {
+        self.allowance = bytes.unwrap_or(u64::MAX);
     }
 
     /// Whether enough came for one write.
     pub(super) fn is_full(&self) -> bool {
-        self.fresh_bytes >= SAVE_BYTES || self.fresh.len() >= SAVE_BLOCKS
+        is_full_write(self.fresh_bytes, self.fresh.len())
     }
 
     /// Whether anything is not yet durable.
@@ -329,10 +360,6 @@ impl Walker {
     pub(super) async fn checkpoint(&mut self) -> Result<(), StoreError> {
         debug_assert!(self.fresh.is_empty(), "blocks must be durable before the frontier that passed them");
         fail::fail_point!("pin.frontier");
-        if self.unanswered.is_some() {
-            // A CID that was handed out and not answered is in no frontier; the last one is still right.
-            return Ok(());
-        }
         self.protect.checkpoint(self.walk.checkpoint()).await?;
         self.since_checkpoint = 0;
         Ok(())
@@ -346,8 +373,8 @@ impl Walker {
 }
 
 /// The same bytes under another CID with the same multihash.
-fn rename(cid: Cid, data: bytes::Bytes) -> Block {
-    Block::new(cid, data).expect("the bytes were checked against the same multihash")
+fn rename(cid: Cid, block: Block) -> Block {
+    block.relabelled(cid).expect("flights are looked up by multihash")
 }
 
 /// CIDs scanned by this walk, in two generations: when the younger is full, the older is forgotten. Forgetting

@@ -1,0 +1,154 @@
+//! A disk without space, and a disk that spoils what it holds.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are outside of #[test] functions")]
+
+#[path = "support/small_disk.rs"]
+mod small_disk;
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use floe_core::{Block, PinStatus};
+use floe_engine::{Error, Settings};
+
+use self::small_disk::{ROOMY, SmallDisk};
+use self::support::dags::tree;
+use self::support::{World, spec, until};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r03_without_space_new_pins_are_refused_and_running_ones_pause_and_recover() {
+    let disk = SmallDisk::new();
+    let world = World::on_disk(Settings::default(), Arc::clone(&disk) as _).await;
+    let alice = world.alice().await;
+    let old = tree(50, 5, 300, 5);
+    let dag = tree(51, 60, 2_000, 60);
+    world.net.has(&old.blocks);
+    world.net.has(&dag.blocks[30..]);
+    let kept = world.add(&alice, &old.root()).await;
+    world.reaches(&alice, kept.id, PinStatus::Pinned).await;
+    let row = world.add(&alice, &dag.root()).await;
+    until("half is asked for", || async { dag.blocks.iter().all(|b| world.net.asked(b.cid()) == 1) }).await;
+
+    disk.set_free(0);
+    world.advance_until(SECOND, MINUTE, || async { world.engine.ready().await.is_err() }).await;
+    let refused = world.engine.add_pins(&alice, vec![spec(&dag.root(), &[])], true, None).await;
+    assert!(matches!(refused, Err(Error::ReadOnly)), "{refused:?}");
+    let refused = world.engine.replace_pin(&alice, row.id, spec(&dag.root(), &[]), true, None).await;
+    assert!(matches!(refused, Err(Error::ReadOnly)), "{refused:?}");
+    assert!(world.engine.status().await.unwrap().read_only);
+
+    // It lasts longer than any timer of a fetch, and fails nothing.
+    world.net.has(&dag.blocks);
+    for _ in 0..60 {
+        world.clock.advance(10 * SECOND);
+        support::settle().await;
+    }
+    let paused = world.engine.pin(&alice, row.id).await.unwrap();
+    assert_eq!(paused.status, PinStatus::Pinning);
+    assert_eq!(paused.progress.next_attempt, None, "it pauses, it is not parked: {paused:?}");
+    assert!(paused.progress.last_error.unwrap().contains("disk space"));
+    assert!(world.has_all(&old.blocks), "reads go on");
+    world.engine.remove_pin(&alice, kept.id).await.unwrap();
+    until("removing goes on and frees", || async {
+        world.engine.collect().await.unwrap();
+        !world.has(&old.root())
+    })
+    .await;
+
+    disk.set_free(ROOMY);
+    world.advance_to(&alice, row.id, PinStatus::Pinned, 2 * MINUTE).await;
+    assert!(world.has_all(&dag.blocks));
+    assert!(
+        dag.blocks.iter().all(|b| world.net.asked(b.cid()) == 1),
+        "what was in memory is not fetched twice"
+    );
+    world.engine.ready().await.unwrap();
+    world.add(&alice, &old.root()).await;
+}
+
+fn packs(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(packs(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+/// Flips a bit in the stored bytes of a block.
+fn flip(world: &World, block: &Block) {
+    let mut flipped = 0;
+    for path in packs(&world.dir.path().join("blocks-1")) {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let data = block.data();
+        let Some(at) = bytes.windows(data.len()).position(|window| window == &data[..]) else { continue };
+        bytes[at + data.len() / 2] ^= 1;
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &bytes[at..at + data.len()], at as u64).unwrap();
+        flipped += 1;
+    }
+    assert_eq!(flipped, 1, "the block is stored once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r04_verify_finds_a_flipped_bit_heals_it_from_a_peer_and_names_the_pins_of_the_rest() {
+    let world = World::new().await;
+    let (alice, bob) = (world.alice().await, world.account("bob", None).await);
+    let dag = tree(52, 30, 5_000, 30);
+    world.net.has(&dag.blocks);
+    let a = world.add(&alice, &dag.root()).await;
+    let b = world.add(&bob, &dag.root()).await;
+    world.reaches(&alice, a.id, PinStatus::Pinned).await;
+    world.reaches(&bob, b.id, PinStatus::Pinned).await;
+    let report = world.engine.verify().await.unwrap();
+    assert!(report.blocks >= 31 && report.damaged.is_empty(), "{report:?}");
+
+    let (healed, lost) = (&dag.blocks[3], &dag.blocks[9]);
+    flip(&world, healed);
+    flip(&world, lost);
+    assert!(!world.has(healed.cid()) && !world.has(lost.cid()), "what is spoilt is never served");
+    world.net.lacks(std::slice::from_ref(lost));
+    let engine = world.engine.clone();
+    let verify = tokio::spawn(async move { engine.verify().await.unwrap() });
+    world.advance_until(SECOND, 2 * MINUTE, || async { verify.is_finished() }).await;
+    let report = verify.await.unwrap();
+    assert_eq!(report.repaired, 1, "{report:?}");
+    assert!(world.has(healed.cid()) && !world.has(lost.cid()));
+    for (block, repaired) in [(healed, true), (lost, false)] {
+        let cid = floe_core::Cid::new_v1(0x55, *block.cid().hash()).to_string();
+        let named = report.damaged.iter().find(|d| d.cid == cid).unwrap();
+        assert_eq!(named.repaired, repaired);
+        let mut pins = vec![(a.account.0, a.id), (b.account.0, b.id)];
+        pins.sort_unstable();
+        assert_eq!(named.pins, pins, "{cid}");
+    }
+
+    world.net.has(std::slice::from_ref(lost));
+    let report = world.engine.verify().await.unwrap();
+    assert_eq!(report.repaired, 1, "{report:?}");
+    assert!(world.has_all(&dag.blocks));
+    assert!(world.engine.verify().await.unwrap().damaged.is_empty());
+}
+
+/// A walk that meets a damaged block of its own, or another pin's, asks for it like for a missing one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r05_a_walk_over_a_damaged_node_mends_it() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let dag = tree(53, 30, 1_000, 10);
+    world.net.has(&dag.blocks);
+    let row = world.add(&alice, &dag.root()).await;
+    world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    flip(&world, &dag.blocks[31]);
+    world.net.forget_asked();
+    let top = support::dags::node(&[dag.root()]);
+    world.net.has(std::slice::from_ref(&top));
+    let row = world.add(&alice, top.cid()).await;
+    world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    assert!(world.has_all(&dag.blocks), "the damaged node is whole again");
+    assert_eq!(world.net.asked_in_all(), 2, "the new root and the damaged node");
+}

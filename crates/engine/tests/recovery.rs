@@ -1,0 +1,144 @@
+//! Crashes, restarts, a full disk and a spoilt one.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are outside of #[test] functions")]
+
+mod support;
+
+use std::time::Duration;
+
+use floe_core::PinStatus;
+
+use self::support::dags::{leaf, node, tree};
+use self::support::{World, until};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r01_a_killed_fetch_resumes_and_fetches_only_what_is_missing() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let dag = tree(30, 200, 2_000, 50);
+    // Ten leaves of the first node are missing, so that walk and store are somewhere in the middle.
+    world.net.has(&dag.blocks[10..]);
+    let row = world.add(&alice, &dag.root()).await;
+    until("the rest is asked for", || async { dag.blocks.iter().all(|b| world.net.asked(b.cid()) == 1) })
+        .await;
+    world.advance_until(SECOND, 10 * SECOND, || async { world.has_all(&dag.blocks[10..]) }).await;
+
+    let world = world.crash().await;
+    world.net.forget_asked();
+    world.net.has(&dag.blocks);
+    world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    assert!(world.has_all(&dag.blocks));
+    assert!(world.net.asked_in_all() <= 10, "{} were asked for", world.net.asked_in_all());
+}
+
+/// Blocks become durable before the frontier is saved. After a crash in between, the walk met a node that the
+/// manifest had, took it for visited, and never asked for its children.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r01_nodes_that_are_ahead_of_the_saved_frontier_are_walked_again() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let deep = leaf(31_000, 100);
+    let middle = node(&[*deep.cid()]);
+    let root = node(&[*middle.cid()]);
+    world.net.has(&[root.clone(), middle.clone()]);
+    let row = world.add(&alice, root.cid()).await;
+    until("the leaf is asked for", || async { world.net.asked(deep.cid()) == 1 }).await;
+    world.advance_until(SECOND, 10 * SECOND, || async { world.has(middle.cid()) }).await;
+    let world = world.crash().await;
+    world.net.forget_asked();
+    world.net.has(std::slice::from_ref(&deep));
+    world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    assert!(world.has(deep.cid()));
+    assert_eq!(world.net.asked_in_all(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_fetch_saves_its_place_and_stop_can_be_repeated() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let dag = tree(32, 60, 500, 60);
+    world.net.has(&dag.blocks[5..]);
+    let row = world.add(&alice, &dag.root()).await;
+    until("the rest is asked for", || async { world.net.asked(dag.blocks[0].cid()) == 1 }).await;
+    world.engine.stop().await;
+    world.engine.stop().await;
+    assert!(world.has_all(&dag.blocks[5..]), "what came is durable, though the clock stood still");
+    let refused = world.engine.add_pins(&alice, vec![support::spec(&dag.root(), &[])], true, None).await;
+    assert!(matches!(refused, Err(floe_engine::Error::Stopping)));
+    let world = world.crash().await;
+    world.net.forget_asked();
+    world.net.has(&dag.blocks);
+    world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    assert_eq!(world.net.asked_in_all(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn manifests_without_rows_are_released_at_start() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let kept = tree(33, 5, 300, 5);
+    world.net.has(&kept.blocks);
+    let row = world.add(&alice, &kept.root()).await;
+    world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    let orphan = leaf(33_000, 4_000);
+    let given = orphan.clone();
+    let world = world
+        .crash_and(|blocks, _| async move {
+            let mut protect = blocks.protect(uuid::Uuid::from_u128(1), *given.cid()).await.unwrap();
+            protect.claim(given.cid().hash()).unwrap();
+            protect.put(vec![given]).await.unwrap();
+        })
+        .await;
+    until("the orphan goes", || async {
+        world.engine.collect().await.unwrap();
+        !world.has(orphan.cid())
+    })
+    .await;
+    assert!(world.has_all(&kept.blocks));
+    assert_eq!(world.blocks.manifests().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pinned_dag_whose_manifest_is_lost_is_reported_and_fetched_again() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let dag = tree(34, 10, 300, 10);
+    world.net.has(&dag.blocks);
+    let row = world.add(&alice, &dag.root()).await;
+    let row = world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    let world = world
+        .crash_and(|blocks, _| async move {
+            blocks.release(row.dag).await.unwrap();
+            blocks.collect().await.unwrap();
+        })
+        .await;
+    until("it is whole again", || async { world.has_all(&dag.blocks) }).await;
+    assert_eq!(world.status(&alice, row.id).await, PinStatus::Pinned);
+    let workers = world.engine.status().await.unwrap().workers;
+    let fetcher = workers.iter().find(|w| w.name == "fetcher").unwrap();
+    assert!(fetcher.last_error.as_ref().unwrap().contains("not whole"), "{fetcher:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn announcing_that_fails_is_repeated_and_does_not_hold_up_releases() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let (a, b) = (leaf(35_000, 3_000), leaf(35_001, 3_000));
+    world.net.has(&[a.clone(), b.clone()]);
+    world.net.provide_fails(true);
+    let first = world.add(&alice, a.cid()).await;
+    let second = world.add(&alice, b.cid()).await;
+    world.reaches(&alice, first.id, PinStatus::Pinned).await;
+    world.reaches(&alice, second.id, PinStatus::Pinned).await;
+    world.engine.remove_pin(&alice, first.id).await.unwrap();
+    until("its space is free", || async {
+        world.engine.collect().await.unwrap();
+        !world.has(a.cid())
+    })
+    .await;
+    assert_eq!(world.net.provided(b.cid()), 0);
+    world.net.provide_fails(false);
+    world.advance_until(SECOND, 120 * SECOND, || async { world.net.provided(b.cid()) > 0 }).await;
+    until("the order held", || async { world.net.provided(a.cid()) == 0 }).await;
+}

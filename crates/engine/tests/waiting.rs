@@ -1,0 +1,157 @@
+//! Pins that cannot be had now: parking, waking, giving up, and not holding up the others.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are outside of #[test] functions")]
+
+mod support;
+
+use std::time::Duration;
+
+use floe_core::{Clock as _, PinStatus};
+
+use self::support::dags::{leaf, tree};
+use self::support::{World, until};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_findable_pin_behind_a_hundred_dead_ones_is_pinned_within_a_minute() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    for n in 0..100 {
+        world.add(&alice, leaf(100_000 + n, 50).cid()).await;
+    }
+    let dag = tree(20, 10, 300, 10);
+    world.net.has(&dag.blocks);
+    let row = world.add(&alice, &dag.root()).await;
+    let start = world.clock.monotonic();
+    let pinned = || async { world.status(&alice, row.id).await == PinStatus::Pinned };
+    while !pinned().await {
+        // The manual clock waits for the real disk: time passes only while all ten slots are searching.
+        until("every slot is taken", || async { world.net.open_sessions() == 10 || pinned().await }).await;
+        world.clock.advance(SECOND / 2);
+        let took = world.clock.monotonic() - start;
+        assert!(took <= MINUTE, "{took:?}");
+    }
+
+    // And the dead ones of one account do not keep a second account waiting at all.
+    let bob = world.account("bob", None).await;
+    let dag = tree(21, 10, 300, 10);
+    world.net.has(&dag.blocks);
+    let row = world.add(&bob, &dag.root()).await;
+    world.reaches(&bob, row.id, PinStatus::Pinned).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t05_a_pin_without_progress_parks_and_fails_only_after_the_whole_time() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let missing = leaf(200_000, 50);
+    let row = world.add(&alice, missing.cid()).await;
+    until("it is asked for", || async { world.net.asked(missing.cid()) == 1 }).await;
+    let parked =
+        world.advance_until(SECOND, 25 * SECOND, || async { world.net.is_parked(missing.cid()) }).await;
+    assert!(parked >= 19 * SECOND, "an attempt alone has its 20 s: {parked:?}");
+    let at = world.engine.pin(&alice, row.id).await.unwrap();
+    assert_eq!(at.status, PinStatus::Pinning);
+    assert_eq!(at.progress.attempts, 1);
+    let next = at.progress.next_attempt.unwrap().since(world.clock.now());
+    assert!(next >= 20 * SECOND && next <= 30 * SECOND, "{next:?}");
+    assert!(at.progress.last_error.unwrap().contains("no peer"));
+
+    let took = world
+        .advance_until(5 * MINUTE, 25 * HOUR, || async {
+            world.status(&alice, row.id).await == PinStatus::Failed
+        })
+        .await;
+    assert!(took >= 24 * HOUR - 10 * MINUTE, "{took:?}");
+    let reason = world.engine.pin(&alice, row.id).await.unwrap().reason.unwrap();
+    assert!(reason.starts_with("given up after 24 h"), "{reason}");
+    assert!(reason.contains("no peer that has it is connected"), "{reason}");
+    until("nobody is asked any more", || async { !world.net.is_parked(missing.cid()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_pin_wakes_when_its_origin_connects_or_a_peer_offers_its_root() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let (named, offered) = (leaf(210_000, 50), leaf(210_001, 50));
+    let peer = "12D3KooWGjMCwJJvQmQ7mGEGCtmRsJDkYxHDpn2tWkDCbqk2Pkye";
+    let a = world.add_from(&alice, named.cid(), &[&format!("/ip4/10.0.0.1/tcp/4001/p2p/{peer}")]).await;
+    let b = world.add(&alice, offered.cid()).await;
+    let both = || async { world.net.is_parked(named.cid()) && world.net.is_parked(offered.cid()) };
+    world.advance_until(SECOND, 30 * SECOND, both).await;
+    world.net.has(&[named.clone(), offered.clone()]);
+
+    world.net.connect("12D3KooWSomebodyElse");
+    world.net.connect(peer);
+    world.reaches(&alice, a.id, PinStatus::Pinned).await;
+    assert_eq!(world.status(&alice, b.id).await, PinStatus::Pinning, "its time has not come");
+    world.net.offer(offered.cid());
+    world.reaches(&alice, b.id, PinStatus::Pinned).await;
+    assert!(!world.net.is_parked(named.cid()) && !world.net.is_parked(offered.cid()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_pin_wakes_when_it_is_asked_for_again() {
+    let world = World::new().await;
+    let (alice, bob) = (world.alice().await, world.account("bob", None).await);
+    let wanted = leaf(220_000, 50);
+    let a = world.add(&alice, wanted.cid()).await;
+    world.advance_until(SECOND, 30 * SECOND, || async { world.net.is_parked(wanted.cid()) }).await;
+    world.net.has(std::slice::from_ref(&wanted));
+    let b = world.add(&bob, wanted.cid()).await;
+    world.reaches(&bob, b.id, PinStatus::Pinned).await;
+    world.reaches(&alice, a.id, PinStatus::Pinned).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parked_roots_are_asked_for_again_after_a_restart() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let wanted = leaf(230_000, 50);
+    let row = world.add(&alice, wanted.cid()).await;
+    world.advance_until(SECOND, 30 * SECOND, || async { world.net.is_parked(wanted.cid()) }).await;
+    floe_core::ports::Exchange::unpark(&*world.net, wanted.cid());
+    let world = world.crash().await;
+    until("it is parked again", || async { world.net.is_parked(wanted.cid()) }).await;
+    world.net.has(std::slice::from_ref(&wanted));
+    world.net.offer(wanted.cid());
+    world.reaches(&alice, row.id, PinStatus::Pinned).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t05_a_stall_midway_parks_with_its_progress_and_goes_on_from_there() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let dag = tree(24, 50, 400, 50);
+    world.net.has(&dag.blocks[1..]);
+    let row = world.add(&alice, &dag.root()).await;
+    let parked = world.advance_until(SECOND, 3 * MINUTE, || async { world.net.is_parked(&dag.root()) }).await;
+    assert!(parked >= 119 * SECOND, "the no-progress time is 2 min: {parked:?}");
+    let at = world.engine.pin(&alice, row.id).await.unwrap();
+    assert_eq!(at.progress.blocks, dag.blocks.len() as u64 - 1);
+    assert!(at.progress.last_error.unwrap().contains("1 blocks are known to be missing"));
+    world.net.forget_asked();
+    world.net.has(&dag.blocks[..1]);
+    world.net.offer(&dag.root());
+    world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    assert_eq!(world.net.asked_in_all(), 1, "only what was missing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t04_wrong_bytes_are_never_stored_and_an_honest_peer_completes_the_pin() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let dag = tree(25, 40, 400, 40);
+    world.net.has(&dag.blocks);
+    world.net.spoils(&dag.blocks[..20]);
+    let row = world.add(&alice, &dag.root()).await;
+    until("all is asked for", || async { dag.blocks.iter().all(|b| world.net.asked(b.cid()) == 1) }).await;
+    support::settle().await;
+    assert!(dag.blocks[..20].iter().all(|b| !world.has(b.cid())), "no bad byte is stored");
+    assert_eq!(world.status(&alice, row.id).await, PinStatus::Pinning);
+    world.net.has(&dag.blocks);
+    world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    assert!(world.has_all(&dag.blocks));
+}
