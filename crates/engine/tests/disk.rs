@@ -1,8 +1,6 @@
 //! A disk without space, and a disk that spoils what it holds.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are outside of #[test] functions")]
 
-#[path = "support/small_disk.rs"]
-mod small_disk;
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -12,8 +10,8 @@ use std::time::Duration;
 use floe_core::{Block, PinStatus};
 use floe_engine::{Error, Settings};
 
-use self::small_disk::{ROOMY, SmallDisk};
 use self::support::dags::tree;
+use self::support::small_disk::{ROOMY, SmallDisk};
 use self::support::{World, spec, until};
 
 const SECOND: Duration = Duration::from_secs(1);

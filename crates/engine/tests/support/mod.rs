@@ -5,6 +5,7 @@
 
 pub mod dags;
 pub mod net;
+pub mod small_disk;
 
 use std::collections::BTreeMap;
 use std::future::Future;
