@@ -254,7 +254,10 @@ impl Writer {
             self.execute("SAVEPOINT request").await?;
             match work.run(&mut self.tx).await? {
                 Ran::Keep => self.execute("RELEASE request").await?,
-                Ran::Undo => self.execute("ROLLBACK TO request; RELEASE request").await?,
+                Ran::Undo => {
+                    self.execute("ROLLBACK TO request").await?;
+                    self.execute("RELEASE request").await?;
+                }
             }
         }
         self.commit().await
@@ -294,7 +297,8 @@ impl Writer {
     }
 
     async fn execute(&mut self, sql: &'static str) -> Result<(), Error> {
-        sqlx::raw_sql(sql).execute(&mut self.tx.conn).await?;
+        // Prepared once and cached: a savepoint is set and released for every request.
+        sqlx::query(sql).execute(&mut self.tx.conn).await?;
         Ok(())
     }
 

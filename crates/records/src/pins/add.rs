@@ -53,7 +53,6 @@ pub(crate) async fn add(tx: &mut Tx, args: &Add) -> Result<Vec<PinRow>, Error> {
         rows.push(insert_pin(tx, slot, spec).await?.into_row()?);
     }
     change::count(&mut tx.conn, args.account, PinStatus::Queued, db(count as u64)).await?;
-    change::charge(&mut tx.conn, args.account, 0, db(count as u64)).await?;
     remember(tx, args, &rows).await?;
     fail::fail_point!("pin.queued");
     Ok(rows)
@@ -87,7 +86,7 @@ pub(crate) async fn replace(tx: &mut Tx, args: &Add, old: Uuid) -> Result<PinRow
     };
     let new = insert_pin(tx, slot, &args.specs[0]).await?;
     change::count(&mut tx.conn, args.account, PinStatus::Queued, 1).await?;
-    change::charge(&mut tx.conn, args.account, old.charged, 1).await?;
+    change::charge(&mut tx.conn, args.account, old.charged, 0).await?;
     inherit(tx, &old, &new, inherited).await?;
     let row = new.into_row()?;
     remember(tx, args, std::slice::from_ref(&row)).await?;
@@ -217,29 +216,25 @@ fn check_pins(account: &AccountRow, more: i64) -> Result<(), Error> {
 
 async fn check_queue(tx: &mut Tx, account: &AccountRow, more: u64) -> Result<(), Error> {
     let busy = |reason: String| Error::Busy { reason, retry_after: Duration::from_secs(60) };
-    if account.name != DEFAULT_ACCOUNT
-        && queued(&mut tx.conn, account.id).await? + more > limits::QUEUED_PER_ACCOUNT
-    {
+    let counts: Vec<(i64, i64)> =
+        sqlx::query_as("SELECT account, pins FROM pin_counts WHERE account IN (0, $1) AND status = 0")
+            .bind(account.id)
+            .fetch_all(&mut tx.conn)
+            .await?;
+    let queued =
+        |of: i64| counts.iter().find(|(account, _)| *account == of).map_or(0, |(_, pins)| num(*pins));
+    if account.name != DEFAULT_ACCOUNT && queued(account.id) + more > limits::QUEUED_PER_ACCOUNT {
         limits::hit("queued_per_account");
         return Err(busy(format!("{} pins are queued already", limits::QUEUED_PER_ACCOUNT)));
     }
-    if queued(&mut tx.conn, 0).await? + more > limits::QUEUED_OVER_ALL {
+    if queued(0) + more > limits::QUEUED_OVER_ALL {
         limits::hit("queued_over_all");
         return Err(busy("the service has too many queued pins".into()));
     }
     Ok(())
 }
 
-async fn queued(conn: &mut SqliteConnection, account: i64) -> Result<u64, Error> {
-    let pins: Option<i64> =
-        sqlx::query_scalar("SELECT pins FROM pin_counts WHERE account = $1 AND status = 0")
-            .bind(account)
-            .fetch_optional(conn)
-            .await?;
-    Ok(num(pins.unwrap_or(0)))
-}
-
-/// Takes `count` values of `created`, one after another.
+/// Takes `count` values of `created`, one after another, and counts so many pins as used.
 async fn next_created(tx: &mut Tx, account: &AccountRow, count: usize) -> Result<i64, Error> {
     let now = db(tx.now.as_millis());
     let first = now.max(account.last_created + 1);
@@ -252,9 +247,10 @@ async fn next_created(tx: &mut Tx, account: &AccountRow, count: usize) -> Result
             retry_after: Duration::from_millis(num(ahead)),
         });
     }
-    sqlx::query("UPDATE accounts SET last_created = $2 WHERE id = $1")
+    sqlx::query("UPDATE accounts SET last_created = $2, used_pins = used_pins + $3 WHERE id = $1")
         .bind(account.id)
-        .bind(last.max(account.last_created))
+        .bind(last)
+        .bind(db(count as u64))
         .execute(&mut tx.conn)
         .await?;
     Ok(first)
