@@ -22,11 +22,12 @@ use crate::config::{Config, Layers, Log, LogFormat};
 use crate::datadir::{DataDir, Layout};
 use crate::exit::{Code, Failure};
 use crate::output::{Output, Table};
-use crate::system::{SystemClock, SystemEntropy};
+use crate::system::{self, SystemClock, SystemEntropy};
 use crate::{client, init, logs, stores};
 
 /// Makes a data directory, or what is missing of one.
 pub(crate) async fn init(layout: Layout, out: Output) -> anyhow::Result<()> {
+    system::keep_files_private();
     let mut dir = DataDir::open_or_make(layout)?;
     logs::start(&Log { filter: "warn".into(), format: LogFormat::Text });
     let identity = init::files(&dir, &SystemEntropy)?;
@@ -76,6 +77,7 @@ struct Incomplete {
 
 /// Reads every block and every row of a stopped node.
 pub(crate) async fn verify(layout: Layout, out: Output) -> anyhow::Result<()> {
+    system::keep_files_private();
     let dir = DataDir::open(layout)?;
     let config = Config::check(&Layers::load(dir.layout().root(), Flags::default().0)?)?;
     logs::start(&config.log);

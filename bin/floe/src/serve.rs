@@ -46,6 +46,7 @@ use crate::{banner, endpoints, init, limits, logs, stores};
 /// Runs the service until it is told to stop.
 pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
+    system::keep_files_private();
     let mut dir = DataDir::open_or_make(layout)?;
     let config = Config::check(&Layers::load(dir.layout().root(), flags.0)?)?;
     logs::start(&config.log);

@@ -53,6 +53,12 @@ impl Entropy for SystemEntropy {
     }
 }
 
+/// From now on, files that this process makes are for its owner alone, the databases of the libraries included:
+/// a data directory made by hand may be open to others.
+pub(crate) fn keep_files_private() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+}
+
 /// Raises the soft bound on open files towards [`limits::OPEN_FILES`]: many systems begin with 1024, which 512
 /// connections and the packs come close to. Failing is no error; connections are bounded anyway.
 pub(crate) fn raise_open_files() {

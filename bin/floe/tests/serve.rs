@@ -55,7 +55,16 @@ fn t24_it_starts_on_nothing_prints_no_token_and_stops_clean() {
     for name in ["admin.token", "pin.token"] {
         let secret = std::fs::read_to_string(dir.join(name)).unwrap();
         assert!(!everything.contains(secret.trim()), "{name} was printed or logged");
-        assert_eq!(std::fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    only_for_their_owner(&dir);
+}
+
+/// Nobody else may read what is kept: not the tokens, not the rows, not the blocks.
+fn only_for_their_owner(path: &std::path::Path) {
+    let mode = std::fs::metadata(path).unwrap().permissions().mode() & 0o077;
+    assert_eq!(mode, 0, "{} is open to others", path.display());
+    if path.is_dir() {
+        std::fs::read_dir(path).unwrap().for_each(|entry| only_for_their_owner(&entry.unwrap().path()));
     }
 }
 
@@ -93,6 +102,39 @@ fn sigint_is_a_clean_stop_too() {
     std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert_eq!(exit_code(&mut child), 0);
     assert!(!dir.join("endpoints.json").exists());
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    use std::io::Write as _;
+    let (_keep, dir) = fresh();
+    let mut child = Node::spawn(&dir, &[], &[]);
+    let begun = now();
+    let endpoints = loop {
+        let text = std::fs::read_to_string(dir.join("endpoints.json")).unwrap_or_default();
+        if let Ok(endpoints) = serde_json::from_str::<Value>(&text) {
+            break endpoints;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(40), "{}", log(&dir));
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    // A request whose body never comes keeps the drain waiting.
+    let addr = endpoints["api"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
+    let token = std::fs::read_to_string(dir.join("pin.token")).unwrap();
+    let mut stream = std::net::TcpStream::connect(&addr).unwrap();
+    let head = format!("POST /pins HTTP/1.1\r\nHost: {addr}\r\nAuthorization: Bearer {}\r\n", token.trim());
+    write!(stream, "{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let term =
+        || std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    term();
+    std::thread::sleep(Duration::from_millis(700));
+    term();
+    let second = now();
+    assert_eq!(exit_code(&mut child), 1, "{}", log(&dir));
+    assert!(second.elapsed() < Duration::from_secs(5), "it went on draining");
+    assert!(log(&dir).contains("SIGTERM again"), "{}", log(&dir));
+    drop(stream);
 }
 
 #[test]
@@ -289,7 +331,10 @@ fn accounts_have_bounds_and_can_be_shut_out() {
         "{accounts}"
     );
     let tokens = node.cli(0, &["token", "ls", "--account", "alice"]);
-    assert!(tokens.contains("pins:read pins:write") && !tokens.contains(secret), "{tokens}");
+    assert!(
+        tokens.contains("alice") && tokens.contains("pins:read pins:write") && !tokens.contains(secret),
+        "{tokens}"
+    );
 }
 
 #[test]

@@ -53,7 +53,8 @@ pub(crate) async fn token(client: &Client, out: Output, command: TokenCommand) -
         TokenCommand::Ls { account } => {
             let query = account.map(|name| ("account", name)).into_iter().collect();
             let list = client.call(Call::get("/admin/v1/tokens").query(query)).await?;
-            out.print(&list, || tokens_table(rows(&list, "tokens")))
+            let accounts = client.call(Call::get("/admin/v1/accounts")).await?;
+            out.print(&list, || tokens_table(rows(&list, "tokens"), rows(&accounts, "accounts")))
         }
         TokenCommand::Revoke { id } => {
             client.call(Call::delete(format!("/admin/v1/tokens/{id}"))).await?;
@@ -129,14 +130,17 @@ fn accounts_table(accounts: &[Value]) -> String {
     table.render()
 }
 
-fn tokens_table(tokens: &[Value]) -> String {
+/// Tokens name their account by its id; people know its name.
+fn tokens_table(tokens: &[Value], accounts: &[Value]) -> String {
+    let name_of =
+        |id: &Value| accounts.iter().find(|account| account["id"] == *id).map(|account| &account["name"]);
     let mut table = Table::new(&["ID", "ACCOUNT", "SCOPES", "CREATED", "EXPIRES", "STATE"]);
     for token in tokens {
         let scopes: Vec<&str> = rows(&token["scopes"], "").iter().filter_map(Value::as_str).collect();
         let state = if token["revoked"] == true { "revoked" } else { "active" };
         table.row([
             &plain(&token["id"]),
-            &plain(&token["account"]),
+            &plain(name_of(&token["account"]).unwrap_or(&token["account"])),
             &scopes.join(" "),
             &moment(&token["created"]),
             &moment(&token["expires"]),
