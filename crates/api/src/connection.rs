@@ -302,3 +302,244 @@ impl AsyncWrite for Paced {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::Instant;
+
+    use crate::limits::{HYPER_HEADER_BYTES, Pace};
+    use crate::testing::{Options, ask, hear, say, serve};
+
+    const GET: &str = "GET /ok HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+    fn pace(change: impl FnOnce(&mut Pace)) -> Options {
+        let mut options = Options::default();
+        change(&mut options.pace);
+        options
+    }
+
+    async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !holds() {
+            assert!(Instant::now() < end, "never: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn t22_a_header_that_trickles_ends_the_connection() {
+        let options = pace(|p| p.header_read = Duration::from_millis(200));
+        let (_running, addr) = serve(options).await;
+        let started = Instant::now();
+        for head in ["", "GET /ok HTTP/1.1\r\nHost: loc", "PRI * HTTP/2.0\r\n"] {
+            assert!(hear(&mut say(addr, head).await).await.is_empty(), "{head:?}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn t22_a_later_header_that_trickles_ends_the_connection_while_an_idle_one_stays() {
+        let options =
+            pace(|p| (p.header_read, p.idle) = (Duration::from_millis(200), Duration::from_secs(60)));
+        let (running, addr) = serve(options).await;
+        let mut trickling = say(addr, format!("{GET}GET")).await;
+        let mut idle = say(addr, GET).await;
+        let mut first = [0; 12];
+        trickling.read_exact(&mut first).await.unwrap();
+        idle.read_exact(&mut first).await.unwrap();
+        trickling.write_all(b" /ok").await.unwrap();
+        hear(&mut trickling).await;
+        // The acceptor and the idle one are left, well after the header's time.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(running.open(), 1);
+        idle.write_all(GET.as_bytes()).await.unwrap();
+        idle.read_exact(&mut first).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_ends() {
+        let options = pace(|p| p.idle = Duration::from_millis(150));
+        let (_running, addr) = serve(options).await;
+        let heard = hear(&mut say(addr, GET).await).await;
+        assert!(heard.starts_with(b"HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn t22_a_client_that_does_not_read_is_cut() {
+        let options = pace(|p| p.body_grace = Duration::from_millis(200));
+        let (running, addr) = serve(options).await;
+        let deaf = say(addr, GET.replace("/ok", "/big")).await;
+        until("it is being served", || running.open() == 1).await;
+        until("it is cut", || running.open() == 0).await;
+        drop(deaf);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_gets_all_of_a_large_answer() {
+        let (_running, addr) = serve(pace(|p| p.body_grace = Duration::from_secs(2))).await;
+        let heard =
+            hear(&mut say(addr, "GET /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await)
+                .await;
+        assert!(heard.len() > crate::testing::BIG);
+    }
+
+    #[tokio::test]
+    async fn t22_connections_per_client_are_bounded() {
+        let (running, addr) = serve(pace(|p| p.per_client = 3)).await;
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let mut stream = say(addr, GET).await;
+            stream.read_exact(&mut [0; 12]).await.unwrap();
+            held.push(stream);
+        }
+        let refused = String::from_utf8(hear(&mut say(addr, GET).await).await).unwrap().to_lowercase();
+        assert!(refused.starts_with("http/1.1 429 ") && refused.contains("retry-after: 1"), "{refused}");
+        assert!(refused.contains("content-type: application/json"), "M2: {refused}");
+        held.pop();
+        until("its slot is free", || running.open() == 2).await;
+        assert!(ask(addr, "GET /ok HTTP/1.1").await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn a_trusted_proxy_may_have_more_but_not_more_than_all() {
+        let mut options = pace(|p| (p.per_client, p.connections) = (1, 3));
+        options.trusted = vec!["127.0.0.0/8".parse().unwrap()];
+        let (_running, addr) = serve(options).await;
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let mut stream = say(addr, GET).await;
+            stream.read_exact(&mut [0; 12]).await.unwrap();
+            held.push(stream);
+        }
+        assert!(hear(&mut say(addr, GET).await).await.starts_with(b"HTTP/1.1 429 "));
+    }
+
+    #[tokio::test]
+    async fn headers_are_refused_by_us_long_before_hyper_does() {
+        let (_running, addr) = serve(Options::default()).await;
+        let long = |n: usize| format!("GET /ok HTTP/1.1\r\nX: {}", "v".repeat(n));
+        let ours = ask(addr, &long(HYPER_HEADER_BYTES - 1024)).await;
+        assert!(ours.starts_with("HTTP/1.1 431") && ours.contains("HEADERS_TOO_LARGE"), "{ours}");
+        let many: String = (0..200).map(|i| format!("\r\nX-{i}: v")).collect();
+        let ours = ask(addr, &format!("GET /ok HTTP/1.1{many}")).await;
+        assert!(ours.starts_with("HTTP/1.1 431") && ours.contains("HEADERS_TOO_LARGE"), "{ours}");
+    }
+
+    /// HTTP/2 frames, written by hand: no client library sends what these tests send.
+    mod h2 {
+        pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+        pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+            let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+            [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+        }
+
+        pub(super) fn settings() -> Vec<u8> {
+            frame(4, 0, 0, &[])
+        }
+
+        /// `GET /` to localhost; END_STREAM and END_HEADERS.
+        pub(super) fn get(stream: u32) -> Vec<u8> {
+            // Static table: 2 GET, 6 http, 4 "/"; a literal :authority (name 1).
+            frame(1, 0x5, stream, &[&[0x82, 0x86, 0x84, 0x01, 9][..], b"localhost"].concat())
+        }
+
+        pub(super) fn reset(stream: u32) -> Vec<u8> {
+            frame(3, 0, stream, &8u32.to_be_bytes())
+        }
+
+        /// The kinds of the frames in `bytes`.
+        pub(super) fn kinds(mut bytes: &[u8]) -> Vec<u8> {
+            let mut kinds = Vec::new();
+            while bytes.len() >= 9 {
+                let len = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
+                kinds.push(bytes[3]);
+                bytes = bytes.get(9 + len..).unwrap_or_default();
+            }
+            kinds
+        }
+    }
+
+    const HEADERS: u8 = 1;
+
+    #[tokio::test]
+    async fn http2_is_served_on_the_same_port_and_ends_when_idle() {
+        let options = pace(|p| p.idle = Duration::from_millis(200));
+        let (_running, addr) = serve(options).await;
+        let hello = [h2::PREFACE, &h2::settings(), &h2::get(1)].concat();
+        let kinds = h2::kinds(&hear(&mut say(addr, hello).await).await);
+        assert!(kinds.contains(&HEADERS), "{kinds:?}");
+    }
+
+    /// CVE-2023-44487: open a stream and reset it at once, without end.
+    #[tokio::test]
+    async fn t22_cve_2023_44487_rapid_resets_end_the_connection() {
+        let (_running, addr) = serve(Options::default()).await;
+        let mut flood = [h2::PREFACE, &h2::settings()].concat();
+        for stream in (1..20_001).step_by(2) {
+            flood.extend(h2::get(stream));
+            flood.extend(h2::reset(stream));
+        }
+        let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+        let _ = stream.write_all(&flood).await;
+        hear(&mut stream).await;
+        assert!(ask(addr, "GET /ok HTTP/1.1").await.starts_with("HTTP/1.1 200"));
+    }
+
+    /// RUSTSEC-2024-0332: CONTINUATION frames that never end their header.
+    #[tokio::test]
+    async fn t22_rustsec_2024_0332_a_continuation_flood_ends_the_connection() {
+        let (_running, addr) = serve(Options::default()).await;
+        let mut flood = [h2::PREFACE, &h2::settings(), &h2::frame(1, 0x1, 1, &[0x82, 0x86, 0x84])].concat();
+        for i in 0..2_000 {
+            let name = format!("x{i:05}");
+            let field = [&[0x00, 6][..], name.as_bytes(), &[100], &[b'v'; 100]].concat();
+            flood.extend(h2::frame(9, 0, 1, &field));
+        }
+        let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+        let _ = stream.write_all(&flood).await;
+        hear(&mut stream).await;
+    }
+
+    /// RUSTSEC-2026-0258: empty DATA frames cost work and move no byte.
+    #[tokio::test]
+    async fn t22_rustsec_2026_0258_empty_data_frames_end_the_connection() {
+        let (_running, addr) = serve(Options::default()).await;
+        let post = h2::frame(1, 0x4, 1, &[&[0x83, 0x86, 0x84, 0x01, 9][..], b"localhost"].concat());
+        let mut flood = [h2::PREFACE, &h2::settings(), &post].concat();
+        for _ in 0..100_000 {
+            flood.extend(h2::frame(0, 0, 1, &[]));
+        }
+        let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+        let _ = stream.write_all(&flood).await;
+        hear(&mut stream).await;
+        assert!(ask(addr, "GET /ok HTTP/1.1").await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn a_stop_lets_requests_finish_and_closes_what_is_idle() {
+        let (running, addr) = serve(Options::default()).await;
+        let mut idle = say(addr, GET).await;
+        idle.read_exact(&mut [0; 12]).await.unwrap();
+        let mut slow = say(addr, GET.replace("/ok", "/slow")).await;
+        until("both are open", || running.open() == 2).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        running.stop(Duration::from_secs(10)).await;
+        assert!(hear(&mut slow).await.ends_with(b"slow"));
+        assert!(tokio::net::TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+    }
+
+    #[tokio::test]
+    async fn a_stop_cuts_what_does_not_finish() {
+        let (running, addr) = serve(Options::default()).await;
+        let mut endless = say(addr, GET.replace("/ok", "/endless")).await;
+        endless.read_exact(&mut [0; 12]).await.unwrap();
+        let started = Instant::now();
+        running.stop(Duration::from_millis(100)).await;
+        assert!(started.elapsed() < Duration::from_secs(5));
+        hear(&mut endless).await;
+    }
+}

@@ -282,3 +282,223 @@ fn count(method: &Method, route: &Route, status: StatusCode, started: Instant) {
     metrics::counter!("floe_http_requests_total", &labels).increment(1);
     metrics::histogram!("floe_http_request_seconds", "route" => route).record(took);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::body::Body;
+    use http::header::{ALLOW, CONTENT_TYPE, HOST};
+    use http::{HeaderName, HeaderValue, Request};
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::public_host;
+    use crate::limits::{HEADER_BYTES, HEADER_FIELDS};
+    use crate::testing::{Options, front};
+
+    fn request(method: &str, uri: &str) -> Request<Body> {
+        Request::builder().method(method).uri(uri).header(HOST, "localhost:4780").body(Body::empty()).unwrap()
+    }
+
+    async fn send(options: &Options, request: Request<Body>) -> (http::response::Parts, String) {
+        let (parts, body) = front(options).into_service().oneshot(request).await.unwrap().into_parts();
+        (parts, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    }
+
+    async fn status(options: &Options, request: Request<Body>) -> u16 {
+        send(options, request).await.0.status.as_u16()
+    }
+
+    #[tokio::test]
+    async fn m02_what_no_handler_answers_is_json_too() {
+        for (method, uri, status, reason) in [
+            ("GET", "/nothing", 404, "NOT_FOUND"),
+            ("GET", "/p/gold/pins", 404, "NOT_FOUND"),
+            ("PUT", "/ok", 405, "METHOD_NOT_ALLOWED"),
+            ("GET", "/refused", 400, "BAD_REQUEST"),
+            ("GET", "/panic", 500, "INTERNAL_SERVER_ERROR"),
+            ("GET", "/cause", 500, "INTERNAL_SERVER_ERROR"),
+        ] {
+            let (parts, body) = send(&Options::default(), request(method, uri)).await;
+            assert_eq!(parts.status, status, "{uri}");
+            assert_eq!(parts.headers[CONTENT_TYPE], "application/json", "{uri}");
+            assert_eq!(
+                parts.headers["access-control-allow-origin"], "*",
+                "{uri}: a browser may read refusals"
+            );
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["error"]["reason"], reason, "{uri}");
+        }
+        let (parts, _) = send(&Options::default(), request("PUT", "/ok")).await;
+        assert_eq!(parts.headers[ALLOW], "GET,HEAD,POST");
+    }
+
+    #[tokio::test]
+    async fn t45_an_internal_error_shows_an_id_and_no_cause() {
+        for uri in ["/panic", "/cause"] {
+            let (_, body) = send(&Options::default(), request("GET", uri)).await;
+            assert!(!body.contains("secret-host"), "{body}");
+            assert!(body.contains("the log says more under 0000000000000000"), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn headers_over_100_fields_are_431() {
+        for (fields, want) in [(HEADER_FIELDS - 1, 200), (HEADER_FIELDS, 200), (HEADER_FIELDS + 1, 431)] {
+            let mut request = request("GET", "/ok");
+            for i in request.headers().len()..fields {
+                let name: HeaderName = format!("x-{i}").parse().unwrap();
+                request.headers_mut().insert(name, HeaderValue::from_static("v"));
+            }
+            assert_eq!(status(&Options::default(), request).await, want, "{fields}");
+        }
+    }
+
+    #[tokio::test]
+    async fn headers_over_16_kib_are_431() {
+        let head = "GET /ok HTTP/1.1\r\nhost: localhost:4780\r\nx-long: \r\n".len();
+        for (bytes, want) in [(HEADER_BYTES - 1, 200), (HEADER_BYTES, 200), (HEADER_BYTES + 1, 431)] {
+            let mut request = request("GET", "/ok");
+            let long = HeaderValue::from_str(&"v".repeat(bytes - head)).unwrap();
+            request.headers_mut().insert("x-long", long);
+            assert_eq!(status(&Options::default(), request).await, want, "{bytes}");
+        }
+        let request = request("GET", &format!("/ok?{}", "q".repeat(HEADER_BYTES)));
+        let (parts, body) = send(&Options::default(), request).await;
+        assert_eq!(parts.status, 431);
+        assert!(body.contains("HEADERS_TOO_LARGE"), "{body}");
+    }
+
+    /// A page of any site can give its own name the address 127.0.0.1 and then talk to us as its own origin.
+    #[tokio::test]
+    async fn t29_a_loopback_listener_answers_to_its_own_names_alone() {
+        let with_host = |host: &str| {
+            let mut request = request("GET", "/ok");
+            request.headers_mut().insert(HOST, HeaderValue::from_str(host).unwrap());
+            request
+        };
+        let local = Options::default();
+        let public = Options { public_host: Some("pins.example.org".to_owned()), ..Options::default() };
+        let wildcard = Options { listens_on: SocketAddr::from(([0, 0, 0, 0], 0)), ..Options::default() };
+        for good in ["localhost", "LocalHost:1", "localhost.", "127.0.0.1", "127.9.9.9:80", "[::1]:4780"] {
+            assert_eq!(status(&local, with_host(good)).await, 200, "{good}");
+            assert_eq!(status(&public, with_host(good)).await, 200, "{good}");
+        }
+        for bad in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "192.168.0.1",
+            "[::2]",
+            "",
+            "a@localhost",
+        ] {
+            assert_eq!(status(&local, with_host(bad)).await, 403, "{bad}");
+            assert_eq!(status(&public, with_host(bad)).await, 403, "{bad}");
+        }
+        assert_eq!(status(&local, with_host("pins.example.org")).await, 403);
+        assert_eq!(status(&public, with_host("Pins.Example.org:443")).await, 200);
+        assert_eq!(status(&wildcard, with_host("anything.example")).await, 200);
+
+        let mut twice = with_host("localhost");
+        twice.headers_mut().append(HOST, HeaderValue::from_static("evil.example"));
+        assert_eq!(status(&local, twice).await, 403);
+        let mut none = with_host("localhost");
+        none.headers_mut().remove(HOST);
+        assert_eq!(status(&local, none).await, 403);
+        let mut absolute = with_host("localhost");
+        *absolute.uri_mut() = "http://evil.example/ok".parse().unwrap();
+        assert_eq!(status(&local, absolute).await, 403);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_local_only_if_nothing_speaks_against_it() {
+        let ask = async |options: &Options, host: &'static str, header: Option<&'static str>| {
+            let mut request = request("GET", "/local");
+            request.headers_mut().insert(HOST, HeaderValue::from_static(host));
+            if let Some(name) = header {
+                request.headers_mut().insert(name, HeaderValue::from_static("x"));
+            }
+            send(options, request).await.1
+        };
+        let local = Options::default();
+        assert_eq!(ask(&local, "localhost", None).await, "true");
+        for header in ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"] {
+            assert_eq!(ask(&local, "localhost", Some(header)).await, "false", "{header}");
+        }
+        let public = Options { public_host: Some("pins.example.org".to_owned()), ..Options::default() };
+        assert_eq!(ask(&public, "localhost", None).await, "false");
+        assert_eq!(ask(&public, "pins.example.org", None).await, "false");
+        let wildcard = Options { listens_on: SocketAddr::from(([0, 0, 0, 0], 0)), ..Options::default() };
+        assert_eq!(ask(&wildcard, "localhost", None).await, "false");
+    }
+
+    #[tokio::test]
+    async fn js_cors_preflight_needs_no_token() {
+        let mut preflight = request("OPTIONS", "/ok");
+        for (name, value) in [
+            ("origin", "https://app.example"),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization,content-type"),
+        ] {
+            preflight.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        let (parts, _) = send(&Options::default(), preflight).await;
+        assert_eq!(parts.status, 200);
+        assert_eq!(parts.headers["access-control-allow-origin"], "*");
+        assert_eq!(parts.headers["access-control-allow-methods"], "GET,POST,DELETE,OPTIONS");
+        assert_eq!(
+            parts.headers["access-control-allow-headers"],
+            "authorization,content-type,idempotency-key"
+        );
+    }
+
+    #[tokio::test]
+    async fn t22_a_client_behind_a_proxy_has_its_own_slots() {
+        let mut options = Options { trusted: vec!["127.0.0.1/32".parse().unwrap()], ..Options::default() };
+        options.pace.per_client = 2;
+        let app = front(&options).into_service();
+        let from = |client: &'static str| {
+            let mut request = request("GET", "/ok");
+            request.headers_mut().insert("x-forwarded-for", HeaderValue::from_static(client));
+            request.extensions_mut().insert(crate::client::Peer([127, 0, 0, 1].into()));
+            app.clone().oneshot(request)
+        };
+        let held = [from("1.2.3.4").await.unwrap(), from("1.2.3.4").await.unwrap()];
+        let third = from("1.2.3.4").await.unwrap();
+        assert_eq!((third.status().as_u16(), &third.headers()["retry-after"]), (429, &HeaderValue::from(1)));
+        assert_eq!(from("1.2.3.5").await.unwrap().status(), 200);
+        drop(held);
+        assert_eq!(from("1.2.3.4").await.unwrap().status(), 200);
+    }
+
+    #[tokio::test]
+    async fn t31_clients_cannot_make_labels() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let rendered = recorder.handle();
+        let _here = metrics::set_default_local_recorder(&recorder);
+        let options = Options::default();
+        let mut series = 0;
+        for i in 0..200 {
+            let method = ["GET", "BREW", "PROPFIND"][i % 3];
+            for uri in [format!("/item/{i}"), format!("/nothing/{i}"), format!("/psa/item/{i}?q={i}")] {
+                status(&options, request(method, &uri)).await;
+            }
+            if i == 5 {
+                series = rendered.render().lines().count();
+            }
+        }
+        assert_eq!(rendered.render().lines().count(), series, "{}", rendered.render());
+        assert!(rendered.render().contains(r#"route="/item/{id}""#));
+    }
+
+    #[test]
+    fn the_public_url_is_absolute() {
+        assert_eq!(public_host("https://pins.example.org/x").unwrap(), "pins.example.org");
+        assert_eq!(public_host("http://[2001:db8::1]:80").unwrap(), "2001:db8::1");
+        for bad in ["", "pins.example.org", "/x", "ftp://x", "https://"] {
+            assert!(public_host(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -39,6 +39,8 @@ mod ops;
 mod path;
 mod pins;
 mod router;
+#[cfg(test)]
+mod testing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

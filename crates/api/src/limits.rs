@@ -19,6 +19,11 @@ pub(crate) const CONNECTIONS_PER_CLIENT: usize = 64;
 /// Connections of a listener, all clients together: what 16 greedy clients take. Each costs up to two buffers
 /// of [`HYPER_HEADER_BYTES`], so this bounds the memory at 128 MiB.
 pub(crate) const CONNECTIONS: usize = 1024;
+/// Connections over a bound that are being told so at once. They are not [`CONNECTIONS`], or a full server could
+/// refuse nobody politely.
+pub(crate) const REFUSALS: usize = 64;
+/// What a refused client is told to wait.
+pub(crate) const REFUSED_FOR: Duration = Duration::from_secs(1);
 /// Wait after an accept that failed for lack of descriptors or memory: what is open has to end first.
 pub(crate) const ACCEPT_BACKOFF: Duration = Duration::from_millis(200);
 /// How often a connection looks at its deadlines: how much later than its deadline it may end.

@@ -1,30 +1,31 @@
 //! The accept loop.
 //!
 //! `axum::serve` has neither a connection bound nor a header deadline, so this is our own. It never waits for
-//! a connection: one that is over a bound is told so and closed at once, because a queue in front of a full
-//! server helps nobody. Out of descriptors or memory it pauses for a moment instead of spinning.
+//! a connection: one that is over a bound gets one answer, a 429, and is closed, because a queue in front of a
+//! full server helps nobody. (The answer waits for the request: a client takes bytes that come before it asked
+//! for a broken connection.) Out of descriptors or memory it pauses for a moment instead of spinning.
 
-use std::io::{self, Write as _};
+use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use http::Request;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::util::BoxCloneSyncService;
 
 use crate::client::{Clients, Slot, TrustedProxies};
 use crate::connection::{self, Protocol};
+use crate::error::ApiError;
 use crate::front::App;
 use crate::limits::{self, Pace};
 use crate::{Error, limits::ACCEPT_BACKOFF};
-
-/// What a connection over a bound is told, whatever it was going to ask.
-const REFUSAL: &[u8] =
-    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nRetry-After: 1\r\n\
-    Connection: close\r\nContent-Length: 82\r\n\r\n\
-    {\"error\":{\"reason\":\"TOO_MANY_REQUESTS\",\"details\":\"too many connections are open\"}}";
 
 /// A port that is taken.
 #[derive(Debug)]
@@ -64,6 +65,7 @@ impl Listener {
             trusted,
             clients: Clients::new(pace.per_client, "connections_per_client"),
             places: Arc::new(Semaphore::new(pace.connections)),
+            refusals: Arc::new(Semaphore::new(limits::REFUSALS)),
             protocol: Arc::new(Protocol::new()),
             pace,
             stop: running.stop.clone(),
@@ -84,6 +86,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Connections that are open. The acceptor is a task as well.
+    #[cfg(test)]
+    pub(crate) fn open(&self) -> usize {
+        self.tasks.len() - 1
+    }
+
     /// Stops accepting, lets what is in flight finish for `drain`, then cuts the rest.
     pub(crate) async fn stop(&self, drain: Duration) {
         self.stop.cancel();
@@ -109,6 +117,7 @@ struct Acceptor {
     trusted: TrustedProxies,
     clients: Clients,
     places: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
     protocol: Arc<Protocol>,
     pace: Arc<Pace>,
     stop: CancellationToken,
@@ -136,7 +145,7 @@ impl Acceptor {
     }
 
     fn admit(&self, stream: TcpStream, peer: IpAddr) {
-        let Some(place) = self.place(peer) else { return refuse(stream) };
+        let Some(place) = self.place(peer) else { return self.refuse(stream, peer) };
         // Answers are small and whole: waiting to join them only adds delay.
         let _ = stream.set_nodelay(true);
         let (app, pace, protocol) = (self.app.clone(), Arc::clone(&self.pace), Arc::clone(&self.protocol));
@@ -162,6 +171,24 @@ impl Acceptor {
         Some((permit, Some(self.clients.take(peer)?)))
     }
 
+    /// Answers one request with a 429. Where many are being refused, the rest are closed unheard.
+    fn refuse(&self, stream: TcpStream, peer: IpAddr) {
+        let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() else {
+            limits::hit("refusals");
+            return;
+        };
+        let (pace, protocol, cut) = (Arc::clone(&self.pace), Arc::clone(&self.protocol), self.cut.clone());
+        let answered = self.stop.child_token();
+        self.tasks.spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                biased;
+                () = cut.cancelled() => {}
+                () = connection::serve(stream, peer, refusal(answered.clone()), &protocol, &pace, &answered) => {}
+            }
+        });
+    }
+
     async fn back_off(&self, error: &io::Error) {
         limits::hit("accept");
         tracing::warn!(%error, "cannot accept connections for the moment: {error}");
@@ -178,23 +205,33 @@ fn ended_before_accept(error: &io::Error) -> bool {
     matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::ConnectionRefused | K::Interrupted)
 }
 
-/// Best effort and without waiting: a new socket's buffer holds the few bytes.
-fn refuse(stream: TcpStream) {
-    if let Ok(mut stream) = stream.into_std() {
-        let _ = stream.write(REFUSAL);
-    }
+/// Refuses the one request that it gets.
+fn refusal(answered: CancellationToken) -> App {
+    BoxCloneSyncService::new(tower::service_fn(move |_: Request<Body>| {
+        answered.cancel();
+        let error = ApiError::too_many_requests("too many connections are open", limits::REFUSED_FOR);
+        std::future::ready(Ok::<Response, Infallible>(error.into_response()))
+    }))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::REFUSAL;
+    use std::net::SocketAddr;
 
-    #[test]
-    fn m02_the_refusal_is_a_whole_answer_with_a_json_body() {
-        let text = std::str::from_utf8(REFUSAL).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{}", body.len());
-        let body: serde_json::Value = serde_json::from_str(body).unwrap();
-        assert_eq!(body["error"]["reason"], "TOO_MANY_REQUESTS");
+    use super::Listener;
+    use crate::Error;
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named() {
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let first = Listener::bind("api.addr", free).await.unwrap();
+        let taken = Listener::bind("api.addr", first.addr()).await.unwrap_err();
+        assert!(matches!(taken, Error::AddressInUse { what: "api.addr", addr } if addr == first.addr()));
+        assert!(taken.to_string().contains(&first.addr().to_string()), "{taken}");
+        let foreign = SocketAddr::from(([192, 0, 2, 1], 0));
+        assert!(matches!(
+            Listener::bind("ops.addr", foreign).await,
+            Err(Error::Bind { what: "ops.addr", .. })
+        ));
     }
 }

@@ -79,3 +79,19 @@ impl<S: Sync> FromRequestParts<S> for Local {
         Ok(parts.extensions.get().copied().unwrap_or(Self(false)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{OPENAPI, routes};
+
+    #[test]
+    fn the_document_has_every_route_and_no_other() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let documented: BTreeSet<&str> =
+            document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let routed: BTreeSet<&str> = routes().into_iter().map(|(path, _)| path).collect();
+        assert_eq!(documented, routed);
+    }
+}

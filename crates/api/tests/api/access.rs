@@ -1,0 +1,255 @@
+//! Tokens, scopes, accounts, and what must not leak.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use floe_engine::Scope;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::support::{World, leaf};
+
+/// Method and path of each route that needs a token, with names filled in.
+fn guarded(id: &str) -> Vec<(String, String, &'static str)> {
+    let document: Value = serde_json::from_str(include_str!("../../openapi.json")).unwrap();
+    let mut routes = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let path = path.replace("{requestid}", id).replace("{name}", "nobody").replace("{id}", "77");
+        for (method, operation) in item.as_object().unwrap() {
+            if method == "parameters" || operation["security"] == json!([]) {
+                continue;
+            }
+            let scope = match (path.starts_with("/admin/"), method.as_str()) {
+                (true, _) => "admin",
+                (false, "get") => "pins:read",
+                (false, _) => "pins:write",
+            };
+            routes.push((method.to_uppercase(), path.clone(), scope));
+        }
+    }
+    assert!(routes.len() >= 16, "{routes:?}");
+    routes
+}
+
+#[tokio::test]
+async fn m01_every_route_wants_a_token_that_is_known() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let revoked = world.alice().await;
+    let tokens = world.engine.tokens(Some("alice")).await.unwrap();
+    world.engine.revoke_token(tokens.iter().map(|t| t.id).max().unwrap()).await.unwrap();
+    let (_, short) = world
+        .engine
+        .create_token("alice", &[Scope::PinsRead], Some(std::time::Duration::from_secs(60)))
+        .await
+        .unwrap();
+    world.clock.advance(std::time::Duration::from_secs(61));
+    let mut last = alice.token.clone();
+    last.pop();
+    for (method, path, _) in guarded("01989c5e-0000-7000-8000-000000000001") {
+        let wrong = ["", "floe_", "x", &last, &revoked.token, &short];
+        for token in wrong {
+            let request = alice.http.request(method.parse().unwrap(), format!("{}{path}", alice.base));
+            let reply = alice.send(request.header("authorization", format!("Bearer {token}"))).await;
+            reply.is(401, "UNAUTHORIZED");
+            assert_eq!(reply.headers["www-authenticate"], "Bearer");
+        }
+        let bare = alice.http.request(method.parse().unwrap(), format!("{}{path}", alice.base));
+        alice.send(bare).await.is(401, "UNAUTHORIZED");
+    }
+    alice.get("/pins").await.is_status(200);
+}
+
+#[tokio::test]
+async fn each_route_wants_its_scope() {
+    let world = World::new().await;
+    let scopes = [(Scope::PinsRead, "pins:read"), (Scope::PinsWrite, "pins:write"), (Scope::Admin, "admin")];
+    for (scope, name) in scopes {
+        let client = world.client("alice", &[scope]).await;
+        for (method, path, needs) in guarded("01989c5e-0000-7000-8000-000000000001") {
+            let reply = client.send(client.request(&method, &path)).await;
+            if needs == name {
+                assert!(![401, 403].contains(&reply.status), "{method} {path} with {name}: {}", reply.text);
+            } else {
+                reply.is(403, "FORBIDDEN");
+                assert!(reply.details().contains(needs), "{}", reply.details());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_suspended_account_is_refused_until_it_is_lifted() {
+    let world = World::new().await;
+    let (alice, admin) = (world.alice().await, world.admin().await);
+    let id = alice.add_cid(leaf("a").cid()).await;
+    let path = "/admin/v1/accounts/alice/suspend";
+    admin.post(path, json!({ "suspended": true })).await.is_status(204);
+    for (method, path, needs) in guarded(&id) {
+        if needs != "admin" {
+            alice.send(alice.request(&method, &path)).await.is(403, "FORBIDDEN");
+        }
+    }
+    admin.post(path, json!({ "suspended": false })).await.is_status(204);
+    alice.get(&format!("/pins/{id}")).await.is_status(200);
+    admin.post("/admin/v1/accounts/nobody/suspend", json!({ "suspended": true })).await.is(404, "NOT_FOUND");
+}
+
+/// Every route with a request id, another account's and one that never was: the same status and the same body.
+#[tokio::test]
+async fn t25_another_accounts_pin_is_a_pin_that_never_was() {
+    let world = World::new().await;
+    let (alice, bob) = (world.alice().await, world.bob().await);
+    let body = json!({ "cid": leaf("a").cid().to_string(), "name": "secret", "meta": { "k": "secret" } });
+    let id = alice.add(body.clone()).await.id();
+    let before = alice.get(&format!("/pins/{id}")).await.json;
+    let mut tried = 0;
+    for (method, path, _) in guarded(&id).into_iter().filter(|(_, path, _)| path.contains(&id)) {
+        let unknown = path.replace(&id, "01989c5e-0000-7000-8000-000000000001");
+        let theirs = bob.send(bob.request(&method, &path).json(&body)).await;
+        let nobodys = bob.send(bob.request(&method, &unknown).json(&body)).await;
+        assert_eq!((theirs.status, &theirs.text), (404, &nobodys.text), "{method} {path}");
+        tried += 1;
+    }
+    assert_eq!(tried, 4);
+    let cid = leaf("a").cid().to_string();
+    for query in [
+        format!("cid={cid}"),
+        "name=secret".into(),
+        "meta=%7B%22k%22%3A%22secret%22%7D".into(),
+        String::new(),
+    ] {
+        let (count, results) = bob.list(&format!("status=queued,pinning,pinned,failed&{query}")).await;
+        assert_eq!((count, results.len()), (0, 0), "{query}");
+    }
+    let after = alice.get(&format!("/pins/{id}")).await.json;
+    assert_eq!((&after["requestid"], &after["pin"]), (&before["requestid"], &before["pin"]));
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The server runs on this test's one thread, so its log lines come here at the finest level.
+#[tokio::test]
+async fn t24_tokens_are_in_no_log_no_answer_and_no_file() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+    let world = World::new().await;
+    let (alice, admin) = (world.alice().await, world.admin().await);
+    let made = admin.post("/admin/v1/tokens", json!({ "account": "alice", "scopes": ["pins:read"] })).await;
+    made.is_status(201);
+    let secret = made.json["secret"].as_str().unwrap().to_owned();
+    let id = alice.add_cid(leaf("a").cid()).await;
+    let mut answers = String::new();
+    for path in ["/pins", &format!("/pins/{id}"), "/nothing"] {
+        answers += &alice.get(path).await.text;
+    }
+    for path in ["/admin/v1/tokens", "/admin/v1/accounts", "/admin/v1/status"] {
+        answers += &admin.get(path).await.text;
+    }
+    answers += &reqwest::get(format!("{}/metrics", world.ops())).await.unwrap().text().await.unwrap();
+    let log = String::from_utf8_lossy(&log.0.lock()).into_owned();
+    assert!(log.contains("GET /pins/{requestid}"), "the log is there: {} bytes, {log:.4000}", log.len());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(world.dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            files.extend(std::fs::read(path).unwrap());
+        }
+    }
+    assert!(!files.is_empty());
+    for token in [&alice.token, &admin.token, &secret] {
+        assert!(token.starts_with("floe_"));
+        // Without the prefix, and without the end that a checksum may take.
+        let canary = &token[5..token.len() - 8];
+        assert!(!log.contains(canary), "in the log");
+        assert!(!answers.contains(canary), "in an answer");
+        assert!(!files.windows(canary.len()).any(|w| w == canary.as_bytes()), "in a file");
+    }
+}
+
+#[tokio::test]
+async fn accounts_and_tokens_are_administered() {
+    let world = World::new().await;
+    let admin = world.admin().await;
+    let made =
+        admin.post("/admin/v1/accounts", json!({ "name": "carol", "max_bytes": 10, "max_pins": 2 })).await;
+    made.is_status(201);
+    assert_eq!((&made.json["name"], &made.json["max_pins"]), (&json!("carol"), &json!(2)));
+    admin.post("/admin/v1/accounts", json!({ "name": "carol" })).await.is(409, "CONFLICT");
+    admin.post("/admin/v1/accounts", json!({ "name": "a/b" })).await.is(400, "BAD_REQUEST");
+    let names: Vec<Value> = admin
+        .get("/admin/v1/accounts")
+        .await
+        .json
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| a["name"].clone())
+        .collect();
+    assert_eq!(names, ["default", "carol"]);
+
+    let wanted =
+        json!({ "account": "carol", "scopes": ["pins:read", "pins:write"], "expires_in_seconds": 60 });
+    let made = admin.post("/admin/v1/tokens", wanted).await;
+    made.is_status(201);
+    let mut carol = admin.clone();
+    carol.token = made.json["secret"].as_str().unwrap().to_owned();
+    for _ in 0..2 {
+        carol.add_cid(leaf("a").cid()).await;
+    }
+    carol.post("/pins", json!({ "cid": "bafkqaaa" })).await.is(409, "INSUFFICIENT_FUNDS");
+
+    let tokens = admin.get("/admin/v1/tokens?account=carol").await;
+    assert_eq!(tokens.json.as_array().unwrap().len(), 1);
+    assert_eq!(tokens.json[0], made.json["token"]);
+    admin.get("/admin/v1/tokens?account=nobody").await.is(404, "NOT_FOUND");
+    let id = tokens.json[0]["id"].as_i64().unwrap();
+    admin.delete(&format!("/admin/v1/tokens/{id}")).await.is_status(204);
+    carol.get("/pins").await.is(401, "UNAUTHORIZED");
+    for wrong in ["999999", "x", "-1"] {
+        admin.delete(&format!("/admin/v1/tokens/{wrong}")).await.is(404, "NOT_FOUND");
+    }
+    for wrong in [json!([]), json!(["root"]), json!("admin")] {
+        let body = json!({ "account": "carol", "scopes": wrong });
+        admin.post("/admin/v1/tokens", body).await.is(400, "BAD_REQUEST");
+    }
+}
+
+#[tokio::test]
+async fn the_operator_collects_verifies_and_looks() {
+    let world = World::new().await;
+    let (alice, admin) = (world.alice().await, world.admin().await);
+    let block = leaf("a block that will be removed");
+    world.peers.have(std::slice::from_ref(&block));
+    let id = alice.add_cid(block.cid()).await;
+    alice.reaches(&id, "pinned").await;
+    let status = admin.get("/admin/v1/status").await.json;
+    assert_eq!((&status["pins"]["pinned"], &status["blocks"]), (&json!(1), &json!(1)));
+    let verified = admin.send(admin.request("POST", "/admin/v1/verify")).await;
+    verified.is_status(200);
+    assert_eq!((&verified.json["damaged"], &verified.json["repaired"]), (&json!([]), &json!(0)));
+    assert!(verified.json["blocks"].as_u64() >= Some(1), "{}", verified.text);
+    alice.delete(&format!("/pins/{id}")).await.is_status(202);
+    let freed = admin.send(admin.request("POST", "/admin/v1/gc")).await;
+    freed.is_status(200);
+    assert!(freed.json["blocks"].is_u64() && freed.json["bytes"].is_u64(), "{}", freed.text);
+    assert_eq!(admin.get("/admin/v1/status").await.json["blocks"], 0);
+}

@@ -1,0 +1,76 @@
+//! `GET /pins/{requestid}/events`.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use serde_json::Value;
+
+use crate::schema;
+use crate::support::{Client, World, leaf};
+
+/// Reads a stream to its end.
+async fn follow(client: Client, id: String) -> Vec<Value> {
+    let response = client.request("GET", &format!("/pins/{id}/events")).send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut text = String::new();
+    let mut chunks = response.bytes_stream();
+    while let Some(chunk) = chunks.next().await {
+        text += std::str::from_utf8(&chunk.unwrap()).unwrap();
+    }
+    text.split("\n\n").filter(|event| !event.is_empty()).map(status_of).collect()
+}
+
+fn status_of(event: &str) -> Value {
+    let (kind, data) = event.split_once('\n').unwrap();
+    assert_eq!(kind, "event: status");
+    let pin = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+    schema::conforms("PinStatus", &pin);
+    pin
+}
+
+async fn ended(task: tokio::task::JoinHandle<Vec<Value>>) -> Vec<Value> {
+    tokio::time::timeout(Duration::from_secs(10), task).await.expect("the stream ends").unwrap()
+}
+
+#[tokio::test]
+async fn a_stream_shows_each_state_and_ends_when_pinned() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let block = leaf("a");
+    let id = alice.add_cid(block.cid()).await;
+    alice.reaches(&id, "pinning").await;
+    let stream = tokio::spawn(follow(alice.clone(), id.clone()));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    world.peers.have(&[block]);
+    let states = ended(stream).await;
+    assert_eq!(states.first().unwrap()["status"], "pinning");
+    assert_eq!(states.last().unwrap()["status"], "pinned");
+    let again = ended(tokio::spawn(follow(alice, id))).await;
+    assert_eq!(again.len(), 1, "a settled pin is told once");
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_pin_is_removed() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let id = alice.add_cid(leaf("a").cid()).await;
+    alice.reaches(&id, "pinning").await;
+    let stream = tokio::spawn(follow(alice.clone(), id.clone()));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    alice.delete(&format!("/pins/{id}")).await.is_status(202);
+    assert!(!ended(stream).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_streams() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let id = alice.add_cid(leaf("a").cid()).await;
+    let stream = tokio::spawn(follow(alice.clone(), id));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let World { server, engine, .. } = world;
+    let stop = server.stop(Duration::from_secs(30));
+    tokio::time::timeout(Duration::from_secs(5), stop).await.expect("streams hold up nothing");
+    ended(stream).await;
+    engine.stop().await;
+}

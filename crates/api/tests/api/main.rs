@@ -1,0 +1,15 @@
+//! The API as its clients meet it: over HTTP, in front of the real engine on the real stores in a temporary
+//! directory. Only the network is in memory ([`net`]), and the clock is moved by hand.
+//!
+//! Names carry the numbers of the requirements: m.. and s.. (the spec), kubo and js (its clients), t.. (threats).
+
+mod access;
+mod clients;
+mod documents;
+mod events;
+mod idempotency;
+mod listing;
+mod net;
+mod pins;
+mod schema;
+mod support;

@@ -1,0 +1,260 @@
+//! A running service, and clients of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use floe_api::{Components, Server, Settings};
+use floe_blockstore::BlockStore;
+use floe_core::ports::Entropy;
+use floe_core::{Block, Cid, Clock, ManualClock, Timestamp, cid::code};
+use floe_engine::{Engine, Scope};
+use floe_records::Records;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+
+use crate::net::Peers;
+use crate::schema;
+
+/// The same bytes in every run.
+pub(crate) struct Seeded(AtomicU64);
+
+impl Entropy for Seeded {
+    fn fill(&self, out: &mut [u8]) {
+        for chunk in out.chunks_mut(8) {
+            // SplitMix64.
+            let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            chunk.copy_from_slice(&(z ^ (z >> 31)).to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) clock: ManualClock,
+    pub(crate) peers: Peers,
+    pub(crate) engine: Engine,
+    pub(crate) server: Server,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = ManualClock::new(Timestamp::from_millis(1_780_000_000_000));
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let entropy = || Arc::new(Seeded(AtomicU64::new(7)));
+        let blocks = open_blocks(&dir, Arc::clone(&shared)).await;
+        let settings = floe_records::Settings { path: dir.path().join("pins-1.sqlite") };
+        let components = floe_records::Components { clock: Arc::clone(&shared), entropy: entropy() };
+        let records = Records::open(settings, components).await.unwrap();
+        let peers = Peers::default();
+        let components = floe_engine::Components {
+            blocks,
+            records,
+            exchange: Arc::new(peers.clone()),
+            network: Arc::new(peers.clone()),
+            clock: shared,
+            entropy: entropy(),
+        };
+        let engine = Engine::start(floe_engine::Settings::default(), components).await.unwrap();
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut settings = Settings { api_addr: free, ops_addr: free, ..Settings::default() };
+        change(&mut settings);
+        let metrics = Arc::new(|| "floe_up 1\n".to_owned());
+        let components = Components { engine: engine.clone(), entropy: entropy(), metrics };
+        let server = floe_api::start(settings, components).await.unwrap();
+        Self { dir, clock, peers, engine, server }
+    }
+
+    pub(crate) fn base(&self) -> String {
+        format!("http://{}", self.server.api_addr())
+    }
+
+    pub(crate) fn ops(&self) -> String {
+        format!("http://{}", self.server.ops_addr())
+    }
+
+    /// A client with a token of that account, which is made if need be.
+    pub(crate) async fn client(&self, account: &str, scopes: &[Scope]) -> Client {
+        self.client_with(account, scopes, None).await
+    }
+
+    /// The same; a new account may hold so many pins.
+    pub(crate) async fn client_with(&self, account: &str, scopes: &[Scope], max_pins: Option<u64>) -> Client {
+        let known = self.engine.accounts().await.unwrap();
+        if known.iter().all(|known| known.name != account) {
+            self.engine.create_account(account, None, max_pins).await.unwrap();
+        }
+        let (_, token) = self.engine.create_token(account, scopes, None).await.unwrap();
+        Client { http: reqwest::Client::new(), base: self.base(), token }
+    }
+
+    pub(crate) async fn alice(&self) -> Client {
+        self.client("alice", &[Scope::PinsRead, Scope::PinsWrite]).await
+    }
+
+    pub(crate) async fn bob(&self) -> Client {
+        self.client("bob", &[Scope::PinsRead, Scope::PinsWrite]).await
+    }
+
+    pub(crate) async fn admin(&self) -> Client {
+        self.client("default", &[Scope::Admin]).await
+    }
+}
+
+async fn open_blocks(dir: &tempfile::TempDir, clock: Arc<dyn Clock>) -> BlockStore {
+    let settings = floe_blockstore::Settings {
+        dir: dir.path().join("blocks-1"),
+        index: floe_blockstore::IndexKind::Redb,
+        pack_bytes: 64 << 20,
+        reserve_bytes: Some(1 << 20),
+    };
+    let disk = Arc::new(floe_blockstore::RealDisk);
+    let components = floe_blockstore::Components { disk, clock };
+    tokio::task::spawn_blocking(|| BlockStore::open(settings, components)).await.unwrap().unwrap()
+}
+
+/// A client with a token.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) http: reqwest::Client,
+    pub(crate) base: String,
+    pub(crate) token: String,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+    pub(crate) json: Value,
+}
+
+impl Reply {
+    /// The reason of an error, after a check that it is one as the spec has it.
+    pub(crate) fn reason(&self) -> &str {
+        schema::conforms("Failure", &self.json);
+        assert_eq!(self.headers["content-type"], "application/json");
+        self.json["error"]["reason"].as_str().unwrap()
+    }
+
+    pub(crate) fn details(&self) -> &str {
+        self.json["error"]["details"].as_str().unwrap_or_default()
+    }
+
+    pub(crate) fn id(&self) -> String {
+        self.json["requestid"].as_str().unwrap().to_owned()
+    }
+
+    /// Says what was refused and how.
+    #[track_caller]
+    pub(crate) fn is(&self, status: u16, reason: &str) {
+        assert_eq!((self.status, self.reason()), (status, reason), "{}", self.text);
+    }
+
+    #[track_caller]
+    pub(crate) fn is_status(&self, status: u16) {
+        assert_eq!(self.status, status, "{}", self.text);
+    }
+}
+
+impl Client {
+    pub(crate) fn request(&self, method: &str, path: &str) -> RequestBuilder {
+        let method: Method = method.parse().unwrap();
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    }
+
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Reply {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        let json = serde_json::from_str(&text).unwrap_or(Value::Null);
+        if status.is_client_error() || status.is_server_error() {
+            schema::conforms("Failure", &json);
+        }
+        Reply { status: status.as_u16(), headers, text, json }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.send(self.request("GET", path)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Reply {
+        self.send(self.request("POST", path).json(&body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Reply {
+        self.send(self.request("DELETE", path)).await
+    }
+
+    /// Adds a pin, with a check of the answer.
+    pub(crate) async fn add(&self, body: Value) -> Reply {
+        let reply = self.post("/pins", body).await;
+        reply.is_status(StatusCode::ACCEPTED.as_u16());
+        schema::conforms("PinStatus", &reply.json);
+        reply
+    }
+
+    pub(crate) async fn add_cid(&self, cid: &Cid) -> String {
+        self.add(json!({ "cid": cid.to_string() })).await.id()
+    }
+
+    /// A page, with a check of the answer.
+    pub(crate) async fn list(&self, query: &str) -> (u64, Vec<Value>) {
+        let reply = self.get(&format!("/pins?{query}")).await;
+        reply.is_status(200);
+        schema::conforms("PinResults", &reply.json);
+        let results = reply.json["results"].as_array().unwrap().clone();
+        (reply.json["count"].as_u64().unwrap(), results)
+    }
+
+    /// The request ids of a page.
+    pub(crate) async fn ids(&self, query: &str) -> Vec<String> {
+        self.list(query).await.1.iter().map(|pin| pin["requestid"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Waits until a pin has the status.
+    pub(crate) async fn reaches(&self, id: &str, status: &str) -> Reply {
+        for _ in 0..2_000 {
+            let reply = self.get(&format!("/pins/{id}")).await;
+            reply.is_status(200);
+            schema::conforms("PinStatus", &reply.json);
+            if reply.json["status"] == status {
+                return reply;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{id} never is {status}");
+    }
+}
+
+/// A raw block.
+pub(crate) fn leaf(text: &str) -> Block {
+    Block::of(code::RAW, Bytes::copy_from_slice(text.as_bytes())).unwrap()
+}
+
+/// A dag-cbor list of links.
+pub(crate) fn node(links: &[Cid]) -> Block {
+    let mut bytes = vec![0x80 | u8::try_from(links.len()).unwrap()];
+    for link in links {
+        let link = link.to_bytes();
+        // Tag 42, a byte string (the shortest form of its length), and the zero that stands before a binary CID.
+        bytes.extend([0xd8, 0x2a]);
+        match u8::try_from(link.len() + 1).unwrap() {
+            short @ ..24 => bytes.push(0x40 | short),
+            long => bytes.extend([0x58, long]),
+        }
+        bytes.push(0);
+        bytes.extend(link);
+    }
+    Block::of(code::DAG_CBOR, bytes.into()).unwrap()
+}
