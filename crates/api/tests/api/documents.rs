@@ -97,3 +97,19 @@ async fn a_stop_frees_the_ports() {
     }
     engine.stop().await;
 }
+
+#[tokio::test]
+async fn a_full_disk_refuses_new_pins_and_nothing_else() {
+    let world = World::on_disk(u64::MAX, |_| {}).await;
+    let (alice, admin) = (world.alice().await, world.admin().await);
+    let unknown = "/pins/01989c5e-0000-7000-8000-000000000001";
+    for path in ["/pins", unknown] {
+        alice.post(path, json!({ "cid": "bafkqaaa" })).await.is(507, "INSUFFICIENT_STORAGE");
+    }
+    alice.get("/pins").await.is_status(200);
+    alice.delete(unknown).await.is(404, "NOT_FOUND");
+    admin.send(admin.request("POST", "/admin/v1/gc")).await.is_status(200);
+    assert_eq!(admin.get("/admin/v1/status").await.json["read_only"], true);
+    let ready = reqwest::get(format!("{}/readyz", world.ops())).await.unwrap();
+    assert_eq!(ready.status(), 503);
+}

@@ -3,6 +3,8 @@
 //!
 //! Names carry the numbers of the requirements: m.. and s.. (the spec), kubo and js (its clients), t.. (threats).
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are outside #[test] functions")]
+
 mod access;
 mod clients;
 mod documents;

@@ -47,11 +47,16 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::on_disk(1 << 20, change).await
+    }
+
+    /// On a disk of which so many bytes have to stay free.
+    pub(crate) async fn on_disk(reserve_bytes: u64, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = ManualClock::new(Timestamp::from_millis(1_780_000_000_000));
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let entropy = || Arc::new(Seeded(AtomicU64::new(7)));
-        let blocks = open_blocks(&dir, Arc::clone(&shared)).await;
+        let blocks = open_blocks(&dir, reserve_bytes, Arc::clone(&shared)).await;
         let settings = floe_records::Settings { path: dir.path().join("pins-1.sqlite") };
         let components = floe_records::Components { clock: Arc::clone(&shared), entropy: entropy() };
         let records = Records::open(settings, components).await.unwrap();
@@ -110,12 +115,12 @@ impl World {
     }
 }
 
-async fn open_blocks(dir: &tempfile::TempDir, clock: Arc<dyn Clock>) -> BlockStore {
+async fn open_blocks(dir: &tempfile::TempDir, reserve_bytes: u64, clock: Arc<dyn Clock>) -> BlockStore {
     let settings = floe_blockstore::Settings {
         dir: dir.path().join("blocks-1"),
         index: floe_blockstore::IndexKind::Redb,
         pack_bytes: 64 << 20,
-        reserve_bytes: Some(1 << 20),
+        reserve_bytes: Some(reserve_bytes),
     };
     let disk = Arc::new(floe_blockstore::RealDisk);
     let components = floe_blockstore::Components { disk, clock };
