@@ -128,10 +128,11 @@ impl Seeder {
     /// Connects to a peer and waits until it is there.
     pub async fn connect(&self, address: &str) -> Result<()> {
         let before = self.node.status().peers;
-        // A session dials its origins at once; it stays open until the peer is there.
+        // A session dials its origins when it first wants something; it stays open until the peer is there.
         let root = Block::of(floe_core::cid::code::RAW, Bytes::from_static(b"nobody has this"))?;
         let hints = SessionHints { root: *root.cid(), origins: vec![address.to_owned()], local_request: true };
-        let _session = self.node.open(hints);
+        let mut session = self.node.open(hints);
+        session.want(&[*root.cid()]);
         let begun = crate::floe::now();
         while self.node.status().peers <= before {
             anyhow::ensure!(begun.elapsed() < Duration::from_secs(10), "no connection to {address} in 10 s");
