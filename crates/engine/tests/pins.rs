@@ -37,7 +37,7 @@ async fn s03_a_pin_is_queued_then_pinning_then_pinned_and_its_root_announced() {
     // Progress reaches whoever asks while a block is missing.
     let most = dag.blocks.len() as u64 - 1;
     world
-        .advance_until(SECOND, 10 * SECOND, || async {
+        .advance_until(SECOND, 60 * SECOND, || async {
             world.engine.pin(&alice, row.id).await.unwrap().progress.blocks == most
         })
         .await;
@@ -94,7 +94,7 @@ async fn two_accounts_share_one_fetch_and_add_their_origins() {
         }
         last
     });
-    world.advance_until(SECOND, 10 * SECOND, || async { last.is_finished() }).await;
+    world.advance_until(SECOND, 60 * SECOND, || async { last.is_finished() }).await;
     assert_eq!(last.await.unwrap(), Some(PinStatus::Pinned), "who follows it hears of it");
 }
 
@@ -168,7 +168,7 @@ async fn m22_replacing_a_pin_that_is_being_fetched_keeps_what_came() {
     let first = world.add(&alice, &old.root()).await;
     until("one is missing", || async { world.net.asked(old.blocks[0].cid()) == 1 }).await;
     let come = || async { world.has_all(&old.blocks[1..]) };
-    world.advance_until(SECOND, 10 * SECOND, come).await;
+    world.advance_until(SECOND, 60 * SECOND, come).await;
 
     let missing = leaf(41_000, 50);
     let root = node(&[*missing.cid(), *old.blocks[1].cid()]);

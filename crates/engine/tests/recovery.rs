@@ -22,7 +22,7 @@ async fn r01_a_killed_fetch_resumes_and_fetches_only_what_is_missing() {
     let row = world.add(&alice, &dag.root()).await;
     until("the rest is asked for", || async { dag.blocks.iter().all(|b| world.net.asked(b.cid()) == 1) })
         .await;
-    world.advance_until(SECOND, 10 * SECOND, || async { world.has_all(&dag.blocks[10..]) }).await;
+    world.advance_until(SECOND, 60 * SECOND, || async { world.has_all(&dag.blocks[10..]) }).await;
 
     let world = world.crash().await;
     world.net.forget_asked();
@@ -44,7 +44,7 @@ async fn r01_nodes_that_are_ahead_of_the_saved_frontier_are_walked_again() {
     world.net.has(&[root.clone(), middle.clone()]);
     let row = world.add(&alice, root.cid()).await;
     until("the leaf is asked for", || async { world.net.asked(deep.cid()) == 1 }).await;
-    world.advance_until(SECOND, 10 * SECOND, || async { world.has(middle.cid()) }).await;
+    world.advance_until(SECOND, 60 * SECOND, || async { world.has(middle.cid()) }).await;
     let world = world.crash().await;
     world.net.forget_asked();
     world.net.has(std::slice::from_ref(&deep));

@@ -131,22 +131,33 @@ impl World {
         self.engine.pin(who, id).await.unwrap()
     }
 
-    /// Moves the clock by `step` until `what` holds, at most `most` in all. Says how long it took.
+    /// Moves the clock by `step` until `holds`, at most `most` in all. Says how long it took. Before each step the
+    /// stores get real time for what the last one began.
     pub async fn advance_until<F, Fut>(&self, step: Duration, most: Duration, mut holds: F) -> Duration
     where
         F: FnMut() -> Fut,
         Fut: Future<Output = bool>,
     {
         let start = self.clock.monotonic();
+        let patience = if step > Duration::from_secs(1) { 1 } else { 20 };
         loop {
-            settle().await;
-            if holds().await {
-                return self.clock.monotonic() - start;
+            for _ in 0..patience {
+                settle().await;
+                if holds().await {
+                    return self.clock.monotonic() - start;
+                }
             }
             let passed = self.clock.monotonic() - start;
             assert!(passed < most, "not within {most:?} of the manual clock");
             self.clock.advance(step);
         }
+    }
+
+    /// Lets the search for a root that nobody has run into its end.
+    pub async fn parks(&self, root: &Cid) {
+        until("it is asked for", || async { self.net.asked(root) > 0 }).await;
+        self.clock.advance(Duration::from_secs(25));
+        until("it is parked", || async { self.net.is_parked(root) }).await;
     }
 
     pub async fn advance_to(
