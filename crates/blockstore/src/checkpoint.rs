@@ -16,7 +16,7 @@ use crate::shared::{Shared, index_error};
 use crate::ticket::Sender;
 
 /// Between tries on a full disk.
-const RETRY: Duration = Duration::from_millis(200);
+const RETRY: Duration = Duration::from_millis(50);
 
 type Done = Sender<Result<(), Error>>;
 

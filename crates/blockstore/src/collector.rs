@@ -207,6 +207,11 @@ impl Collector {
         let active = self.shared.tables.lock().end.pack;
         let Some(n) = self.punchable.iter().position(|f| f.loc.pack < active) else { return Ok(false) };
         let freed = self.punchable.swap_remove(n);
+        let is_dead = |stat: &PackStat| stat.live + stat.negative == 0;
+        if self.shared.tables.lock().packs.get(&freed.loc.pack).is_none_or(is_dead) {
+            // The whole pack goes: holes in it would be work for nothing.
+            return Ok(true);
+        }
         let Ok(file) = self.shared.packs.file(freed.loc.pack) else { return Ok(true) };
         let data = u64::from(freed.loc.offset) + (HEADER + freed.key_len) as u64;
         // Whole pages inside the data: the header stays, so that the pack can still be walked.

@@ -6,6 +6,7 @@
 //! index-1.redb    or index-1.sled/: derived
 //! quarantine/     bytes of blocks that did not match their hash
 //! scratch/        visited sets of running walks; emptied by open
+//! rebuild         the index is not to be trusted: the next open makes it again
 //! kept            space for releases and checkpoints on a full disk
 //! ```
 //!
@@ -25,8 +26,17 @@ use crate::packs;
 const VERSION: u32 = 1;
 const NAME: &str = "FORMAT";
 const FIRST_LINE: &str = "floe blocks";
-const OURS: [&str; 8] =
-    [NAME, "FORMAT.new", "packs", redb_index::FILE, "index-1.sled", "quarantine", "scratch", "kept"];
+const OURS: [&str; 9] = [
+    NAME,
+    "FORMAT.new",
+    "packs",
+    redb_index::FILE,
+    "index-1.sled",
+    "quarantine",
+    "scratch",
+    "kept",
+    "rebuild",
+];
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -36,6 +46,7 @@ pub(crate) struct Layout {
     pub(crate) quarantine: PathBuf,
     pub(crate) scratch: PathBuf,
     pub(crate) kept: PathBuf,
+    pub(crate) rebuild: PathBuf,
 }
 
 impl Layout {
@@ -46,6 +57,7 @@ impl Layout {
             quarantine: root.join("quarantine"),
             scratch: root.join("scratch"),
             kept: root.join("kept"),
+            rebuild: root.join("rebuild"),
         }
     }
 }

@@ -159,4 +159,7 @@ pub struct Stats {
     pub disk_free: u64,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Whether nothing is collected, because a record that says what is needed was lost: run the scrub, and pin
+    /// again what it names.
+    pub in_doubt: bool,
 }

@@ -179,10 +179,14 @@ pub(crate) fn is_damage(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::UnexpectedEof || e.raw_os_error() == Some(EIO)
 }
 
+/// Padding is checked too: no byte of a record may change unnoticed.
 fn read_body(file: &dyn DiskFile, at: u64, header: &Header) -> io::Result<Option<Vec<u8>>> {
-    let mut body = vec![0; header.body_len()];
+    let mut body = vec![0; header.record_len() as usize - RECORD_HEADER];
     match file.read_at(&mut body, at + RECORD_HEADER as u64) {
-        Ok(()) => Ok(header.body_matches(&body).then_some(body)),
+        Ok(()) => {
+            let padding = body.split_off(header.body_len());
+            Ok((header.body_matches(&body) && padding.iter().all(|b| *b == 0)).then_some(body))
+        }
         Err(e) if is_damage(&e) => Ok(None),
         Err(e) => Err(e),
     }

@@ -27,13 +27,6 @@ use crate::record::{Header, Kind, Loc, Record};
 use crate::shared::index_error;
 use crate::tables::{Entry, Placed, Tables};
 
-/// What open found.
-pub(crate) struct Recovered {
-    pub(crate) tables: Tables,
-    /// Whether the index was made again from the packs.
-    pub(crate) rebuilt: bool,
-}
-
 pub(crate) struct Recovery<'a> {
     pub(crate) disk: &'a Arc<dyn Disk>,
     pub(crate) layout: &'a Layout,
@@ -43,11 +36,14 @@ pub(crate) struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    pub(crate) fn run(&self) -> Result<Recovered, Error> {
+    pub(crate) fn run(&self) -> Result<Tables, Error> {
         self.remove_other_index()?;
         let ids = self.settle_newest()?;
+        if self.is_distrusted()? {
+            self.remove_index(self.kind)?;
+        }
         match self.resume(&ids) {
-            Ok(Some(tables)) => return Ok(Recovered { tables, rebuilt: false }),
+            Ok(Some(tables)) => return Ok(tables),
             Ok(None) => {}
             Err(Trouble::Index(e)) => {
                 tracing::error!("the block index is not usable and is made again from the packs: {e}");
@@ -61,8 +57,24 @@ impl Recovery<'_> {
         if rebuilt {
             tracing::warn!(blocks = tables.blocks, "made the block index again from {} packs", ids.len());
             find_zero(&mut tables).map_err(index_error)?;
+            write_checkpoint(&tables).map_err(index_error)?;
         }
-        Ok(Recovered { tables, rebuilt })
+        // Last: a rebuild that was cut off begins again.
+        match self.disk.remove(&self.layout.rebuild) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(&self.layout.rebuild, "remove", &e));
+            }
+            _ => {}
+        }
+        Ok(tables)
+    }
+
+    fn is_distrusted(&self) -> Result<bool, Error> {
+        match self.disk.open(&self.layout.rebuild, crate::disk::Open::Existing) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::io(&self.layout.rebuild, "look for", &e)),
+        }
     }
 
     /// Makes the first pack, or does away with a newest one whose making was cut off.
@@ -378,7 +390,7 @@ fn last_group(scan: &mut Scan) -> std::io::Result<Option<u64>> {
 }
 
 /// Writes the tables to the index at once.
-pub(crate) fn write_checkpoint(tables: &Tables) -> Result<(), IndexError> {
+fn write_checkpoint(tables: &Tables) -> Result<(), IndexError> {
     tables.kv.set(crate::tables::CHECKPOINT_KEY.into(), Some(tables.encode_checkpoint()));
     if let Some(batch) = tables.kv.freeze() {
         tables.kv.index().checkpoint(&batch)?;

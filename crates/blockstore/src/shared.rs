@@ -46,6 +46,7 @@ pub(crate) struct Shared {
 pub(crate) struct Figures {
     pub(crate) blocks: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    pub(crate) doubt: AtomicBool,
 }
 
 impl Shared {
@@ -59,6 +60,17 @@ impl Shared {
             return Ok(None);
         }
         Ok(tables::entry(&self.kv, hash).map_err(index_error)?.filter(|e| e.loc.is_somewhere()))
+    }
+
+    /// The index is wrong: the next open makes it again. Until then nothing is freed on its word.
+    pub(crate) fn distrust_index(&self, why: &str) {
+        tracing::error!("the block index is not to be trusted ({why}): it is made again at the next start");
+        self.tables.lock().doubt = true;
+        self.figures.doubt.store(true, Ordering::Relaxed);
+        if let Err(e) = self.disk.open(&self.layout.rebuild, Open::Any).and_then(|f| f.sync()) {
+            tracing::error!("cannot write {}: {e}", self.layout.rebuild.display());
+        }
+        let _ = self.disk.sync_dir(&self.layout.root);
     }
 
     /// A chunk's members, or `None` where its record is damaged.
@@ -120,6 +132,7 @@ fn hex(bytes: &[u8]) -> String {
 pub(crate) fn index_error(e: IndexError) -> Error {
     match e {
         IndexError::Full => Error::ReadOnly,
+        IndexError::Closed => Error::Closed,
         IndexError::Broken(why) => Error::Io(format!("the index of the block store failed: {why}")),
     }
 }

@@ -19,7 +19,7 @@ use crate::packs::Packs;
 use crate::protect::Protect;
 use crate::queue::{Op, Queue};
 use crate::record::State;
-use crate::recover::{self, Recovery};
+use crate::recover::Recovery;
 use crate::shared::{Figures, Health, Shared, index_error, key_of, lost};
 use crate::tables::{self, Entry, Manifest};
 use crate::ticket::ticket;
@@ -51,11 +51,7 @@ impl BlockStore {
         let (layout, salt) = format::open(&*disk, &settings.dir)?;
         let packs = Packs::new(disk.clone(), layout.packs.clone(), salt);
         let recovery = Recovery { disk: &disk, layout: &layout, packs: &packs, kind: settings.index, salt };
-        let recovered = recovery.run()?;
-        let tables = recovered.tables;
-        if recovered.rebuilt {
-            recover::write_checkpoint(&tables).map_err(index_error)?;
-        }
+        let tables = recovery.run()?;
         let damaged = load_damaged(&tables)?;
         let figures = Figures::default();
         figures.set(&tables);
@@ -216,6 +212,7 @@ impl BlockStore {
             bytes: shared.figures.bytes.load(Ordering::Relaxed),
             disk_free: shared.health.free(),
             read_only: shared.health.is_read_only(),
+            in_doubt: shared.figures.doubt.load(Ordering::Relaxed),
         }
     }
 

@@ -288,8 +288,7 @@ impl Tables {
     }
 
     pub(crate) fn chunk(&self, id: Uuid, serial: u64) -> Result<Option<Placed>, IndexError> {
-        let Some(bytes) = self.kv.get(&chunk_key(id, serial))? else { return Ok(None) };
-        Placed::decode(&bytes).ok_or_else(|| garbled("chunk")).map(Some)
+        chunk(&self.kv, id, serial)
     }
 
     pub(crate) fn is_oldest(&self, pack: u32) -> bool {
@@ -450,10 +449,9 @@ impl Tables {
     ) -> Result<Vec<Freed>, IndexError> {
         for serial in chunks {
             let Some(placed) = self.chunk(id, *serial)? else { continue };
-            match read_chunk(placed) {
-                Some(members) => self.count_down(&members)?,
-                // Its members stay counted: space is lost, never a block.
-                None => self.doubt = true,
+            // Members of a damaged chunk stay counted: space is lost, never a block.
+            if let Some(members) = read_chunk(placed) {
+                self.count_down(&members)?;
             }
             self.bury(placed);
             self.kv.set(chunk_key(id, *serial), None);
@@ -535,6 +533,11 @@ fn block_at(hash: &[u8], entry: &Entry) -> Placed {
 pub(crate) fn entry(kv: &Layered, hash: &[u8]) -> Result<Option<Entry>, IndexError> {
     let Some(bytes) = kv.get(&block_key(hash))? else { return Ok(None) };
     Entry::decode(&bytes).ok_or_else(|| garbled("block")).map(Some)
+}
+
+pub(crate) fn chunk(kv: &Layered, id: Uuid, serial: u64) -> Result<Option<Placed>, IndexError> {
+    let Some(bytes) = kv.get(&chunk_key(id, serial))? else { return Ok(None) };
+    Placed::decode(&bytes).ok_or_else(|| garbled("chunk")).map(Some)
 }
 
 pub(crate) fn manifest(kv: &Layered, id: Uuid) -> Result<Option<Manifest>, IndexError> {

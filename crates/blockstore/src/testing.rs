@@ -48,6 +48,7 @@ struct File {
     old: BTreeMap<u64, Vec<u8>>,
     durable_len: u64,
     punched: u64,
+    handles: u64,
 }
 
 /// The unit that a disk writes as a whole.
@@ -107,8 +108,10 @@ impl FaultyDisk {
         let world = self.0.lock();
         let mut dice = Dice(seed | 1);
         let mut files = BTreeMap::new();
-        for (id, file) in &world.files {
-            files.insert(*id, file.crashed(&mut dice));
+        for id in world.names.values().chain(world.durable_names.values()) {
+            if let Some(file) = world.files.get(id) {
+                files.entry(*id).or_insert_with(|| file.crashed(&mut dice));
+            }
         }
         let mut names = world.durable_names.clone();
         let paths: BTreeSet<_> = world.names.keys().chain(world.durable_names.keys()).collect();
@@ -166,6 +169,15 @@ impl World {
         named.into_iter().filter_map(|id| self.files.get(id)).map(taken).sum()
     }
 
+    /// Forgets a file without names and handles.
+    fn forget(&mut self, id: u64) {
+        let named = |names: &BTreeMap<PathBuf, u64>| names.values().any(|n| *n == id);
+        let unused = self.files.get(&id).is_some_and(|f| f.handles == 0);
+        if unused && !named(&self.names) && !named(&self.durable_names) {
+            self.files.remove(&id);
+        }
+    }
+
     /// Counts a changing call, and says whether it fails.
     fn call(&mut self) -> Option<Fault> {
         self.calls += 1;
@@ -189,18 +201,19 @@ impl Fault {
 
 impl File {
     fn crashed(&self, dice: &mut Dice) -> Self {
+        let now = self.bytes.len() as u64;
+        let len = if self.durable_len != now && dice.flip() { self.durable_len } else { now };
         let mut bytes = self.bytes.clone();
+        bytes.resize(len as usize, 0);
         for (sector, old) in &self.old {
-            if dice.flip() {
-                let from = (sector * SECTOR) as usize;
-                let n = old.len().min(bytes.len().saturating_sub(from));
+            let from = (sector * SECTOR) as usize;
+            // What was cut off and comes back with the old length comes back as it was.
+            if from < bytes.len() && (from as u64 >= now || dice.flip()) {
+                let n = old.len().min(bytes.len() - from);
                 bytes[from..from + n].copy_from_slice(&old[..n]);
             }
         }
-        if self.durable_len != bytes.len() as u64 && dice.flip() {
-            bytes.resize(self.durable_len as usize, 0);
-        }
-        Self { durable_len: bytes.len() as u64, bytes, old: BTreeMap::new(), punched: self.punched }
+        Self { durable_len: len, bytes, punched: self.punched, ..Self::default() }
     }
 
     /// Remembers the sectors of a range before they change.
@@ -256,6 +269,16 @@ impl Handle {
         }
         file.bytes.resize(to as usize, 0);
         Ok(())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut world = self.world.lock();
+        if let Some(file) = world.files.get_mut(&self.id) {
+            file.handles -= 1;
+        }
+        world.forget(self.id);
     }
 }
 
@@ -334,6 +357,9 @@ impl Disk for FaultyDisk {
                 id
             }
         };
+        if let Some(file) = world.files.get_mut(&id) {
+            file.handles += 1;
+        }
         Ok(Arc::new(Handle { world: self.0.clone(), id }))
     }
 
@@ -374,9 +400,11 @@ impl Disk for FaultyDisk {
         let mut world = self.0.lock();
         world.check()?;
         let World { names, durable_names, .. } = &mut *world;
+        let before: Vec<u64> = durable_names.values().copied().collect();
         durable_names.retain(|p, _| p.parent() != Some(dir));
         durable_names
             .extend(names.iter().filter(|(p, _)| p.parent() == Some(dir)).map(|(p, id)| (p.clone(), *id)));
+        before.into_iter().for_each(|id| world.forget(id));
         Ok(())
     }
 

@@ -69,6 +69,7 @@ impl Writer {
     pub(crate) fn run(mut self) {
         while !self.shared.stopping() {
             let ops = self.shared.queue.take(IDLE);
+            self.stop_if_index_broke();
             let may_write = self.shared.health.look(&*self.shared.disk, &self.shared.layout);
             if let Err(error) = self.shared.health.check() {
                 ops.into_iter().for_each(|op| op.refuse(error.clone()));
@@ -82,6 +83,17 @@ impl Writer {
             self.checkpoint_if_due();
         }
         self.shared.queue.close();
+    }
+
+    /// Without an index nothing can be found or counted; the packs have it all. A new start mends it.
+    fn stop_if_index_broke(&self) {
+        let shared = &self.shared;
+        if shared.kv.is_broken() && shared.health.check().is_ok() {
+            shared.distrust_index("it failed");
+            shared
+                .health
+                .poison(&shared.layout.root, &"the block index is damaged; the next start makes it again");
+        }
     }
 
     /// Operations that only add.
@@ -498,6 +510,7 @@ impl crate::shared::Figures {
         use std::sync::atomic::Ordering::Relaxed;
         self.blocks.store(tables.blocks, Relaxed);
         self.bytes.store(tables.bytes, Relaxed);
+        self.doubt.store(tables.doubt, Relaxed);
         metrics::gauge!("floe_blocks").set(tables.blocks as f64);
         metrics::gauge!("floe_blocks_bytes").set(tables.bytes as f64);
     }

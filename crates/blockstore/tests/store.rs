@@ -6,8 +6,10 @@ mod common;
 
 use bytes::Bytes;
 use common::*;
+use floe_blockstore::testing::FaultyDisk;
 use floe_blockstore::{Claim, Error, IndexKind, ManifestState, ManifestTotals};
 use floe_core::ports::LocalBlocks;
+use std::future::Future as _;
 
 #[test]
 fn a_manifest_from_the_first_block_to_the_last() {
@@ -162,4 +164,85 @@ fn the_index_can_be_lost_and_changed() {
     wait(store.release(id(1))).unwrap();
     wait(store.collect()).unwrap();
     assert_eq!(keep.iter().filter(|b| has(&store, b)).count(), 50);
+}
+
+#[test]
+fn a_frontier_has_a_largest_size() {
+    let disk = FaultyDisk::default();
+    let store = memory(&disk).unwrap();
+    let mut protect = wait(store.protect(id(1), root())).unwrap();
+    let most = (64 << 20) - 8;
+    for (len, fits) in [(most - 1, true), (most, true), (most + 1, false)] {
+        assert_eq!(wait(protect.checkpoint(Bytes::from(vec![3; len]))).is_ok(), fits, "{len}");
+    }
+    drop(protect);
+    drop(store);
+    let store = memory(&disk).unwrap();
+    assert_eq!(wait(store.protect(id(1), root())).unwrap().frontier().unwrap().len(), most);
+}
+
+#[test]
+fn chunks_steps_and_claims_at_their_bounds() {
+    // 2,048 claims are written at once, 4,096 hashes are a chunk and a step.
+    for count in [2047, 2048, 2049, 4095, 4096, 4097] {
+        let disk = FaultyDisk::default();
+        let blocks: Vec<_> = (0..count).map(|n| block(n, 8)).collect();
+        let store = memory(&disk).unwrap();
+        pin(&store, 1, &blocks).unwrap();
+        pin(&store, 2, &blocks).unwrap();
+        assert!(store.manifests().unwrap().iter().all(|m| m.2.blocks == count), "{count}");
+        wait(store.release(id(1))).unwrap();
+        wait(store.collect()).unwrap();
+        assert_eq!(store.stats().blocks, count);
+        drop(store);
+        let store = memory(&disk).unwrap();
+        wait(store.release(id(2))).unwrap();
+        assert_eq!(wait(store.collect()).unwrap().blocks, count);
+        assert_eq!(store.stats().blocks, 0);
+    }
+}
+
+#[test]
+fn dropped_futures_neither_lose_nor_count_twice() {
+    let disk = FaultyDisk::default();
+    let store = memory(&disk).unwrap();
+    let blocks: Vec<_> = (0..50).map(|n| block(n, 500)).collect();
+    wait(async {
+        let mut protect = store.protect(id(1), root()).await.unwrap();
+        for b in &blocks {
+            let mut put = Box::pin(protect.put(vec![b.clone()]));
+            let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(put.as_mut().poll(cx).is_ready()));
+            let _ = polled.await;
+            drop(put);
+            assert_eq!(protect.claim(b.cid().hash()).unwrap(), Claim::Seen);
+        }
+        assert_eq!(protect.seal().await.unwrap().blocks, 50);
+    });
+    assert_eq!(store.manifests().unwrap()[0].2.blocks, 50);
+}
+
+#[test]
+fn the_quarantine_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocks: Vec<_> = (0..65).map(|n| block(n, 3000)).collect();
+    let store = real(dir.path(), IndexKind::Redb);
+    pin(&store, 1, &blocks).unwrap();
+    wait(store.close()).unwrap();
+    for pack in packs(dir.path()) {
+        let mut bytes = std::fs::read(&pack).unwrap();
+        for at in 0..bytes.len().saturating_sub(200) {
+            if blocks.iter().any(|b| bytes[at..at + 16] == b.data()[..16]) {
+                bytes[at + 100] ^= 1;
+            }
+        }
+        std::fs::write(&pack, bytes).unwrap();
+    }
+    let store = real(dir.path(), IndexKind::Redb);
+    let damaged = wait(store.scrub()).unwrap().damaged.len();
+    let kept = std::fs::read_dir(dir.path().join("quarantine")).unwrap().count();
+    assert_eq!((damaged, kept), (65, 64));
+    drop(store);
+    // Known to be damaged after a start as well.
+    let store = real(dir.path(), IndexKind::Redb);
+    assert!(blocks.iter().all(|b| !has(&store, b)));
 }

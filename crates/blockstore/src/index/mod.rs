@@ -22,7 +22,9 @@ pub(crate) mod sled_index;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
@@ -34,6 +36,9 @@ pub(crate) enum IndexError {
     /// The volume is full.
     #[error("the disk is full")]
     Full,
+    /// The store was closed.
+    #[error("the index is closed")]
+    Closed,
     /// Anything else.
     #[error("{0}")]
     Broken(String),
@@ -42,6 +47,12 @@ pub(crate) enum IndexError {
 pub(crate) type Pair = (Box<[u8]>, Box<[u8]>);
 /// Keys with their new values; `None` removes.
 pub(crate) type Batch = BTreeMap<Box<[u8]>, Option<Box<[u8]>>>;
+
+/// Turns a panic of a back end on its files into an error.
+fn fenced<T>(f: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+    catch_unwind(AssertUnwindSafe(f))
+        .unwrap_or_else(|_| Err(IndexError::Broken("the index panicked on its files".into())))
+}
 
 /// An ordered map on disk. All calls block on disk.
 pub(crate) trait BlockIndex: Send + Sync + 'static {
@@ -62,9 +73,13 @@ pub(crate) trait BlockIndex: Send + Sync + 'static {
 ///
 /// `active` takes changes; at a checkpoint it becomes `frozen`, which is written in the background and then
 /// dropped. Only the writer changes it; anybody reads.
+///
+/// Each value carries a checksum of itself and its key: a flipped bit in a count would free what is pinned, and
+/// redb does not check its pages when it reads them.
 pub(crate) struct Layered {
     layers: RwLock<Layers>,
     index: Arc<dyn BlockIndex>,
+    broken: AtomicBool,
 }
 
 #[derive(Default)]
@@ -75,7 +90,7 @@ struct Layers {
 
 impl Layered {
     pub(crate) fn new(index: Arc<dyn BlockIndex>) -> Self {
-        Self { layers: RwLock::default(), index }
+        Self { layers: RwLock::default(), index, broken: AtomicBool::new(false) }
     }
 
     pub(crate) fn index(&self) -> &Arc<dyn BlockIndex> {
@@ -83,20 +98,28 @@ impl Layered {
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Box<[u8]>>, IndexError> {
-        {
-            let layers = self.layers.read();
-            if let Some(value) = layers.active.get(key) {
-                return Ok(value.clone());
-            }
-            if let Some(value) = layers.frozen.as_ref().and_then(|f| f.get(key)) {
-                return Ok(value.clone());
-            }
-        }
-        self.index.get(key)
+        let sealed = match self.layers.read().get(key) {
+            Some(value) => value,
+            None => self.noted(self.index.get(key))?,
+        };
+        sealed.map(|v| self.noted(unseal(key, &v))).transpose()
     }
 
     pub(crate) fn set(&self, key: Box<[u8]>, value: Option<Box<[u8]>>) {
+        let value = value.map(|v| seal(&key, &v));
         self.layers.write().active.insert(key, value);
+    }
+
+    /// Whether the back end ever failed on its own bytes: it has to be made again.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    fn noted<T>(&self, result: Result<T, IndexError>) -> Result<T, IndexError> {
+        if matches!(result, Err(IndexError::Broken(_))) {
+            self.broken.store(true, Ordering::Release);
+        }
+        result
     }
 
     /// Changed keys since the last freeze.
@@ -137,11 +160,14 @@ impl Layered {
             let start = from.as_ref().map(|k| &k[..]);
             // Layers first: what moves into the index meanwhile is then seen twice, not never.
             let (over, horizon) = self.layers.read().overlay(prefix, start, limit);
-            let indexed = self.index.scan(prefix, start, limit.saturating_add(over.len()))?;
+            let indexed = self.noted(self.index.scan(prefix, start, limit.saturating_add(over.len())))?;
             let mut merged: Batch = indexed.into_iter().map(|(k, v)| (k, Some(v))).collect();
             merged.extend(over);
             let known = merged.into_iter().filter(|(k, _)| horizon.as_ref().is_none_or(|h| k <= h));
-            out.extend(known.filter_map(|(k, v)| Some((k, v?))).take(limit - out.len()));
+            for (key, value) in known.filter_map(|(k, v)| Some((k, v?))).take(limit - out.len()) {
+                let value = self.noted(unseal(&key, &value))?;
+                out.push((key, value));
+            }
             match horizon {
                 Some(h) if out.len() < limit => from = Bound::Excluded(h),
                 _ => return Ok(out),
@@ -150,7 +176,31 @@ impl Layered {
     }
 }
 
+fn seal(key: &[u8], value: &[u8]) -> Box<[u8]> {
+    [value, &checksum(key, value)].concat().into()
+}
+
+fn unseal(key: &[u8], sealed: &[u8]) -> Result<Box<[u8]>, IndexError> {
+    match sealed.split_last_chunk::<4>() {
+        Some((value, sum)) if *sum == checksum(key, value) => Ok(value.into()),
+        _ => Err(IndexError::Broken("a value of the index is damaged".into())),
+    }
+}
+
+fn checksum(key: &[u8], value: &[u8]) -> [u8; 4] {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(key);
+    crc.update(value);
+    crc.finalize().to_le_bytes()
+}
+
 impl Layers {
+    /// The newest change of a key, if there is one.
+    fn get(&self, key: &[u8]) -> Option<Option<Box<[u8]>>> {
+        let changed = self.active.get(key).or_else(|| self.frozen.as_ref().and_then(|f| f.get(key)));
+        changed.cloned()
+    }
+
     /// Changes in the range, newest wins, and the key up to which they are complete.
     fn overlay(&self, prefix: &[u8], from: Bound<&[u8]>, limit: usize) -> (Batch, Option<Box<[u8]>>) {
         // Bounded, because the lock is held; the caller goes on from the horizon.

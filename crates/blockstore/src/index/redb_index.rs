@@ -2,7 +2,8 @@
 //!
 //! Each checkpoint is one transaction: two-phase (redb's one-phase checksum can be forged by hostile input) and
 //! with quick-repair, so that open after a crash does not walk the tree. The file goes through [`Disk`], so that
-//! a faulty disk reaches it too.
+//! a faulty disk reaches it too. Calls are fenced: redb panics on some damaged files, and those must only cost
+//! the index.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -37,10 +38,12 @@ impl RedbIndex {
 
     fn with<T>(&self, f: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, IndexError> {
         let db = self.db.read();
-        let db = db.as_ref().ok_or_else(|| IndexError::Broken("the index is closed".into()))?;
-        f(db).map_err(|e| match e {
-            redb::Error::Io(e) if is_full(&e) => IndexError::Full,
-            e => broken(&e),
+        let db = db.as_ref().ok_or(IndexError::Closed)?;
+        super::fenced(|| {
+            f(db).map_err(|e| match e {
+                redb::Error::Io(e) if is_full(&e) => IndexError::Full,
+                e => broken(&e),
+            })
         })
     }
 }
@@ -96,27 +99,32 @@ impl BlockIndex for RedbIndex {
 
     fn reopen(&self) -> Result<(), IndexError> {
         let mut slot = self.db.write();
-        *slot = None;
-        let file = self.disk.open(&self.path, Open::Any).map_err(|e| broken(&e))?;
-        let db = Database::builder()
-            .set_cache_size(limits::INDEX_CACHE_BYTES)
-            .create_with_backend(Backend(file))
-            .map_err(|e| broken(&e))?;
-        // A table that was never written cannot be opened for reading.
-        let made = (|| -> Result<(), redb::Error> {
-            let tx = db.begin_write()?;
-            drop(tx.open_table(TABLE)?);
-            tx.commit()?;
+        let old = slot.take();
+        super::fenced(|| {
+            drop(old);
             Ok(())
-        })();
-        made.map_err(|e| broken(&e))?;
-        *slot = Some(db);
+        })?;
+        let file = self.disk.open(&self.path, Open::Any).map_err(|e| broken(&e))?;
+        *slot = Some(super::fenced(|| open(Backend(file)).map_err(|e| broken(&e)))?);
         Ok(())
     }
 
     fn close(&self) {
-        *self.db.write() = None;
+        let old = self.db.write().take();
+        let _ = super::fenced(|| {
+            drop(old);
+            Ok(())
+        });
     }
+}
+
+fn open(backend: Backend) -> Result<Database, redb::Error> {
+    let db = Database::builder().set_cache_size(limits::INDEX_CACHE_BYTES).create_with_backend(backend)?;
+    // A table that was never written cannot be opened for reading.
+    let tx = db.begin_write()?;
+    drop(tx.open_table(TABLE)?);
+    tx.commit()?;
+    Ok(db)
 }
 
 /// redb's file, on our disk. The data directory's lock is the binary's, so there is none here.

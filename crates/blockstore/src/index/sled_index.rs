@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use parking_lot::RwLock;
@@ -35,7 +34,7 @@ impl SledIndex {
 
     fn with<T>(&self, f: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, IndexError> {
         let db = self.db.read();
-        let db = db.as_ref().ok_or_else(|| IndexError::Broken("the index is closed".into()))?;
+        let db = db.as_ref().ok_or(IndexError::Closed)?;
         fenced(|| f(db))
     }
 
@@ -46,12 +45,12 @@ impl SledIndex {
 }
 
 fn fenced<T>(f: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(sled::Error::Io(e))) if crate::error::is_full(&e) => Err(IndexError::Full),
-        Ok(Err(e)) => Err(IndexError::Broken(e.to_string())),
-        Err(_) => Err(IndexError::Broken("sled panicked on its files".into())),
-    }
+    super::fenced(|| {
+        f().map_err(|e| match e {
+            sled::Error::Io(e) if crate::error::is_full(&e) => IndexError::Full,
+            e => IndexError::Broken(e.to_string()),
+        })
+    })
 }
 
 impl BlockIndex for SledIndex {

@@ -1,0 +1,364 @@
+//! R03, R04, R10 and the images of a power cut: what is acknowledged stays, what is damaged is never served.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::*;
+use floe_blockstore::testing::{Fault, FaultyDisk};
+use floe_blockstore::{BlockStore, Error, IndexKind, ManifestState, Open};
+use floe_core::Block;
+
+/// What a client heard.
+#[derive(Default, Clone)]
+struct Journal {
+    /// Sealed, acknowledged, and no release asked for.
+    pinned: BTreeMap<u128, Vec<Block>>,
+    /// Released and acknowledged.
+    released: BTreeSet<u128>,
+}
+
+impl Journal {
+    fn pin(&mut self, store: &BlockStore, n: u128, blocks: Vec<Block>) -> Result<(), Error> {
+        pin(store, n, &blocks)?;
+        self.pinned.insert(n, blocks);
+        Ok(())
+    }
+
+    fn release(&mut self, store: &BlockStore, n: u128) -> Result<(), Error> {
+        // Until the answer either is right.
+        self.pinned.remove(&n);
+        wait(store.release(id(n)))?;
+        self.released.insert(n);
+        Ok(())
+    }
+
+    fn check(&self, store: &BlockStore, when: &str) {
+        let manifests: BTreeMap<_, _> =
+            store.manifests().unwrap().into_iter().map(|(i, s, _)| (i, s)).collect();
+        for (n, blocks) in &self.pinned {
+            assert_eq!(manifests.get(&id(*n)), Some(&ManifestState::Sealed), "{when}: manifest {n}");
+            for b in blocks {
+                assert!(has(store, b), "{when}: block {} of manifest {n} is lost", b.cid());
+            }
+        }
+        for n in &self.released {
+            let state = manifests.get(&id(*n)).copied().unwrap_or(ManifestState::Releasing);
+            assert_eq!(state, ManifestState::Releasing, "{when}: manifest {n} is back");
+        }
+    }
+}
+
+/// A run with every kind of write: packs made and sealed, checkpoints, tombstones, compaction, removal.
+fn script(disk: &FaultyDisk, journal: &mut Journal) -> Result<(), Error> {
+    let store = memory(disk)?;
+    let blocks = |from: u64, n: u64| (from..from + n).map(|n| block(n, 4000)).collect::<Vec<_>>();
+    journal.pin(&store, 1, blocks(0, 20))?;
+    journal.pin(&store, 2, blocks(10, 20))?;
+    journal.pin(&store, 3, vec![block(100, 90_000), block(101, 90_000)])?;
+    journal.release(&store, 1)?;
+    wait(store.collect())?;
+    journal.release(&store, 3)?;
+    journal.pin(&store, 4, blocks(40, 10))?;
+    wait(store.collect())?;
+    wait(store.scrub())?;
+    wait(store.close())
+}
+
+#[test]
+fn r03_every_changing_call_may_fail() {
+    let disk = FaultyDisk::default();
+    let mut journal = Journal::default();
+    script(&disk, &mut journal).unwrap();
+    journal.check(&memory(&disk).unwrap(), "without a fault");
+    let calls = disk.calls();
+    assert!(calls > 100, "{calls}");
+    for n in 1..=calls {
+        for (fault, sticky) in [(Fault::Io, true), (Fault::Io, false), (Fault::Full, true)] {
+            let when = format!("{fault:?} at call {n} of {calls}, sticky {sticky}");
+            let disk = FaultyDisk::default();
+            let mut journal = Journal::default();
+            disk.fail_at(n, fault, sticky);
+            let ended = script(&disk, &mut journal);
+            assert!(
+                ended.is_err() || n > 1 && !sticky || journal.pinned.len() == 2,
+                "{when}: acknowledged {ended:?}"
+            );
+            disk.heal();
+            // The power goes at that moment, or only the process does.
+            for image in [disk.crash(n), disk] {
+                let store = memory(&image).unwrap_or_else(|e| panic!("{when}: {e}"));
+                journal.check(&store, &when);
+                wait(store.collect()).unwrap_or_else(|e| panic!("{when}: {e}"));
+                journal.check(&store, &when);
+                let report = wait(store.scrub()).unwrap();
+                assert_eq!((report.damaged.len(), report.missing.len()), (0, 0), "{when}");
+            }
+        }
+    }
+}
+
+#[test]
+fn r02_what_a_power_cut_leaves() {
+    let disk = FaultyDisk::default();
+    let journal = Arc::new(parking_lot::Mutex::new(Journal::default()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = std::thread::spawn({
+        let (disk, journal, stop) = (disk.clone(), journal.clone(), stop.clone());
+        move || {
+            let store = memory(&disk).unwrap();
+            for n in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let blocks: Vec<_> = (0..12).map(|b| block(n * 8 + b, 3000)).collect();
+                pin(&store, u128::from(n), &blocks).unwrap();
+                journal.lock().pinned.insert(u128::from(n), blocks);
+                if n % 16 == 0 {
+                    // Or the load outruns the collector on a busy machine, and the images grow without end.
+                    wait(store.collect()).unwrap();
+                }
+                if n >= 4 {
+                    let old = u128::from(n - 4);
+                    journal.lock().pinned.remove(&old);
+                    wait(store.release(id(old))).unwrap();
+                    journal.lock().released.insert(old);
+                }
+            }
+        }
+    });
+    for seed in 0..100 {
+        // Acknowledged before the cut: the image is taken while the journal stands still.
+        let (known, image) = {
+            let journal = journal.lock();
+            (journal.clone(), disk.crash(seed * 7919 + 1))
+        };
+        let when = format!("image {seed}");
+        let store = memory(&image).unwrap_or_else(|e| panic!("{when}: {e}"));
+        known.check(&store, &when);
+        wait(store.collect()).unwrap();
+        known.check(&store, &when);
+        drop(store);
+        // What open made of it survives the next cut as well.
+        known.check(&memory(&image.crash(seed)).unwrap(), &when);
+    }
+    stop.store(true, Ordering::Relaxed);
+    load.join().unwrap();
+}
+
+#[test]
+fn r03_a_failed_sync_ends_everything() {
+    let disk = FaultyDisk::default();
+    let store = memory(&disk).unwrap();
+    pin(&store, 1, &[block(1, 100)]).unwrap();
+    // The write, then its sync.
+    disk.fail_at(2, Fault::Io, false);
+    assert!(matches!(pin(&store, 2, &[block(2, 100)]), Err(Error::Poisoned(_))));
+    assert!(wait(store.poisoned()).contains("pack-"));
+    assert!(matches!(pin(&store, 3, &[block(3, 100)]), Err(Error::Poisoned(_))));
+    assert!(matches!(wait(store.release(id(1))), Err(Error::Poisoned(_))));
+    assert!(has(&store, &block(1, 100)), "reads go on");
+}
+
+#[test]
+fn r03_a_full_disk_refuses_and_recovers_by_itself() {
+    for step in 0..40 {
+        let room = 200_000 + step * 7_001;
+        let disk = FaultyDisk::new(1 << 30);
+        let store = memory(&disk).unwrap();
+        let mut journal = Journal::default();
+        journal.pin(&store, 0, (0..10).map(|n| block(n, 3000)).collect()).unwrap();
+        disk.resize(disk.used() + room);
+        let mut n = 1;
+        let refused = loop {
+            let blocks = (n * 10..n * 10 + 10).map(|n| block(n, 3000)).collect();
+            match journal.pin(&store, n.into(), blocks) {
+                Ok(()) => n += 1,
+                Err(e) => break e,
+            }
+        };
+        assert!(matches!(refused, Error::ReadOnly), "{refused}");
+        assert!(store.is_read_only() && store.stats().read_only);
+        journal.check(&store, "full");
+        // Letting go works on the full disk.
+        journal.release(&store, 0).unwrap();
+        disk.resize(1 << 30);
+        let deadline = std::time::Duration::from_secs(10);
+        wait(async {
+            tokio::time::timeout(deadline, async {
+                while store.is_read_only() {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            })
+            .await
+            .unwrap();
+        });
+        journal.pin(&store, n.into(), (n * 10..n * 10 + 10).map(|n| block(n, 3000)).collect()).unwrap();
+        wait(store.collect()).unwrap();
+        journal.check(&store, "space again");
+        drop(store);
+        journal.check(&memory(&disk).unwrap(), "reopened");
+    }
+}
+
+#[test]
+fn the_reserve_is_exact() {
+    for (short, refused) in [(-1_i64, false), (0, false), (1, true)] {
+        let disk = FaultyDisk::new(1 << 30);
+        let mut settings = settings(Path::new(ROOT), IndexKind::Redb);
+        drop(on(disk.clone(), settings.clone()).unwrap());
+        let free = (1_u64 << 30) - disk.used();
+        settings.reserve_bytes = Some(free.checked_add_signed(short).unwrap());
+        let store = on(disk, settings).unwrap();
+        assert_eq!(store.is_read_only(), refused, "{short}");
+        assert_eq!(matches!(pin(&store, 1, &[block(1, 100)]), Err(Error::ReadOnly)), refused, "{short}");
+    }
+}
+
+/// A store with two packs and more, closed.
+fn filled(disk: &FaultyDisk) -> Vec<Block> {
+    let blocks: Vec<_> = (0..60).map(|n| block(n, 3000)).collect();
+    let store = memory(disk).unwrap();
+    pin(&store, 1, &blocks).unwrap();
+    wait(store.close()).unwrap();
+    blocks
+}
+
+#[test]
+fn r04_flipped_bits_of_packs_are_found_and_never_served() {
+    let disk = FaultyDisk::default();
+    let blocks = filled(&disk);
+    let packs: Vec<_> =
+        disk.files().into_iter().filter(|(p, _)| p.to_string_lossy().contains("pack-")).collect();
+    let all: u64 = packs.iter().map(|(_, len)| len).sum();
+    for n in 0..200_u64 {
+        let image = disk.crash(1);
+        let mut bit = n * 0x9e37_79b9 % (all * 8);
+        let file = packs.iter().find(|(_, len)| {
+            let inside = bit < len * 8;
+            bit -= if inside { 0 } else { len * 8 };
+            inside
+        });
+        let (path, _) = file.unwrap();
+        assert!(image.flip(path, bit));
+        let store = memory(&image).unwrap();
+        let before: Vec<_> = blocks.iter().filter(|b| !has(&store, b)).cloned().collect();
+        let report = wait(store.scrub()).unwrap();
+        let found = report.damaged.len() as u64 + report.missing.len() as u64 + report.damaged_records;
+        assert!(found > 0, "bit {bit} of {}", path.display());
+        // What the scrub finds is what reads refuse, and a good copy mends it.
+        for b in blocks.iter().filter(|b| report.damaged.contains(b.cid().hash())) {
+            assert!(!has(&store, b));
+            assert_eq!(store.size(b.cid().hash()).unwrap(), None);
+            wait(store.repair(b.clone())).unwrap();
+            assert!(has(&store, b));
+        }
+        assert!(before.iter().all(|b| report.damaged.contains(b.cid().hash())));
+        assert!(blocks.iter().all(|b| has(&store, b)));
+        assert!(wait(store.scrub()).unwrap().damaged.is_empty());
+    }
+}
+
+#[test]
+fn r04_flipped_bits_of_the_index_are_survived() {
+    let disk = FaultyDisk::default();
+    let blocks = filled(&disk);
+    let index = Path::new(ROOT).join("index-1.redb");
+    let mut unnoticed = 0;
+    for n in 0..200_u64 {
+        let image = disk.crash(1);
+        let len = image.files().into_iter().find(|(p, _)| *p == index).unwrap().1;
+        // Most of a small redb file is never read again: the places are spread over its first 64 KiB too.
+        let bits = if n % 2 == 0 { len * 8 } else { len.min(64 << 10) * 8 };
+        assert!(image.flip(&index, n * 0x9e37_79b9 % bits));
+        let store = memory(&image).unwrap();
+        let served =
+            |s: &BlockStore| blocks.iter().filter(|b| s.get(b.cid()).is_ok_and(|g| g.is_some())).count();
+        if served(&store) < blocks.len() {
+            // The index lied or failed. The scrub or the next start knows.
+            let report = wait(store.scrub());
+            unnoticed += usize::from(report.is_ok_and(|r| r.damaged.len() + r.missing.len() == 0));
+            drop(store);
+            assert_eq!(served(&memory(&image).unwrap()), blocks.len(), "made again");
+        }
+    }
+    assert_eq!(unnoticed, 0);
+}
+
+#[test]
+fn r04_a_block_that_looks_like_records_is_only_bytes() {
+    // A stranger may pin bytes that look like our log. After damage open looks for the next record by its magic:
+    // what it finds must be ours.
+    let disk = FaultyDisk::default();
+    let store = memory(&disk).unwrap();
+    let mine = block(1, 3000);
+    pin(&store, 1, std::slice::from_ref(&mine)).unwrap();
+    let path = Path::new(ROOT).join("packs/pack-00000001");
+    let file = floe_blockstore::Disk::open(&disk, &path, Open::Existing).unwrap();
+    let mut bytes = vec![0; file.size().unwrap() as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    let forged = Block::of(floe_core::cid::code::RAW, bytes.into()).unwrap();
+    pin(&store, 2, std::slice::from_ref(&forged)).unwrap();
+    let after = block(2, 3000);
+    pin(&store, 3, std::slice::from_ref(&after)).unwrap();
+    let start = 32 + 3000; // inside the first record's neighbours: the forged block's header is behind it
+    drop(store);
+    for byte in (start..start + 400).step_by(8) {
+        let image = disk.crash(1);
+        image.flip(&path, byte * 8);
+        image.flip(&path, byte * 8 + 1);
+        let store = memory(&image).unwrap();
+        let manifests = store.manifests().unwrap();
+        assert!(manifests.len() <= 3, "{manifests:?}");
+        assert!(has(&store, &after));
+    }
+}
+
+#[test]
+fn r10_foreign_newer_and_half_written_directories() {
+    let open = |dir: &Path| on(floe_blockstore::RealDisk, settings(dir, IndexKind::Redb));
+    let refused = |dir: &Path, word: &str| match open(dir) {
+        Err(e @ Error::Directory { .. }) => assert!(e.to_string().contains(word), "{e}"),
+        other => panic!("{word}: {:?}", other.err()),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("letters.txt"), "dear").unwrap();
+    refused(dir.path(), "letters.txt");
+    std::fs::write(dir.path().join("FORMAT"), "floe blocks 2\nsalt 00\n").unwrap();
+    refused(dir.path(), "version 2");
+    std::fs::write(dir.path().join("FORMAT"), "something else").unwrap();
+    refused(dir.path(), "not one of a Floe block store");
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("packs")).unwrap();
+    std::fs::write(dir.path().join("FORMAT.new"), "floe bl").unwrap();
+    let store = open(dir.path()).unwrap();
+    pin(&store, 1, &[block(1, 100)]).unwrap();
+    wait(store.close()).unwrap();
+    for damage in ["", "floe", "\0\0\0\0\0\0\0\0"] {
+        std::fs::write(dir.path().join("FORMAT"), damage).unwrap();
+        assert!(has(&open(dir.path()).unwrap(), &block(1, 100)), "{damage:?}");
+    }
+    std::fs::remove_file(dir.path().join("FORMAT")).unwrap();
+    assert!(has(&open(dir.path()).unwrap(), &block(1, 100)));
+    for kind in KINDS {
+        let index = if kind == IndexKind::Redb { "index-1.redb" } else { "index-1.sled/db" };
+        for damage in [&b""[..], b"x", &[7; 9000]] {
+            drop(real(dir.path(), kind));
+            std::fs::write(dir.path().join(index), damage).unwrap();
+            let store = real(dir.path(), kind);
+            assert!(has(&store, &block(1, 100)), "{index} {damage:?}");
+        }
+    }
+    // A pack whose making was cut off.
+    std::fs::write(dir.path().join("packs/pack-00000002"), "FLO").unwrap();
+    let store = open(dir.path()).unwrap();
+    pin(&store, 2, &[block(2, 100)]).unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert!(has(&store, &block(1, 100)) && has(&store, &block(2, 100)));
+}
