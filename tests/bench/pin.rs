@@ -2,6 +2,7 @@
 //! that pins the same DAG from the same Kubo. Ratios, in one run; absolute figures do not hold on shared machines.
 //!
 //! `tests/bench/run` builds what this needs and starts it. `FLOE_BENCH_RUNS` (3) and `FLOE_BENCH_MIB` (1024) scale it.
+#![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
 use std::path::Path;
 use std::time::Duration;
@@ -66,7 +67,9 @@ fn main() -> Result<()> {
 /// Floe pins from a peer that serves from memory, and a raw libp2p stream of the same bytes from the same process
 /// over the same transport (TCP, Noise, yamux with Floe's windows).
 async fn against_raw_stream(runs: usize) -> Result<()> {
-    println!("\n| from a peer in memory, into durable packs | Floe MB/s | raw stream MB/s | ratio | blocks/s | Floe CPU s | peak MiB |");
+    println!(
+        "\n| from a peer in memory, into durable packs | Floe MB/s | raw stream MB/s | ratio | blocks/s | Floe CPU s | peak MiB |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for case in cases() {
         let mut rows = Vec::new();
@@ -88,7 +91,10 @@ async fn against_raw_stream(runs: usize) -> Result<()> {
         let cpu = median(rows.iter().map(|(t, _)| t.cpu).collect());
         let peak = median(rows.iter().map(|(t, _)| t.peak_mib).collect());
         let blocks = ours * 1e6 / case.leaf_bytes as f64;
-        println!("| {} | {ours:.0} | {raw:.0} | {ratio:.2} | {blocks:.0} | {cpu:.2} | {peak:.0} |", case.name);
+        println!(
+            "| {} | {ours:.0} | {raw:.0} | {ratio:.2} | {blocks:.0} | {cpu:.2} | {peak:.0} |",
+            case.name
+        );
     }
     Ok(())
 }
@@ -98,7 +104,9 @@ async fn beside_kubo(runs: usize) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let source = Kubo::start(&dir.path().join("source"))?;
     let origins = source.addresses()?;
-    println!("\n| from one Kubo | Floe s | Kubo s | time ratio | Floe CPU s | Kubo CPU s | CPU ratio | Floe peak MiB | Kubo peak MiB |");
+    println!(
+        "\n| from one Kubo | Floe s | Kubo s | time ratio | Floe CPU s | Kubo CPU s | CPU ratio | Floe peak MiB | Kubo peak MiB |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|");
     for case in cases() {
         let path = dir.path().join("data");
@@ -160,7 +168,8 @@ async fn floe_pins(floe: &Floe, cid: &str, origins: &[String]) -> Result<Took> {
 
 fn kubo_pins(place: &Path, cid: &str, origins: &[String]) -> Result<Took> {
     let kubo = Kubo::start(&place.join("kubo"))?;
-    let connected = origins.iter().any(|o| o.contains("/tcp/") && kubo.ipfs(&["swarm", "connect", o]).is_ok());
+    let connected =
+        origins.iter().any(|o| o.contains("/tcp/") && kubo.ipfs(&["swarm", "connect", o]).is_ok());
     ensure!(connected, "the second Kubo cannot reach the first at {origins:?}");
     let pid = kubo.pid().unwrap_or_default();
     reset_peak(pid);

@@ -9,7 +9,8 @@ const FANOUT: usize = 174;
 
 /// Cuts `data` into raw leaves and builds the tree over them; the root comes last.
 pub fn over(data: &[u8], leaf_bytes: usize) -> Vec<Block> {
-    let leaf = |chunk: &[u8]| Block::of(code::RAW, Bytes::copy_from_slice(chunk)).expect("leaves are small enough");
+    let leaf =
+        |chunk: &[u8]| Block::of(code::RAW, Bytes::copy_from_slice(chunk)).expect("leaves are small enough");
     let mut level: Vec<Block> = data.chunks(leaf_bytes).map(leaf).collect();
     let mut all = level.clone();
     while level.len() > 1 || all.len() == 1 {

@@ -130,7 +130,8 @@ impl Floe {
 
     /// `POST /pins`; the request id.
     pub async fn pin(&self, cid: &str, origins: &[String]) -> Result<String> {
-        let (status, body) = self.call("POST", "/pins", Some(json!({"cid": cid, "origins": origins}))).await?;
+        let (status, body) =
+            self.call("POST", "/pins", Some(json!({"cid": cid, "origins": origins}))).await?;
         ensure!(status == 202, "POST /pins answered {status}: {body}");
         Ok(body["requestid"].as_str().context("no requestid")?.to_owned())
     }

@@ -3,6 +3,8 @@
 //!
 //! A suite knows Floe only by what a user knows: the command line, the ports, the files of the data directory.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "suites and benches speak to a person")]
+
 pub mod dag;
 pub mod floe;
 pub mod kubo;

@@ -58,7 +58,8 @@ pub async fn serve(chunks: Vec<Bytes>) -> Result<Multiaddr> {
 /// Reads a stream of [`serve`] to its end: how long from the first byte asked for to the last.
 pub async fn read(address: &Multiaddr, len: usize) -> Result<Duration> {
     let mut transport = transport()?;
-    let dial = transport.dial(address.clone(), DialOpts { role: Endpoint::Dialer, port_use: PortUse::New })?;
+    let dial =
+        transport.dial(address.clone(), DialOpts { role: Endpoint::Dialer, port_use: PortUse::New })?;
     let (_, mut muxer) = dial.await?;
     let begun = crate::floe::now();
     let mut stream = poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await?;

@@ -81,7 +81,8 @@ impl Seeder {
     pub async fn start() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let memory = Arc::new(Memory::default());
-        let mut settings = Settings::local(dir.path().to_owned(), Identity::File(dir.path().join("identity.key")));
+        let mut settings =
+            Settings::local(dir.path().to_owned(), Identity::File(dir.path().join("identity.key")));
         settings.private_addresses = PrivateAddresses::Allow;
         let components = floe_ipfs::Components {
             blocks: memory.clone(),
@@ -130,7 +131,8 @@ impl Seeder {
         let before = self.node.status().peers;
         // A session dials its origins when it first wants something; it stays open until the peer is there.
         let root = Block::of(floe_core::cid::code::RAW, Bytes::from_static(b"nobody has this"))?;
-        let hints = SessionHints { root: *root.cid(), origins: vec![address.to_owned()], local_request: true };
+        let hints =
+            SessionHints { root: *root.cid(), origins: vec![address.to_owned()], local_request: true };
         let mut session = self.node.open(hints);
         session.want(&[*root.cid()]);
         let begun = crate::floe::now();
@@ -144,8 +146,7 @@ impl Seeder {
     /// Fetches blocks from these addresses and from nobody else.
     pub async fn fetch(&self, cids: &[Cid], from: &[String], within: Duration) -> Result<Vec<Block>> {
         let root = *cids.first().context("nothing to fetch")?;
-        let mut session =
-            self.node.open(SessionHints { root, origins: from.to_vec(), local_request: true });
+        let mut session = self.node.open(SessionHints { root, origins: from.to_vec(), local_request: true });
         let mut left = cids.iter().copied().collect::<std::collections::HashSet<_>>();
         let mut queue = cids.to_vec();
         let mut got = Vec::new();
@@ -221,9 +222,9 @@ impl Drop for Child {
 }
 
 /// The process behind [`Child`]: `seed LEN LEAF_BYTES`. Prints one line of JSON and serves until it is killed.
-#[expect(clippy::print_stdout, reason = "the line is what the parent waits for")]
 pub fn child_main() -> Result<()> {
-    let number = |n: usize| -> Result<usize> { Ok(std::env::args().nth(n).context("seed LEN LEAF_BYTES")?.parse()?) };
+    let number =
+        |n: usize| -> Result<usize> { Ok(std::env::args().nth(n).context("seed LEN LEAF_BYTES")?.parse()?) };
     let (len, leaf_bytes) = (number(2)?, number(3)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -39,7 +39,10 @@ async fn read_only(floe: &Floe) -> Result<bool> {
 async fn r03_a_full_disk_refuses_writes_and_recovers() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let Some(disk) = SmallDisk::mount(&dir.path().join("small"), 256) else {
-        skipped("r03_a_full_disk_refuses_writes_and_recovers", "a small file system cannot be mounted (needs root)");
+        skipped(
+            "r03_a_full_disk_refuses_writes_and_recovers",
+            "a small file system cannot be mounted (needs root)",
+        );
         return Ok(());
     };
     let home = disk.0.join("floe");
@@ -101,7 +104,10 @@ async fn r03_a_full_disk_refuses_writes_and_recovers() -> Result<()> {
 async fn r03_a_running_pin_pauses_on_a_full_disk_and_never_fails_for_it() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let Some(disk) = SmallDisk::mount(&dir.path().join("small"), 160) else {
-        skipped("r03_a_running_pin_pauses_on_a_full_disk", "a small file system cannot be mounted (needs root)");
+        skipped(
+            "r03_a_running_pin_pauses_on_a_full_disk",
+            "a small file system cannot be mounted (needs root)",
+        );
         return Ok(());
     };
     let home = disk.0.join("floe");

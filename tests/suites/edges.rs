@@ -21,8 +21,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Top-level names that may be there. Nothing else.
 const TOP: &[&str] = &[
-    "Cargo.toml", "Cargo.lock", "crates", "bin", "docs", "tests", "deny.toml", "README.md", "CHANGELOG.md",
-    "LICENSE-MIT", "LICENSE-APACHE", "target",
+    "Cargo.toml",
+    "Cargo.lock",
+    "crates",
+    "bin",
+    "docs",
+    "tests",
+    "deny.toml",
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE-MIT",
+    "LICENSE-APACHE",
+    "target",
 ];
 
 fn root() -> &'static Path {
@@ -43,7 +53,8 @@ fn edges(manifest: &str) -> (String, BTreeSet<String>) {
         } else if section == "[package]" && line.starts_with("name") {
             name = line.split('"').nth(1).unwrap_or_default().to_owned();
         } else if section == "[dependencies]" {
-            let key: String = line.chars().take_while(|c| c.is_alphanumeric() || *c == '-' || *c == '_').collect();
+            let key: String =
+                line.chars().take_while(|c| c.is_alphanumeric() || *c == '-' || *c == '_').collect();
             found.insert(key);
         }
     }
@@ -57,7 +68,8 @@ fn crates_name_only_whom_they_may() {
         ALLOWED.iter().map(|(name, deps)| (*name, deps.iter().copied().collect())).collect();
     let mut seen = BTreeSet::new();
     let folders = ["crates", "bin"].iter().flat_map(|d| std::fs::read_dir(root().join(d)).unwrap());
-    let manifests = folders.map(|e| e.unwrap().path().join("Cargo.toml")).chain([root().join("tests/Cargo.toml")]);
+    let manifests =
+        folders.map(|e| e.unwrap().path().join("Cargo.toml")).chain([root().join("tests/Cargo.toml")]);
     for manifest in manifests.filter(|m| m.exists()) {
         let (name, found) = edges(&std::fs::read_to_string(&manifest).unwrap());
         let may = allowed.get(name.as_str()).unwrap_or_else(|| panic!("{name} is not in the list of crates"));
@@ -73,7 +85,10 @@ fn crates_name_only_whom_they_may() {
 fn the_top_level_holds_nothing_else() {
     for entry in std::fs::read_dir(root()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(name.starts_with('.') || TOP.contains(&name.as_str()), "{name} does not belong at the top level");
+        assert!(
+            name.starts_with('.') || TOP.contains(&name.as_str()),
+            "{name} does not belong at the top level"
+        );
     }
     assert!(!root().join("rust-toolchain").exists() && !root().join("rust-toolchain.toml").exists());
 }

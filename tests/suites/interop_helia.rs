@@ -13,7 +13,10 @@ use floe_tests::skipped;
 #[test]
 fn helia_pushes_100_mib_and_reads_it_back() -> Result<()> {
     if std::env::var_os("FLOE_TEST_HELIA").is_none() {
-        skipped("helia_pushes_100_mib_and_reads_it_back", "FLOE_TEST_HELIA is not set (needs Node 20 and npm)");
+        skipped(
+            "helia_pushes_100_mib_and_reads_it_back",
+            "FLOE_TEST_HELIA is not set (needs Node 20 and npm)",
+        );
         return Ok(());
     }
     let suite = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/helia");

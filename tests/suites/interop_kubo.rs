@@ -46,7 +46,12 @@ fn file(dir: &Path, name: &str, len: usize, seed: u64) -> Result<String> {
 
 fn remote_status(kubo: &Kubo, cid: &str) -> Result<String> {
     kubo.ipfs(&[
-        "pin", "remote", "ls", "--service=floe", "--status=queued,pinning,pinned,failed", &format!("--cid={cid}"),
+        "pin",
+        "remote",
+        "ls",
+        "--service=floe",
+        "--status=queued,pinning,pinned,failed",
+        &format!("--cid={cid}"),
     ])
 }
 
@@ -60,7 +65,8 @@ fn files_of_each_size_come_back_from_floe_alone() -> Result<()> {
         let path = file(&dir, name, len, len as u64)?;
         let cid = world.kubo.ipfs(&["add", "-Q", "--cid-version=1", &path])?;
         let begun = now();
-        let out = world.kubo.ipfs(&["pin", "remote", "add", "--service=floe", &format!("--name={name}"), &cid])?;
+        let out =
+            world.kubo.ipfs(&["pin", "remote", "add", "--service=floe", &format!("--name={name}"), &cid])?;
         ensure!(out.contains("pinned"), "ipfs pin remote add said: {out}");
         println!("{name}: pinned in {:.2?}", begun.elapsed());
         pinned.push((name, cid, path));
@@ -91,12 +97,21 @@ fn a_sharded_directory_of_10_000_entries_and_dag_cbor() -> Result<()> {
         std::fs::write(tree.join(format!("entry number {i:05} of the sharded directory")), format!("{i}\n"))?;
     }
     world.kubo.ipfs(&["config", "--json", "Import.UnixFSHAMTDirectorySizeThreshold", "\"1KiB\""])?;
-    let root =
-        world.kubo.ipfs(&["add", "-r", "-Q", "--cid-version=1", "--raw-leaves=false", &tree.display().to_string()])?;
+    let root = world.kubo.ipfs(&[
+        "add",
+        "-r",
+        "-Q",
+        "--cid-version=1",
+        "--raw-leaves=false",
+        &tree.display().to_string(),
+    ])?;
     world.kubo.ipfs(&["pin", "remote", "add", "--service=floe", "--name=tree", &root])?;
 
     let node = world.dir.path().join("node.json");
-    std::fs::write(&node, json!({"what": "a dag-cbor node", "tree": {"/": root}, "list": [1, 2, 3]}).to_string())?;
+    std::fs::write(
+        &node,
+        json!({"what": "a dag-cbor node", "tree": {"/": root}, "list": [1, 2, 3]}).to_string(),
+    )?;
     let cbor = world.kubo.ipfs(&["dag", "put", "--store-codec=dag-cbor", &node.display().to_string()])?;
     world.kubo.ipfs(&["pin", "remote", "add", "--service=floe", "--name=cbor", &cbor])?;
 
@@ -111,7 +126,10 @@ fn a_sharded_directory_of_10_000_entries_and_dag_cbor() -> Result<()> {
         ensure!(std::fs::read_to_string(got.join(&entry))? == format!("{i}\n"), "{entry} came back changed");
     }
     let back: Value = serde_json::from_str(&reader.ipfs(&["dag", "get", &cbor])?)?;
-    ensure!(back["tree"]["/"] == root.as_str() && back["list"] == json!([1, 2, 3]), "dag-cbor came back as {back}");
+    ensure!(
+        back["tree"]["/"] == root.as_str() && back["list"] == json!([1, 2, 3]),
+        "dag-cbor came back as {back}"
+    );
     Ok(())
 }
 
@@ -124,7 +142,11 @@ fn background_statuses_and_force_removal_over_25_pins() -> Result<()> {
     world.kubo.ipfs(&["pin", "remote", "add", "--service=floe", "--background", "--name=dead", dead])?;
     let begun = now();
     while !remote_status(&world.kubo, dead)?.contains("pinning") {
-        ensure!(begun.elapsed() < Duration::from_secs(30), "never pinning: {}", remote_status(&world.kubo, dead)?);
+        ensure!(
+            begun.elapsed() < Duration::from_secs(30),
+            "never pinning: {}",
+            remote_status(&world.kubo, dead)?
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
     for i in 0..26u64 {
@@ -180,7 +202,10 @@ fn the_mfs_policy_pins_and_replaces() -> Result<()> {
                 break;
             }
             // The policy looks once in a while; Kubo's own pause between two looks is 5 minutes at the most.
-            ensure!(begun.elapsed() < Duration::from_secs(60), "round {round}: {root} was not pinned: {pins}");
+            ensure!(
+                begun.elapsed() < Duration::from_secs(60),
+                "round {round}: {root} was not pinned: {pins}"
+            );
             std::thread::sleep(Duration::from_millis(250));
         }
     }

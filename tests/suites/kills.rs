@@ -52,11 +52,18 @@ async fn r01_nothing_acknowledged_is_lost_to_kill_9() -> Result<()> {
 
     for round in 0..kills() {
         let floe = Arc::new(Floe::start(&home, &Options::default())?);
-        ensure!(floe.ready_after < Duration::from_secs(5), "round {round}: ready after {:?}", floe.ready_after);
-        compare(&floe, &*journal.lock().await).await.with_context(|| format!("round {round}, seed {seed}"))?;
+        ensure!(
+            floe.ready_after < Duration::from_secs(5),
+            "round {round}: ready after {:?}",
+            floe.ready_after
+        );
+        compare(&floe, &*journal.lock().await)
+            .await
+            .with_context(|| format!("round {round}, seed {seed}"))?;
         let load: Vec<_> = (0..4)
             .map(|_| {
-                let (floe, journal, roots, seeder) = (floe.clone(), journal.clone(), roots.clone(), seeder.clone());
+                let (floe, journal, roots, seeder) =
+                    (floe.clone(), journal.clone(), roots.clone(), seeder.clone());
                 let rng = StdRng::seed_from_u64(rng.random());
                 tokio::spawn(mixed_load(floe, journal, roots, seeder.addresses(), rng))
             })
@@ -84,7 +91,12 @@ async fn r01_nothing_acknowledged_is_lost_to_kill_9() -> Result<()> {
         let got = reader.fetch(&cids, &[floe.swarm_tcp()], Duration::from_secs(60)).await?;
         ensure!(got.len() == cids.len(), "{cid}: {} of {} blocks", got.len(), cids.len());
     }
-    println!("{} pins live, {} gone, {} unknown", journal.live.len(), journal.gone.len(), journal.unknown.len());
+    println!(
+        "{} pins live, {} gone, {} unknown",
+        journal.live.len(),
+        journal.gone.len(),
+        journal.unknown.len()
+    );
     ensure!(floe.stop()? == 0);
     let verify = run(&["verify", "--offline", "--data-dir", &home.display().to_string()], &[])?;
     ensure!(verify.status.code() == Some(0), "verify --offline: {}", String::from_utf8_lossy(&verify.stdout));
@@ -98,7 +110,10 @@ async fn compare(floe: &Floe, journal: &Journal) -> Result<()> {
         }
         let (code, body) = floe.call("GET", &format!("/pins/{id}"), None).await?;
         ensure!(code == 200, "the acknowledged pin {id} is lost: {code}");
-        ensure!(body["pin"]["cid"] == cid.as_str() && body["status"] != "failed", "the pin {id} changed: {body}");
+        ensure!(
+            body["pin"]["cid"] == cid.as_str() && body["status"] != "failed",
+            "the pin {id} changed: {body}"
+        );
     }
     for id in &journal.gone {
         let (code, _) = floe.call("GET", &format!("/pins/{id}"), None).await?;
@@ -161,8 +176,18 @@ async fn r01_a_crash_at_each_named_point() -> Result<()> {
         return Ok(());
     }
     let points = [
-        "pack.append", "pack.synced", "index.apply", "rows.before_commit", "rows.after_commit", "pin.queued",
-        "pin.frontier", "pin.refs", "pin.settled", "unpin.rows", "gc.claimed", "gc.tombstone",
+        "pack.append",
+        "pack.synced",
+        "index.apply",
+        "rows.before_commit",
+        "rows.after_commit",
+        "pin.queued",
+        "pin.frontier",
+        "pin.refs",
+        "pin.settled",
+        "unpin.rows",
+        "gc.claimed",
+        "gc.tombstone",
     ];
     let seeder = Seeder::start().await?;
     let blocks = dag::over(&noise(3 << 20, 5), 128 << 10);
@@ -199,7 +224,11 @@ async fn r01_a_crash_at_each_named_point() -> Result<()> {
         ensure!(got.is_ok_and(|g| g.len() == cids.len()), "after {point}: blocks are missing");
         ensure!(floe.stop()? == 0, "after {point}");
         let verify = run(&["verify", "--offline", "--data-dir", &home.display().to_string()], &[])?;
-        ensure!(verify.status.code() == Some(0), "after {point}: {}", String::from_utf8_lossy(&verify.stdout));
+        ensure!(
+            verify.status.code() == Some(0),
+            "after {point}: {}",
+            String::from_utf8_lossy(&verify.stdout)
+        );
     }
     Ok(())
 }

@@ -43,7 +43,8 @@ async fn a_pin_outlives_its_origin_and_a_restart() -> Result<()> {
 
     let id = floe.pin(&root.to_string(), &seeder.addresses()).await?;
     let done = floe.wait_for(&id, "pinned", SOON).await?;
-    ensure!(done["info"]["progress_blocks"] == blocks.len().to_string(), "info: {}", done["info"]);
+    let blocks_said = blocks.len().to_string();
+    ensure!(done["info"]["progress_blocks"] == blocks_said.as_str(), "info: {}", done["info"]);
     seeder.stop().await;
     reads_back(&floe, &blocks).await?;
     ensure!(floe.stop()? == 0, "a clean stop ends with 0");
@@ -80,7 +81,11 @@ async fn replacing_fetches_the_difference_and_removing_frees_the_space() -> Resu
     ensure!(floe.call("GET", &format!("/pins/{first}"), None).await?.0 == 404, "the old id is gone at once");
     floe.wait_for(&second, "pinned", SOON).await?;
     // One leaf and the root differ.
-    ensure!(seeder.served() - served == 2, "{} blocks were fetched for the difference", seeder.served() - served);
+    ensure!(
+        seeder.served() - served == 2,
+        "{} blocks were fetched for the difference",
+        seeder.served() - served
+    );
 
     ensure!(floe.call("DELETE", &format!("/pins/{second}"), None).await?.0 == 202);
     ensure!(floe.call("GET", &format!("/pins/{second}"), None).await?.0 == 404);
@@ -105,7 +110,8 @@ async fn two_accounts_share_blocks_and_never_see_each_other() -> Result<()> {
     let home_arg = home.display().to_string();
     let cli = |args: &[&str]| run(&[args, &["--data-dir", &home_arg, "--json"]].concat(), &[]);
     ensure!(cli(&["account", "create", "alice"])?.status.success());
-    let made = cli(&["token", "create", "--account", "alice", "--scope", "pins:read", "--scope", "pins:write"])?;
+    let made =
+        cli(&["token", "create", "--account", "alice", "--scope", "pins:read", "--scope", "pins:write"])?;
     let made: Value = serde_json::from_slice(&made.stdout)?;
     let alice = made["secret"].as_str().context("no secret")?.to_owned();
     let http = reqwest::Client::new();
