@@ -143,7 +143,7 @@ pub struct Bound {
 /// Checks the settings and takes both ports. Early, so that a port in use is known before anything is opened.
 ///
 /// # Errors
-/// [`Error`], which names the setting.
+/// [enum@Error], which names the setting.
 pub async fn bind(settings: Settings) -> Result<Bound, Error> {
     let public_host = settings.public_url.as_deref().map(front::public_host).transpose()?;
     let prefixes = path::Prefixes::new(&settings.path_prefixes)?;
@@ -157,7 +157,7 @@ pub async fn bind(settings: Settings) -> Result<Bound, Error> {
 /// [`bind`] and [`Bound::start`] in one.
 ///
 /// # Errors
-/// [`Error`].
+/// [enum@Error].
 pub async fn start(settings: Settings, components: Components) -> Result<Server, Error> {
     Ok(bind(settings).await?.start(components))
 }

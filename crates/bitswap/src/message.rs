@@ -12,7 +12,7 @@
 //! skipped, as protobuf demands; lengths are checked against what is there; nothing is allocated from a length
 //! on the wire. A CID that is malformed fails the message; one that is well formed but proves nothing
 //! (`floe_core::cid::check`) or carries its data inline is left out, because old and odd peers send them in
-//! good faith. Entries above [`ENTRIES_PER_MESSAGE`](crate::limits::ENTRIES_PER_MESSAGE) are left out too.
+//! good faith. Entries above [`ENTRIES_PER_MESSAGE`] are left out too.
 //!
 //! Writing makes a [`Frame`]: slices in order, small parts gathered, payloads as they are.
 

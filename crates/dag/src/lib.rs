@@ -1,6 +1,6 @@
 //! What a block links to, in every codec that real DAGs use, and the walk over a DAG.
 //!
-//! - [`scan`] and [`links`] read the links of one block. Decoders are total: no recursion, no allocation sized
+//! - [`scan`] and [`links()`] read the links of one block. Decoders are total: no recursion, no allocation sized
 //!   by a length that was read, no panic.
 //! - [`unixfs`] reads the UnixFS fields of a dag-pb node and refuses bogus HAMT shards.
 //! - [`Walk`] visits each block of a DAG once, sans IO: it says what to look at next and is told what was found.

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Only CIDs wait here. Bytes exist from the start of a job, which happens when the peer has room for them,
-//! until they are written: at most [`OUTSTANDING_PER_PEER`](crate::limits::OUTSTANDING_PER_PEER) plus one
-//! block for a peer and [`OUTSTANDING_BYTES`](crate::limits::OUTSTANDING_BYTES) over all (threat T10). A want
+//! until they are written: at most [`OUTSTANDING_PER_PEER`] plus one
+//! block for a peer and [`OUTSTANDING_BYTES`] over all (threat T10). A want
 //! for a block that is not here stays, so that the peer gets the block when a pin brings it.
 //!
 //! Wants are bounded per peer and over all, and go with the peer (threat T1, CVE-2023-25568). Which peer is
