@@ -1,7 +1,8 @@
 //! Pinning, measured whole: the built binary against a raw stream of the same bytes, and beside a second Kubo
 //! that pins the same DAG from the same Kubo. Ratios, in one run; absolute figures do not hold on shared machines.
 //!
-//! `tests/bench/run` builds what this needs and starts it. `FLOE_BENCH_RUNS` (3) and `FLOE_BENCH_MIB` (1024) scale it.
+//! `tests/bench/run` builds what this needs and starts it. `FLOE_BENCH_RUNS` (3) and `FLOE_BENCH_MIB` (1024) scale it;
+//! `FLOE_BENCH_ONLY=raw` or `kubo` runs one half.
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
 use std::path::Path;
@@ -54,7 +55,13 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let runs = setting("FLOE_BENCH_RUNS", 3);
     runtime.block_on(async {
-        against_raw_stream(runs).await?;
+        let only = std::env::var("FLOE_BENCH_ONLY").unwrap_or_default();
+        if only != "kubo" {
+            against_raw_stream(runs).await?;
+        }
+        if only == "raw" {
+            return Ok(());
+        }
         if kubo::binary().is_some() {
             beside_kubo(runs).await?;
         } else {
