@@ -2,7 +2,8 @@
 //! that pins the same DAG from the same Kubo. Ratios, in one run; absolute figures do not hold on shared machines.
 //!
 //! `tests/bench/run` builds what this needs and starts it. `FLOE_BENCH_RUNS` (3) and `FLOE_BENCH_MIB` (1024) scale it;
-//! `FLOE_BENCH_ONLY=raw` or `kubo` runs one half.
+//! `FLOE_BENCH_ONLY=raw`, `afar`, `kubo` or `serve` runs one part, `FLOE_BENCH_CASE` the cases whose
+//! name contains it.
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
 use std::path::Path;
@@ -36,11 +37,14 @@ fn setting(name: &str, default: usize) -> usize {
 
 fn cases() -> Vec<Case> {
     let len = setting("FLOE_BENCH_MIB", 1024) << 20;
-    vec![
+    let only = std::env::var("FLOE_BENCH_CASE").unwrap_or_default();
+    let mut cases = vec![
         Case { name: "256 KiB leaves", chunker: "size-262144", leaf_bytes: 256 << 10, len },
         Case { name: "1 MiB leaves", chunker: "size-1048576", leaf_bytes: 1 << 20, len },
         Case { name: "100,000 leaves of 256 B", chunker: "size-256", leaf_bytes: 256, len: 25_600_000 },
-    ]
+    ];
+    cases.retain(|case| case.name.contains(&only));
+    cases
 }
 
 fn median(mut of: Vec<f64>) -> f64 {
@@ -56,16 +60,22 @@ fn main() -> Result<()> {
     let runs = setting("FLOE_BENCH_RUNS", 3);
     runtime.block_on(async {
         let only = std::env::var("FLOE_BENCH_ONLY").unwrap_or_default();
-        if only != "kubo" {
+        let wanted = |part: &str| only.is_empty() || only == part;
+        if wanted("raw") {
             against_raw_stream(runs).await?;
         }
-        if only == "raw" {
+        if wanted("afar") {
+            from_afar(runs).await?;
+        }
+        if kubo::binary().is_none() {
+            println!("skipped: beside Kubo: FLOE_TEST_KUBO names no Kubo binary");
             return Ok(());
         }
-        if kubo::binary().is_some() {
+        if wanted("kubo") {
             beside_kubo(runs).await?;
-        } else {
-            println!("skipped: beside Kubo: FLOE_TEST_KUBO names no Kubo binary");
+        }
+        if wanted("serve") {
+            serving(runs).await?;
         }
         Ok(())
     })
@@ -106,6 +116,82 @@ async fn against_raw_stream(runs: usize) -> Result<()> {
     Ok(())
 }
 
+/// The same with 50 ms round trip to the peer, for both.
+async fn from_afar(runs: usize) -> Result<()> {
+    const ONE_WAY: Duration = Duration::from_millis(25);
+    println!("\n| 50 ms away | Floe MB/s | raw stream MB/s | ratio |\n|---|---|---|---|");
+    let len = (setting("FLOE_BENCH_MIB", 1024) << 20) / 8;
+    for leaf_bytes in [256 << 10, 1 << 20] {
+        let mut rows = Vec::new();
+        for _ in 0..runs {
+            let seed = seeder::Child::start(len, leaf_bytes)?;
+            let (addresses, raw) = seed.from_afar(ONE_WAY).await?;
+            let dir = tempfile::tempdir()?;
+            let floe = Floe::start(&dir.path().join("floe"), &Options::default())?;
+            rows.push((floe_pins(&floe, &seed.root, &addresses).await?.wall, raw.as_secs_f64()));
+        }
+        let mb = len as f64 / 1e6;
+        let ours = median(rows.iter().map(|(t, _)| mb / t).collect());
+        let raw = median(rows.iter().map(|(_, r)| mb / r).collect());
+        let ratio = median(rows.iter().map(|(t, r)| r / t).collect());
+        println!("| {} KiB leaves | {ours:.0} | {raw:.0} | {ratio:.2} |", leaf_bytes >> 10);
+    }
+    Ok(())
+}
+
+/// A fresh Kubo pins a DAG from Floe, and another the same DAG from the Kubo that Floe had it from, in turn.
+async fn serving(runs: usize) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let source = Kubo::start(&dir.path().join("source"))?;
+    let floe = Floe::start(&dir.path().join("floe"), &Options::default())?;
+    println!(
+        "\n| to a Kubo | from Floe s | from Kubo s | time ratio | Floe CPU s | Kubo CPU s | CPU ratio |\n|---|---|---|---|---|---|---|"
+    );
+    for case in cases() {
+        let cid = added(&source, dir.path(), &case)?;
+        floe_pins(&floe, &cid, &source.addresses()?).await?;
+        let mut rows = Vec::new();
+        for run in 0..=runs {
+            let place = dir.path().join(format!("run-{run}"));
+            std::fs::create_dir(&place)?;
+            let fetch = |name: &str, from: &[String], server: u32| -> Result<Took> {
+                let before = cpu(server);
+                let mut took = kubo_pins(&place.join(name), &cid, from)?;
+                took.cpu = cpu(server).saturating_sub(before).as_secs_f64();
+                Ok(took)
+            };
+            let ours = fetch("from-floe", &[floe.swarm_tcp()], floe.pid())?;
+            let theirs = fetch("from-kubo", &source.addresses()?, source.pid().unwrap_or_default())?;
+            std::fs::remove_dir_all(&place)?;
+            if run > 0 {
+                rows.push((ours, theirs));
+            }
+        }
+        let of = |f: &dyn Fn(&(Took, Took)) -> f64| median(rows.iter().map(f).collect());
+        println!(
+            "| {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
+            case.name,
+            of(&|r| r.0.wall),
+            of(&|r| r.1.wall),
+            of(&|r| r.0.wall / r.1.wall),
+            of(&|r| r.0.cpu),
+            of(&|r| r.1.cpu),
+            of(&|r| r.0.cpu / r.1.cpu),
+        );
+    }
+    Ok(())
+}
+
+/// Adds the bytes of a case to a Kubo; the root.
+fn added(kubo: &Kubo, dir: &Path, case: &Case) -> Result<String> {
+    let path = dir.join("data");
+    std::fs::write(&path, noise(case.len, case.leaf_bytes as u64))?;
+    let chunker = format!("--chunker={}", case.chunker);
+    let cid = kubo.ipfs(&["add", "-Q", "--cid-version=1", &chunker, &path.display().to_string()])?;
+    std::fs::remove_file(&path)?;
+    Ok(cid)
+}
+
 /// The same DAG from one Kubo: by a fresh Floe, and by `ipfs pin add` of a fresh second Kubo, in turn.
 async fn beside_kubo(runs: usize) -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -116,11 +202,7 @@ async fn beside_kubo(runs: usize) -> Result<()> {
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for case in cases() {
-        let path = dir.path().join("data");
-        std::fs::write(&path, noise(case.len, case.leaf_bytes as u64))?;
-        let chunker = format!("--chunker={}", case.chunker);
-        let cid = source.ipfs(&["add", "-Q", "--cid-version=1", &chunker, &path.display().to_string()])?;
-        std::fs::remove_file(&path)?;
+        let cid = added(&source, dir.path(), &case)?;
         let mut rows = Vec::new();
         for run in 0..=runs {
             let place = dir.path().join(format!("run-{run}"));
@@ -174,6 +256,7 @@ async fn floe_pins(floe: &Floe, cid: &str, origins: &[String]) -> Result<Took> {
 }
 
 fn kubo_pins(place: &Path, cid: &str, origins: &[String]) -> Result<Took> {
+    std::fs::create_dir_all(place)?;
     let kubo = Kubo::start(&place.join("kubo"))?;
     let connected =
         origins.iter().any(|o| o.contains("/tcp/") && kubo.ipfs(&["swarm", "connect", o]).is_ok());

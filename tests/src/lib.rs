@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "suites and benches speak to a person")]
 
 pub mod dag;
+pub mod delay;
 pub mod floe;
 pub mod kubo;
 pub mod process;

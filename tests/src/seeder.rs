@@ -212,6 +212,14 @@ impl Child {
     pub async fn raw_stream(&self) -> Result<Duration> {
         crate::raw::read(&self.raw, self.len).await
     }
+
+    /// The same as seen from afar: its addresses, and how long the raw stream takes.
+    pub async fn from_afar(&self, one_way: Duration) -> Result<(Vec<String>, Duration)> {
+        let tcp = self.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws"));
+        let address = crate::delay::relay(tcp.context("it listens on TCP")?, one_way).await?;
+        let raw = crate::delay::relay(&self.raw.to_string(), one_way).await?;
+        Ok((vec![address], crate::raw::read(&raw.parse()?, self.len).await?))
+    }
 }
 
 impl Drop for Child {

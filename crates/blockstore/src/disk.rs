@@ -109,6 +109,8 @@ pub trait DiskFile: Send + Sync + 'static {
     /// # Errors
     /// As the system says.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// The system need not keep a durable range in memory any longer. A hint: it loses nothing and cannot fail.
+    fn uncache(&self, _offset: u64, _len: u64) {}
 }
 
 /// The real disk.
@@ -201,6 +203,15 @@ impl DiskFile for RealFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         Ok(rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len)?)
+    }
+
+    fn uncache(&self, offset: u64, len: u64) {
+        let len = std::num::NonZeroU64::new(len);
+        if len.is_some()
+            && let Err(error) = rustix::fs::fadvise(&self.0, offset, len, rustix::fs::Advice::DontNeed)
+        {
+            tracing::trace!(%error, "the page cache keeps what was written: {error}");
+        }
     }
 }
 

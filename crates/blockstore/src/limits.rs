@@ -24,6 +24,12 @@ pub(crate) const GROUP_BYTES: usize = 16 << 20;
 /// Operations in one group commit: bounds the bookkeeping where blocks are tiny.
 pub(crate) const GROUP_OPS: usize = 4096;
 
+/// Bytes at the end of the log that stay in the page cache after they are durable: what was just pinned is what is
+/// asked for next. What is older leaves it, so that the next group is written into the same pages. Without,
+/// a bulk pin walks through all memory: it evicts what is hot, and on a virtual machine each new page costs a
+/// fault of the host's (1.3 s of CPU a GiB instead of 0.5).
+pub(crate) const CACHED_TAIL_BYTES: u64 = 16 << 20;
+
 /// Log bytes between checkpoints of the index. Twice this is what open reads again after a crash (0.3 s).
 pub(crate) const CHECKPOINT_BYTES: u64 = 128 << 20;
 

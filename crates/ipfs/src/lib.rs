@@ -15,6 +15,7 @@
 //! the table fails to sync, [`Node::failed`] says so and the process should end.
 
 mod behaviour;
+mod buffered;
 mod dial;
 mod error;
 pub mod identity;
@@ -33,6 +34,7 @@ mod task;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod transport;
 mod view;
 pub mod yamux;

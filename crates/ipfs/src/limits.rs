@@ -47,6 +47,14 @@ pub(crate) const MEMORY_CLOSE_BATCH: usize = 16;
 /// How often the node looks after itself (memory, searches, reservations).
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 
+// --- sockets -----------------------------------------------------------------------------------------------
+
+/// What one connection's read buffer holds at least. rustls reads as much at a time.
+pub(crate) const READ_BUFFER_LEAST: usize = 4 * KIB;
+/// The same at most, on a connection that carries bulk. With 512 of them 64 MiB; half costs twice the system
+/// calls, twice gains nothing that can be measured.
+pub(crate) const READ_BUFFER_MOST: usize = 128 * KIB;
+
 // --- yamux -------------------------------------------------------------------------------------------------
 
 /// Streams of one connection. Going over ends the connection, and Kubo opens a stream for each message.

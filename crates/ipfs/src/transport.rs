@@ -14,15 +14,16 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, Transport as _};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version};
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, noise, quic, relay, tcp, tls, websocket};
+use libp2p::{PeerId, noise, quic, relay, tcp, websocket};
 
 use crate::Error;
+use crate::buffered::Buffered;
 use crate::dial::gate::Gate;
 use crate::dial::policy::Policy;
 use crate::dial::resolve::{Dnsaddr, Resolve};
 use crate::dial::target::Carrier;
 use crate::limits::{QUIC_CONNECTION_WINDOW, QUIC_STREAM_WINDOW, QUIC_STREAMS, TRANSPORT_TIMEOUT};
-use crate::yamux;
+use crate::{tls, yamux};
 
 /// All transports of the node, behind one.
 pub(crate) fn build(
@@ -72,7 +73,7 @@ fn quic_config(key: &Keypair) -> quic::Config {
     config
 }
 
-/// TLS, else Noise: whichever the peer speaks. TLS first, because AES instructions make it a tenth faster;
+/// TLS, else Noise: whichever the peer speaks. TLS first, because AES instructions make it quicker;
 /// browsers and older JS peers have only Noise.
 #[derive(Clone)]
 struct Security {
@@ -90,21 +91,16 @@ impl Security {
     }
 }
 
-/// The names come with a slash and cannot be mixed up: this is the one that selects TLS.
-fn is_tls(config: &tls::Config, name: &str) -> bool {
-    config.protocol_info().any(|known| known == name)
-}
-
 impl UpgradeInfo for Security {
     type Info = &'static str;
     type InfoIter = Vec<&'static str>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.tls.protocol_info().chain(self.noise.protocol_info()).collect()
+        std::iter::once(tls::NAME).chain(self.noise.protocol_info()).collect()
     }
 }
 
-type Secured<C> = (PeerId, future::Either<tls::TlsStream<C>, noise::Output<C>>);
+type Secured<C> = (PeerId, future::Either<libp2p::tls::TlsStream<Buffered<C>>, noise::Output<Buffered<C>>>);
 
 impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> InboundConnectionUpgrade<C> for Security {
     type Output = Secured<C>;
@@ -113,9 +109,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> InboundConnectionUpgrad
 
     fn upgrade_inbound(self, socket: C, name: Self::Info) -> Self::Future {
         Box::pin(async move {
-            if is_tls(&self.tls, name) {
-                let (peer, stream) =
-                    self.tls.upgrade_inbound(socket, name).await.map_err(io::Error::other)?;
+            let socket = Buffered::new(socket);
+            if name == tls::NAME {
+                let (peer, stream) = self.tls.accepted(socket).await?;
                 return Ok((peer, future::Either::Left(stream)));
             }
             let (peer, stream) = self.noise.upgrade_inbound(socket, name).await.map_err(io::Error::other)?;
@@ -131,9 +127,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgra
 
     fn upgrade_outbound(self, socket: C, name: Self::Info) -> Self::Future {
         Box::pin(async move {
-            if is_tls(&self.tls, name) {
-                let (peer, stream) =
-                    self.tls.upgrade_outbound(socket, name).await.map_err(io::Error::other)?;
+            let socket = Buffered::new(socket);
+            if name == tls::NAME {
+                let (peer, stream) = self.tls.dialled(socket).await?;
                 return Ok((peer, future::Either::Left(stream)));
             }
             let (peer, stream) = self.noise.upgrade_outbound(socket, name).await.map_err(io::Error::other)?;
