@@ -232,12 +232,16 @@ impl Collector {
             return Ok(true);
         }
         let Some((pack, stat)) = candidate else { return Ok(false) };
+        if self.shared.mark.is_asked() {
+            // An index that lies does not say what is live. The next start has one that does.
+            return Ok(false);
+        }
         tracing::debug!(pack, live = stat.live, total = stat.total, "compacting");
-        let copied = self.copy_live(pack)?;
+        let (copied, whole) = self.copy_live(pack)?;
         // Without the checkpoint a replay would still look for records in the pack.
         self.ask(|done| Op::Checkpoint { done })?;
         fail::fail_point!("compact.switched");
-        self.remove(pack, copied)
+        self.remove(pack, copied, whole)
     }
 
     /// The pack worth most, and whether the active one should be sealed first.
@@ -261,22 +265,27 @@ impl Collector {
         (best.map(|(_, pack, stat)| (pack, stat)), roll && best.is_none())
     }
 
-    /// Copies what means something to the end of the log, in groups. Returns the bytes.
-    fn copy_live(&mut self, pack: u32) -> Result<u64, Error> {
+    /// Copies what means something to the end of the log, in groups. Returns the bytes, and whether all records
+    /// could be read.
+    fn copy_live(&mut self, pack: u32) -> Result<(u64, bool), Error> {
         let path = self.shared.packs.path(pack);
         let fail = |e: &std::io::Error| Error::io(&path, "read", e);
         let mut scan = self.shared.packs.scan(pack, packs::HEADER).map_err(|e| fail(&e))?;
-        let (mut batch, mut bytes, mut copied) = (Vec::new(), 0, 0);
+        let (mut batch, mut bytes, mut copied, mut whole) = (Vec::new(), 0, 0, true);
         while let Some(found) = scan.next().map_err(|e| fail(&e))? {
             if self.shared.stopping() {
                 return Err(Error::Closed);
             }
-            let Found::Record { loc, header, key } = found else { continue };
+            let Found::Record { loc, header, key } = found else {
+                whole = false;
+                continue;
+            };
             if header.kind == Kind::Commit || header.kind == Kind::Block && !self.is_here(&key, loc)? {
                 continue;
             }
             let Some(body) = scan.body(loc, &header).map_err(|e| fail(&e))? else {
                 self.give_up(&header, &key, loc)?;
+                whole = false;
                 continue;
             };
             let (key, data) = body.split_at(header.key_len as usize);
@@ -299,7 +308,7 @@ impl Collector {
         if !batch.is_empty() {
             self.ask(|done| Op::Copy { records: batch, done })?;
         }
-        Ok(copied + bytes)
+        Ok((copied + bytes, whole))
     }
 
     fn is_here(&self, hash: &[u8], loc: Loc) -> Result<bool, Error> {
@@ -318,22 +327,24 @@ impl Collector {
         self.ask(|done| Op::Displace { hash, from: loc, done })
     }
 
-    fn remove(&mut self, pack: u32, copied: u64) -> Did {
-        let held = {
-            let mut tables = self.shared.tables.lock();
-            let stat = tables.packs.get(&pack).copied().unwrap_or_default();
-            if stat.live > 0 {
-                tracing::error!(
-                    live = stat.live,
-                    "{} holds records that cannot be read; it is kept",
-                    self.shared.packs.path(pack).display()
-                );
-                self.stuck.insert(pack);
-                return Ok(true);
+    fn remove(&mut self, pack: u32, copied: u64, whole: bool) -> Did {
+        let stat = self.shared.tables.lock().packs.get(&pack).copied().unwrap_or_default();
+        if stat.live > 0 {
+            let path = self.shared.packs.path(pack);
+            tracing::error!(
+                live = stat.live,
+                "{} holds live records that were not copied; it is kept",
+                path.display()
+            );
+            self.stuck.insert(pack);
+            if whole {
+                // Every record was read, and the index knew too few of them.
+                self.shared.distrust_index("it does not name what a pack holds");
             }
-            tables.packs.remove(&pack);
-            stat.held()
-        };
+            return Ok(true);
+        }
+        let held = stat.held();
+        self.shared.tables.lock().packs.remove(&pack);
         self.punchable.retain(|f| f.loc.pack != pack);
         match self.shared.packs.remove(pack) {
             Ok(()) => {}

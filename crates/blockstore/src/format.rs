@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::{self, Disk};
 use crate::error::Error;
 use crate::index::redb_index;
+use crate::mark;
 use crate::packs;
 
 const VERSION: u32 = 1;
@@ -35,7 +36,7 @@ const OURS: [&str; 9] = [
     "quarantine",
     "scratch",
     "kept",
-    "rebuild",
+    mark::FILE,
 ];
 
 /// Where things are.
@@ -46,7 +47,6 @@ pub(crate) struct Layout {
     pub(crate) quarantine: PathBuf,
     pub(crate) scratch: PathBuf,
     pub(crate) kept: PathBuf,
-    pub(crate) rebuild: PathBuf,
 }
 
 impl Layout {
@@ -57,7 +57,6 @@ impl Layout {
             quarantine: root.join("quarantine"),
             scratch: root.join("scratch"),
             kept: root.join("kept"),
-            rebuild: root.join("rebuild"),
         }
     }
 }

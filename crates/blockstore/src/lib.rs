@@ -33,6 +33,7 @@ mod holders;
 mod holds;
 mod index;
 mod limits;
+mod mark;
 mod packs;
 mod protect;
 mod queue;
@@ -136,14 +137,19 @@ pub struct GcReport {
 /// What a scrub found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScrubReport {
-    /// Records read.
+    /// Live blocks read.
     pub blocks: u64,
-    /// Bytes read.
+    /// Bytes read, of all records.
     pub bytes: u64,
     /// Damaged blocks: quarantined, never served.
     pub damaged: Vec<Multihash>,
-    /// Blocks that the index names and no pack holds.
+    /// Blocks that a manifest counts and no pack holds.
     pub missing: Vec<Multihash>,
+    /// Blocks that the index had lost: put back from the packs, and served again.
+    pub restored: Vec<Multihash>,
+    /// Whether the index disagreed with the packs. It is made again at the next open; until then nothing is
+    /// collected.
+    pub index_wrong: bool,
     /// Damaged places that are no block: headers, manifests, tombstones, dead bytes.
     pub damaged_records: u64,
 }

@@ -67,6 +67,9 @@ pub(crate) const PUNCH_BYTES: u64 = 64 << 10;
 /// Dead bytes in the active pack after which it is sealed, so that its holes can be punched.
 pub(crate) const ROLL_DEAD_BYTES: u64 = 16 << 20;
 
+/// Blocks that an index lost and the scrub puts back: about 10 MB. The rebuild at the next start has the rest.
+pub(crate) const LOST_BLOCKS: usize = 100_000;
+
 /// Index keys read at a time by walks over the whole index.
 pub(crate) const SCAN_KEYS: usize = 1024;
 

@@ -12,6 +12,7 @@
 //!
 //! Everything here can be cut off and begun again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::IndexKind;
@@ -22,8 +23,9 @@ use crate::group::COMMIT_BYTES;
 use crate::index::redb_index::RedbIndex;
 use crate::index::{BlockIndex, IndexError, Layered, redb_index};
 use crate::limits;
+use crate::mark::Mark;
 use crate::packs::{self, Found, Packs, Scan};
-use crate::record::{Header, Kind, Loc, Record};
+use crate::record::{Header, Key, Kind, Loc, Record};
 use crate::shared::index_error;
 use crate::tables::{Entry, Placed, Tables};
 
@@ -33,17 +35,25 @@ pub(crate) struct Recovery<'a> {
     pub(crate) packs: &'a Packs,
     pub(crate) kind: IndexKind,
     pub(crate) salt: u64,
+    pub(crate) mark: &'a Arc<Mark>,
+}
+
+/// What open begins with.
+pub(crate) struct Recovered {
+    pub(crate) tables: Tables,
+    /// Blocks that were known to be damaged. A new index knows of none: reads and the scrub find them again.
+    pub(crate) damaged: BTreeSet<Key>,
 }
 
 impl Recovery<'_> {
-    pub(crate) fn run(&self) -> Result<Tables, Error> {
+    pub(crate) fn run(&self) -> Result<Recovered, Error> {
         self.remove_other_index()?;
         let ids = self.settle_newest()?;
-        if self.is_distrusted()? {
+        if self.mark.is_set().map_err(|e| self.mark_failed(&e))? {
             self.remove_index(self.kind)?;
         }
         match self.resume(&ids) {
-            Ok(Some(tables)) => return Ok(tables),
+            Ok(Some(recovered)) => return Ok(recovered),
             Ok(None) => {}
             Err(Trouble::Index(e)) => {
                 tracing::error!("the block index is not usable and is made again from the packs: {e}");
@@ -51,6 +61,9 @@ impl Recovery<'_> {
             Err(Trouble::Disk(e)) => return Err(e),
         }
         let rebuilt = ids.len() > 1 || self.packs_have_records(&ids)?;
+        if rebuilt {
+            self.mark.write().map_err(|e| self.mark_failed(&e))?;
+        }
         let kv = self.empty_index()?;
         let mut tables = Tables::new(kv, self.salt);
         self.replay(&mut tables, &ids).map_err(Trouble::into_error)?;
@@ -60,21 +73,12 @@ impl Recovery<'_> {
             write_checkpoint(&tables).map_err(index_error)?;
         }
         // Last: a rebuild that was cut off begins again.
-        match self.disk.remove(&self.layout.rebuild) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io(&self.layout.rebuild, "remove", &e));
-            }
-            _ => {}
-        }
-        Ok(tables)
+        self.mark.clear().map_err(|e| self.mark_failed(&e))?;
+        Ok(Recovered { tables, damaged: BTreeSet::new() })
     }
 
-    fn is_distrusted(&self) -> Result<bool, Error> {
-        match self.disk.open(&self.layout.rebuild, crate::disk::Open::Existing) {
-            Ok(_) => Ok(true),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(Error::io(&self.layout.rebuild, "look for", &e)),
-        }
+    fn mark_failed(&self, e: &std::io::Error) -> Error {
+        Error::io(&self.layout.root, "keep the mark for a rebuild in", e)
     }
 
     /// Makes the first pack, or does away with a newest one whose making was cut off.
@@ -112,7 +116,7 @@ impl Recovery<'_> {
 
     fn empty_index(&self) -> Result<Arc<Layered>, Error> {
         self.remove_index(self.kind)?;
-        Ok(Arc::new(Layered::new(self.open_index().map_err(index_error)?)))
+        Ok(Arc::new(Layered::new(self.open_index().map_err(index_error)?, self.mark.clone())))
     }
 
     /// An index that was not written along is a trap for whoever selects it again.
@@ -137,12 +141,13 @@ impl Recovery<'_> {
         }
     }
 
-    fn resume(&self, ids: &[u32]) -> Result<Option<Tables>, Trouble> {
-        let kv = Arc::new(Layered::new(self.open_index()?));
+    fn resume(&self, ids: &[u32]) -> Result<Option<Recovered>, Trouble> {
+        let kv = Arc::new(Layered::new(self.open_index()?, self.mark.clone()));
         let Some(mut tables) = Tables::load(kv, self.salt)? else { return Ok(None) };
         self.agree(&tables, ids)?;
         self.replay(&mut tables, ids)?;
-        Ok(Some(tables))
+        let damaged = known_damage(&tables)?;
+        Ok(Some(Recovered { tables, damaged }))
     }
 
     /// Whether the packs have what the checkpoint says.
@@ -397,6 +402,19 @@ fn write_checkpoint(tables: &Tables) -> Result<(), IndexError> {
         tables.kv.thaw();
     }
     Ok(())
+}
+
+fn known_damage(tables: &Tables) -> Result<BTreeSet<Key>, IndexError> {
+    let mut out = BTreeSet::new();
+    let mut from: std::ops::Bound<Box<[u8]>> = std::ops::Bound::Unbounded;
+    loop {
+        let page = tables.kv.scan(b"d", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS)?;
+        out.extend(page.iter().map(|(k, _)| k[1..].into()));
+        match page.into_iter().next_back() {
+            Some((last, _)) => from = std::ops::Bound::Excluded(last),
+            None => return Ok(out),
+        }
+    }
 }
 
 /// After a rebuild: which blocks nobody counts is nowhere in the log.

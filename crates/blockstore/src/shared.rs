@@ -16,6 +16,7 @@ use crate::format::Layout;
 use crate::holds::HoldTable;
 use crate::index::{IndexError, Layered};
 use crate::limits;
+use crate::mark::Mark;
 use crate::packs::{self, Packs};
 use crate::queue::Queue;
 use crate::record::{Key, Loc, Member, Record};
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) pack_bytes: u64,
     pub(crate) packs: Packs,
     pub(crate) kv: Arc<Layered>,
+    pub(crate) mark: Arc<Mark>,
     pub(crate) tables: Mutex<Tables>,
     pub(crate) holds: Arc<HoldTable>,
     /// Damaged blocks: never served, claimed as absent, listed for repair.
@@ -64,13 +66,9 @@ impl Shared {
 
     /// The index is wrong: the next open makes it again. Until then nothing is freed on its word.
     pub(crate) fn distrust_index(&self, why: &str) {
-        tracing::error!("the block index is not to be trusted ({why}): it is made again at the next start");
         self.tables.lock().doubt = true;
         self.figures.doubt.store(true, Ordering::Relaxed);
-        if let Err(e) = self.disk.open(&self.layout.rebuild, Open::Any).and_then(|f| f.sync()) {
-            tracing::error!("cannot write {}: {e}", self.layout.rebuild.display());
-        }
-        let _ = self.disk.sync_dir(&self.layout.root);
+        self.mark.set(why);
     }
 
     /// A chunk's members, or `None` where its record is damaged.

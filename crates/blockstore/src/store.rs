@@ -15,11 +15,12 @@ use uuid::Uuid;
 use crate::checkpoint::Checkpointer;
 use crate::collector::{Bell, Collector};
 use crate::error::Error;
+use crate::mark::Mark;
 use crate::packs::Packs;
 use crate::protect::Protect;
 use crate::queue::{Op, Queue};
 use crate::record::State;
-use crate::recover::Recovery;
+use crate::recover::{Recovered, Recovery};
 use crate::shared::{Figures, Health, Shared, index_error, key_of, lost};
 use crate::tables::{self, Entry, Manifest};
 use crate::ticket::ticket;
@@ -50,15 +51,17 @@ impl BlockStore {
         let Components { disk, clock: _ } = components;
         let (layout, salt) = format::open(&*disk, &settings.dir)?;
         let packs = Packs::new(disk.clone(), layout.packs.clone(), salt);
-        let recovery = Recovery { disk: &disk, layout: &layout, packs: &packs, kind: settings.index, salt };
-        let tables = recovery.run()?;
-        let damaged = load_damaged(&tables)?;
+        let mark = Arc::new(Mark::new(disk.clone(), &layout.root));
+        let recovery =
+            Recovery { disk: &disk, layout: &layout, packs: &packs, kind: settings.index, salt, mark: &mark };
+        let Recovered { tables, damaged } = recovery.run()?;
         let figures = Figures::default();
         figures.set(&tables);
         let shared = Arc::new(Shared {
             pack_bytes: settings.pack_bytes.clamp(limits::PACK_BYTES_MIN, limits::PACK_BYTES),
             packs,
             kv: tables.kv.clone(),
+            mark,
             tables: Mutex::new(tables),
             holds: Arc::default(),
             damaged: RwLock::new(damaged),
@@ -300,6 +303,7 @@ impl Handle {
             let _ = thread.join();
         }
         self.shared.queue.close();
+        self.shared.mark.insist();
         self.shared.kv.index().close();
     }
 }
@@ -324,20 +328,6 @@ impl Drop for Guard {
             self.shared.queue.close();
             self.checkpointer.stop();
             self.shared.collector.ring();
-        }
-    }
-}
-
-fn load_damaged(tables: &tables::Tables) -> Result<std::collections::BTreeSet<crate::record::Key>, Error> {
-    let mut out = std::collections::BTreeSet::new();
-    let mut from: Bound<Box<[u8]>> = Bound::Unbounded;
-    loop {
-        let page =
-            tables.kv.scan(b"d", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS).map_err(index_error)?;
-        out.extend(page.iter().map(|(k, _)| k[1..].into()));
-        match page.into_iter().next_back() {
-            Some((last, _)) => from = Bound::Excluded(last),
-            None => return Ok(out),
         }
     }
 }

@@ -379,6 +379,21 @@ impl Tables {
         Ok(())
     }
 
+    /// The manifest of that birth. In a rebuild an earlier life of the id may still be there, because compaction
+    /// moved its end behind this record: what it held means nothing any more.
+    fn manifest_of(&mut self, id: Uuid, born: u64) -> Result<Manifest, IndexError> {
+        match self.manifest(id)? {
+            Some(m) if m.born == born => Ok(m),
+            Some(earlier) => {
+                self.bury(earlier.record);
+                self.bury(earlier.frontier);
+                self.kv.set(releasing_key(id), None);
+                Ok(Manifest::new(born))
+            }
+            None => Ok(Manifest::new(born)),
+        }
+    }
+
     fn apply_manifest(
         &mut self,
         id: Uuid,
@@ -387,7 +402,7 @@ impl Tables {
         root: &Bytes,
         here: Placed,
     ) -> Result<(), IndexError> {
-        let mut m = self.manifest(id)?.filter(|m| m.born == born).unwrap_or_else(|| Manifest::new(born));
+        let mut m = self.manifest_of(id, born)?;
         self.bury(m.record);
         self.revive(here);
         m.state = m.state.max(state);
@@ -415,7 +430,7 @@ impl Tables {
             self.bury(old);
             return Ok(());
         }
-        let mut m = self.manifest(id)?.filter(|m| m.born == born).unwrap_or_else(|| Manifest::new(born));
+        let mut m = self.manifest_of(id, born)?;
         for member in members {
             let mut entry =
                 self.entry(&member.hash)?.unwrap_or(Entry { len: member.len, ..Entry::default() });
@@ -432,7 +447,7 @@ impl Tables {
     }
 
     fn apply_frontier(&mut self, id: Uuid, born: u64, here: Placed) -> Result<(), IndexError> {
-        let mut m = self.manifest(id)?.filter(|m| m.born == born).unwrap_or_else(|| Manifest::new(born));
+        let mut m = self.manifest_of(id, born)?;
         self.bury(m.frontier);
         self.revive(here);
         m.frontier = here;
@@ -522,10 +537,19 @@ impl Tables {
         }
         Ok(())
     }
+
+    /// The index lost the block; the packs have it at `loc`. Their figures count it still. How many manifests
+    /// count it only a rebuild can say: until then nothing is freed, and one reference keeps it.
+    pub(crate) fn restore(&mut self, hash: &[u8], loc: Loc, len: u32) -> Result<(), IndexError> {
+        if self.entry(hash)?.is_none() && self.packs.contains_key(&loc.pack) {
+            self.set_entry(hash, &Entry { loc, len, refs: 1 });
+        }
+        Ok(())
+    }
 }
 
 /// Where a block's record is, and how long.
-fn block_at(hash: &[u8], entry: &Entry) -> Placed {
+pub(crate) fn block_at(hash: &[u8], entry: &Entry) -> Placed {
     let bytes = record_len(hash.len(), entry.len as usize);
     Placed { loc: entry.loc, bytes: u32::try_from(bytes).unwrap_or(u32::MAX) }
 }

@@ -237,6 +237,9 @@ impl Writer {
             Op::Displace { hash, from, done } => {
                 done.send(self.shared.tables.lock().displace(&hash, from).map_err(index_error));
             }
+            Op::Restore { hash, loc, len, done } => {
+                done.send(self.shared.tables.lock().restore(&hash, loc, len).map_err(index_error));
+            }
             Op::Roll { done } => done.send(self.roll()),
             Op::Checkpoint { done } => self.checkpoint(Some(done)),
             Op::Damaged { hash } => {
