@@ -7,11 +7,12 @@
 //!    the same group;
 //! 2. when all its chunks are done the manifest is gone;
 //! 3. dead ranges of sealed packs are punched;
-//! 4. a pack with few live bytes is copied to the end of the log and, after a checkpoint, removed.
+//! 4. a pack with few live bytes is copied to the end of the log and, after a checkpoint, removed;
+//! 5. a sealed pack without a hint gets one.
 //!
 //! Every step can be repeated, so a crash between any two costs nothing but the step.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +83,8 @@ pub(crate) struct Collector {
     punchable: Vec<Freed>,
     /// Packs that still hold something after they were copied: a damaged header hides it.
     stuck: HashSet<u32>,
+    /// Packs that have a hint, or get none before the next start.
+    hinted: BTreeSet<u32>,
     /// Whether somebody waits: then little gains are taken too.
     asked: bool,
     freed_blocks: u64,
@@ -94,7 +97,8 @@ type Did = Result<bool, Error>;
 impl Collector {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let (punchable, stuck) = Default::default();
-        Self { shared, punchable, stuck, asked: false, freed_blocks: 0, freed_bytes: 0 }
+        let hinted = shared.hints.list().unwrap_or_default();
+        Self { shared, punchable, stuck, hinted, asked: false, freed_blocks: 0, freed_bytes: 0 }
     }
 
     pub(crate) fn run(mut self) {
@@ -130,7 +134,7 @@ impl Collector {
 
     fn step(&mut self) -> Did {
         self.shared.health.check()?;
-        Ok(self.count_down()? || self.reap()? || self.punch()? || self.compact()?)
+        Ok(self.count_down()? || self.reap()? || self.punch()? || self.compact()? || self.hint())
     }
 
     /// Hands an operation to the writer and waits.
@@ -346,6 +350,9 @@ impl Collector {
         let held = stat.held();
         self.shared.tables.lock().packs.remove(&pack);
         self.punchable.retain(|f| f.loc.pack != pack);
+        self.hinted.remove(&pack);
+        // One that stays is removed by the next open.
+        let _ = self.shared.hints.remove(pack);
         match self.shared.packs.remove(pack) {
             Ok(()) => {}
             Err(e) if lost(&e) => {}
@@ -353,5 +360,24 @@ impl Collector {
         }
         self.freed_bytes += i64::try_from(held).unwrap_or(0) - i64::try_from(copied).unwrap_or(0);
         Ok(true)
+    }
+
+    /// Writes the hint of one sealed pack. Never on a full disk, and never more than one try: without a hint a
+    /// rebuild only takes longer.
+    fn hint(&mut self) -> bool {
+        if self.shared.health.is_read_only() {
+            return false;
+        }
+        let pack = {
+            let tables = self.shared.tables.lock();
+            let mut sealed = tables.packs.keys().filter(|pack| **pack < tables.end.pack);
+            sealed.find(|pack| !self.hinted.contains(pack)).copied()
+        };
+        let Some(pack) = pack else { return false };
+        if let Err(e) = self.shared.hints.write(&self.shared.packs, pack) {
+            tracing::warn!("cannot write the hint of {}: {e}", self.shared.packs.path(pack).display());
+        }
+        self.hinted.insert(pack);
+        true
     }
 }

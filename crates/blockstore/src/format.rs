@@ -3,6 +3,7 @@
 //! ```text
 //! FORMAT          "floe blocks 1", and the salt of the record headers
 //! packs/          pack-00000001 …: the log, and the truth
+//! hints/          hint-00000001 …: what a walk over each sealed pack finds; derived
 //! index-1.redb    or index-1.sled/: derived
 //! quarantine/     bytes of blocks that did not match their hash
 //! scratch/        visited sets of running walks; emptied by open
@@ -27,10 +28,11 @@ use crate::packs;
 const VERSION: u32 = 1;
 const NAME: &str = "FORMAT";
 const FIRST_LINE: &str = "floe blocks";
-const OURS: [&str; 9] = [
+const OURS: [&str; 10] = [
     NAME,
     "FORMAT.new",
     "packs",
+    "hints",
     redb_index::FILE,
     "index-1.sled",
     "quarantine",
@@ -44,6 +46,7 @@ const OURS: [&str; 9] = [
 pub(crate) struct Layout {
     pub(crate) root: PathBuf,
     pub(crate) packs: PathBuf,
+    pub(crate) hints: PathBuf,
     pub(crate) quarantine: PathBuf,
     pub(crate) scratch: PathBuf,
     pub(crate) kept: PathBuf,
@@ -54,6 +57,7 @@ impl Layout {
         Self {
             root: root.into(),
             packs: root.join("packs"),
+            hints: root.join("hints"),
             quarantine: root.join("quarantine"),
             scratch: root.join("scratch"),
             kept: root.join("kept"),
@@ -100,7 +104,7 @@ pub(crate) fn open(disk: &dyn Disk, root: &Path) -> Result<(Layout, u64), Error>
             }
         },
     };
-    for dir in [&layout.packs, &layout.quarantine, &layout.scratch] {
+    for dir in [&layout.packs, &layout.hints, &layout.quarantine, &layout.scratch] {
         disk.create_dir(dir).map_err(fail)?;
     }
     disk.sync_dir(root).map_err(fail)?;

@@ -29,6 +29,7 @@ mod disk;
 mod error;
 mod format;
 mod group;
+mod hints;
 mod holders;
 mod holds;
 mod index;

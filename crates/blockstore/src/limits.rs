@@ -54,6 +54,9 @@ pub(crate) const VISITED_IN_MEMORY: usize = 100_000;
 /// Packs whose files are kept open.
 pub(crate) const OPEN_PACKS: usize = 256;
 
+/// Largest hint file, read and written in memory: 800,000 records. A pack with more of them is walked.
+pub(crate) const HINT_BYTES: usize = 32 << 20;
+
 /// Space kept in a file of its own and given up first, so that releases, tombstones and checkpoints find room on
 /// a full disk.
 pub(crate) const KEPT_BYTES: u64 = 16 << 20;

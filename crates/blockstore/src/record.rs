@@ -40,7 +40,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn from_u8(byte: u8) -> Option<Self> {
+    pub(crate) fn from_u8(byte: u8) -> Option<Self> {
         [Self::Block, Self::Manifest, Self::Chunk, Self::Frontier, Self::Step, Self::Gone, Self::Commit]
             .into_iter()
             .find(|k| *k as u8 == byte)

@@ -10,6 +10,8 @@
 //! from opening. The two are told apart by group numbers: a group is only begun when the one before it is
 //! synced, so a bad record with a later group behind it was once whole.
 //!
+//! A sealed pack is read by its hint ([`crate::hints`]) where there is one that holds.
+//!
 //! Everything here can be cut off and begun again.
 
 use std::collections::BTreeSet;
@@ -20,6 +22,7 @@ use crate::disk::Disk;
 use crate::error::Error;
 use crate::format::Layout;
 use crate::group::COMMIT_BYTES;
+use crate::hints::{Hint, Hints};
 use crate::index::redb_index::RedbIndex;
 use crate::index::{BlockIndex, IndexError, Layered, redb_index};
 use crate::limits;
@@ -33,6 +36,7 @@ pub(crate) struct Recovery<'a> {
     pub(crate) disk: &'a Arc<dyn Disk>,
     pub(crate) layout: &'a Layout,
     pub(crate) packs: &'a Packs,
+    pub(crate) hints: &'a Hints,
     pub(crate) kind: IndexKind,
     pub(crate) salt: u64,
     pub(crate) mark: &'a Arc<Mark>,
@@ -43,6 +47,8 @@ pub(crate) struct Recovered {
     pub(crate) tables: Tables,
     /// Blocks that were known to be damaged. A new index knows of none: reads and the scrub find them again.
     pub(crate) damaged: BTreeSet<Key>,
+    /// Packs that were read by their hints.
+    pub(crate) hinted: usize,
 }
 
 impl Recovery<'_> {
@@ -66,15 +72,19 @@ impl Recovery<'_> {
         }
         let kv = self.empty_index()?;
         let mut tables = Tables::new(kv, self.salt);
-        self.replay(&mut tables, &ids).map_err(Trouble::into_error)?;
+        let hinted = self.replay(&mut tables, &ids).map_err(Trouble::into_error)?;
         if rebuilt {
-            tracing::warn!(blocks = tables.blocks, "made the block index again from {} packs", ids.len());
+            tracing::warn!(
+                blocks = tables.blocks,
+                "made the block index again from {} packs, {hinted} of them by their hints",
+                ids.len()
+            );
             find_zero(&mut tables).map_err(index_error)?;
             write_checkpoint(&tables).map_err(index_error)?;
         }
         // Last: a rebuild that was cut off begins again.
         self.mark.clear().map_err(|e| self.mark_failed(&e))?;
-        Ok(Recovered { tables, damaged: BTreeSet::new() })
+        Ok(Recovered { tables, damaged: BTreeSet::new(), hinted })
     }
 
     fn mark_failed(&self, e: &std::io::Error) -> Error {
@@ -95,6 +105,8 @@ impl Recovery<'_> {
             self.packs.create(1).map_err(|e| Error::io(&self.packs.path(1), "make", &e))?;
             ids.push(1);
         }
+        let sealed = ids.split_last().map_or(&[][..], |(_, sealed)| sealed);
+        self.hints.tidy(sealed).map_err(|e| Error::io(&self.layout.hints, "tidy", &e))?;
         Ok(ids)
     }
 
@@ -145,9 +157,9 @@ impl Recovery<'_> {
         let kv = Arc::new(Layered::new(self.open_index()?, self.mark.clone()));
         let Some(mut tables) = Tables::load(kv, self.salt)? else { return Ok(None) };
         self.agree(&tables, ids)?;
-        self.replay(&mut tables, ids)?;
+        let hinted = self.replay(&mut tables, ids)?;
         let damaged = known_damage(&tables)?;
-        Ok(Some(Recovered { tables, damaged }))
+        Ok(Some(Recovered { tables, damaged, hinted }))
     }
 
     /// Whether the packs have what the checkpoint says.
@@ -162,12 +174,13 @@ impl Recovery<'_> {
         }
     }
 
-    /// Applies the log from the end of the tables on.
-    fn replay(&self, tables: &mut Tables, ids: &[u32]) -> Result<(), Trouble> {
+    /// Applies the log from the end of the tables on. Returns how many packs their hints were believed for.
+    fn replay(&self, tables: &mut Tables, ids: &[u32]) -> Result<usize, Trouble> {
         // A pack that was dead and is gone means nothing; one that the checkpoint does not know is new.
         tables.packs.retain(|p, _| ids.contains(p));
         let newest = ids.last().copied().unwrap_or(1);
         let start = tables.end;
+        let mut hinted = 0;
         for pack in ids.iter().copied().filter(|p| *p >= start.pack) {
             let from = if pack == start.pack {
                 u64::from(start.offset)
@@ -177,10 +190,41 @@ impl Recovery<'_> {
             };
             if pack == newest {
                 self.replay_newest(tables, pack, from)?;
+            } else if let Some(hint) = self.hints.read(self.packs, pack).map_err(|e| self.failed(pack, &e))? {
+                self.replay_hinted(tables, &hint, from)?;
+                hinted += 1;
             } else {
                 self.replay_sealed(tables, pack, from)?;
             }
         }
+        Ok(hinted)
+    }
+
+    /// As [`Self::replay_sealed`]: blocks are taken from the hint, what is small is read.
+    fn replay_hinted(&self, tables: &mut Tables, hint: &Hint, from: u64) -> Result<(), Trouble> {
+        for hinted in hint.records.iter().filter(|r| u64::from(r.loc.offset) >= from) {
+            let (loc, bytes) = (hinted.loc, hinted.record_len());
+            match hinted.kind {
+                Kind::Commit => tables.grow(loc.pack, bytes),
+                Kind::Block => {
+                    let record = Record::Block { hash: hinted.key.clone(), len: hinted.data_len };
+                    self.apply(tables, &record, loc, bytes)?;
+                }
+                _ => {
+                    let read = self.packs.read_record(loc).map_err(|e| self.failed(loc.pack, &e))?;
+                    match read.and_then(|(header, body)| decode(&header, &body)) {
+                        Some(record) => self.apply(tables, &record, loc, bytes)?,
+                        None => {
+                            let at = u64::from(loc.offset);
+                            self.damage(tables, loc.pack, at, at + bytes);
+                        }
+                    }
+                }
+            }
+            let end = u64::from(loc.offset) + bytes;
+            self.flush(tables, Loc { pack: loc.pack, offset: u32::try_from(end).unwrap_or(u32::MAX) })?;
+        }
+        tables.group = tables.group.max(hint.group);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::disk::{Disk, DiskFile, Open, Space};
 use crate::error::{Error, is_full};
 use crate::format::Layout;
+use crate::hints::Hints;
 use crate::holds::HoldTable;
 use crate::index::{IndexError, Layered};
 use crate::limits;
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) layout: Layout,
     pub(crate) pack_bytes: u64,
     pub(crate) packs: Packs,
+    pub(crate) hints: Hints,
     pub(crate) kv: Arc<Layered>,
     pub(crate) mark: Arc<Mark>,
     pub(crate) tables: Mutex<Tables>,

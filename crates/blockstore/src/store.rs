@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::checkpoint::Checkpointer;
 use crate::collector::{Bell, Collector};
 use crate::error::Error;
+use crate::hints::Hints;
 use crate::mark::Mark;
 use crate::packs::Packs;
 use crate::protect::Protect;
@@ -51,15 +52,25 @@ impl BlockStore {
         let Components { disk, clock: _ } = components;
         let (layout, salt) = format::open(&*disk, &settings.dir)?;
         let packs = Packs::new(disk.clone(), layout.packs.clone(), salt);
+        let hints = Hints::new(disk.clone(), layout.hints.clone(), salt);
         let mark = Arc::new(Mark::new(disk.clone(), &layout.root));
-        let recovery =
-            Recovery { disk: &disk, layout: &layout, packs: &packs, kind: settings.index, salt, mark: &mark };
-        let Recovered { tables, damaged } = recovery.run()?;
+        let recovery = Recovery {
+            disk: &disk,
+            layout: &layout,
+            packs: &packs,
+            hints: &hints,
+            kind: settings.index,
+            salt,
+            mark: &mark,
+        };
+        let Recovered { tables, damaged, hinted } = recovery.run()?;
+        metrics::counter!("floe_packs_read_by_hints_total").increment(hinted as u64);
         let figures = Figures::default();
         figures.set(&tables);
         let shared = Arc::new(Shared {
             pack_bytes: settings.pack_bytes.clamp(limits::PACK_BYTES_MIN, limits::PACK_BYTES),
             packs,
+            hints,
             kv: tables.kv.clone(),
             mark,
             tables: Mutex::new(tables),

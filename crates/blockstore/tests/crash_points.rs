@@ -9,12 +9,13 @@ use common::*;
 use fail::FailScenario;
 use floe_blockstore::{BlockStore, Error, IndexKind, ManifestState};
 
-const POINTS: [&str; 9] = [
+const POINTS: [&str; 10] = [
     "pack.append",
     "pack.synced",
     "pack.sealed",
     "index.apply",
     "index.checkpoint",
+    "hint.write",
     "gc.claimed",
     "gc.tombstone",
     "compact.copied",
