@@ -7,7 +7,8 @@
 //!    the same group;
 //! 2. when all its chunks are done the manifest is gone;
 //! 3. dead ranges of sealed packs are punched;
-//! 4. a pack with few live bytes is copied to the end of the log and, after a checkpoint, removed;
+//! 4. the live records of a pack that has few are copied to a pack of their own and, after a checkpoint, the pack
+//!    is removed;
 //! 5. a sealed pack without a hint gets one.
 //!
 //! Every step can be repeated, so a crash between any two costs nothing but the step.
@@ -26,7 +27,7 @@ use crate::limits;
 use crate::packs::{self, Found};
 use crate::queue::Op;
 use crate::record::{HEADER, Kind, Loc, Record};
-use crate::shared::{Shared, index_error, lost};
+use crate::shared::{Shared, index_error};
 use crate::tables::{self, Freed, PackStat, Placed};
 use crate::ticket::{Sender, ticket};
 
@@ -209,7 +210,10 @@ impl Collector {
     /// Gives one dead range of a sealed pack back.
     fn punch(&mut self) -> Did {
         let active = self.shared.tables.lock().end.pack;
-        let Some(n) = self.punchable.iter().position(|f| f.loc.pack < active) else { return Ok(false) };
+        // One that compaction still fills may be read group by group by the next open, and has no holes till then.
+        let filled = self.shared.tables.lock().copies.map(|c| c.pack);
+        let is_sealed = |f: &Freed| f.loc.pack < active && filled != Some(f.loc.pack);
+        let Some(n) = self.punchable.iter().position(is_sealed) else { return Ok(false) };
         let freed = self.punchable.swap_remove(n);
         let is_dead = |stat: &PackStat| stat.live + stat.negative == 0;
         if self.shared.tables.lock().packs.get(&freed.loc.pack).is_none_or(is_dead) {
@@ -256,11 +260,18 @@ impl Collector {
             let dead = stat.dead(tables.is_oldest(pack));
             (dead * 2 > stat.held() && dead >= PAGE).then_some(dead)
         };
+        // A pack in which nothing means anything goes, however small.
+        let empty = |pack: u32, stat: &PackStat| {
+            let dead = stat.dead(tables.is_oldest(pack));
+            (dead + stat.punched == stat.total).then_some(dead)
+        };
         let best = tables
             .packs
             .iter()
             .filter(|(pack, _)| **pack < active && !self.stuck.contains(pack))
-            .filter_map(|(pack, stat)| worth(*pack, stat).map(|dead| (dead, *pack, *stat)))
+            .filter_map(|(pack, stat)| {
+                worth(*pack, stat).or(empty(*pack, stat)).map(|dead| (dead, *pack, *stat))
+            })
             .max_by_key(|(dead, ..)| *dead);
         let stat = tables.packs.get(&active).copied().unwrap_or_default();
         let dead = stat.dead(false);
@@ -269,7 +280,7 @@ impl Collector {
         (best.map(|(_, pack, stat)| (pack, stat)), roll && best.is_none())
     }
 
-    /// Copies what means something to the end of the log, in groups. Returns the bytes, and whether all records
+    /// Copies what means something to a pack of its own, in groups. Returns the bytes, and whether all records
     /// could be read.
     fn copy_live(&mut self, pack: u32) -> Result<(u64, bool), Error> {
         let path = self.shared.packs.path(pack);
@@ -305,12 +316,12 @@ impl Collector {
             }
             if bytes as usize >= limits::COPY_BYTES || batch.len() >= limits::STEP_HASHES {
                 let records = std::mem::take(&mut batch);
-                self.ask(|done| Op::Copy { records, done })?;
+                self.ask(|done| Op::Copy { from: pack, records, done })?;
                 copied += std::mem::take(&mut bytes);
             }
         }
         if !batch.is_empty() {
-            self.ask(|done| Op::Copy { records: batch, done })?;
+            self.ask(|done| Op::Copy { from: pack, records: batch, done })?;
         }
         Ok((copied + bytes, whole))
     }
@@ -347,18 +358,23 @@ impl Collector {
             }
             return Ok(true);
         }
-        let held = stat.held();
-        self.shared.tables.lock().packs.remove(&pack);
         self.punchable.retain(|f| f.loc.pack != pack);
         self.hinted.remove(&pack);
         // One that stays is removed by the next open.
         let _ = self.shared.hints.remove(pack);
-        match self.shared.packs.remove(pack) {
-            Ok(()) => {}
-            Err(e) if lost(&e) => {}
-            Err(e) => return Err(Error::io(&self.shared.packs.path(pack), "remove", &e)),
+        let packs = &self.shared.packs;
+        if let Err(e) = packs.remove(pack) {
+            self.stuck.insert(pack);
+            return Err(Error::io(&packs.path(pack), "remove", &e));
         }
-        self.freed_bytes += i64::try_from(held).unwrap_or(0) - i64::try_from(copied).unwrap_or(0);
+        // Durable before the tables forget the pack: a name that came back would be taken for a new pack, and the
+        // tombstones that it needs may be gone by then.
+        packs.sync_names().map_err(|e| self.shared.health.poison(&self.shared.layout.packs, &e))?;
+        fail::fail_point!("compact.removed");
+        let mut tables = self.shared.tables.lock();
+        tables.packs.remove(&pack);
+        tables.copies = tables.copies.filter(|c| c.pack != pack);
+        self.freed_bytes += i64::try_from(stat.held()).unwrap_or(0) - i64::try_from(copied).unwrap_or(0);
         Ok(true)
     }
 
@@ -370,7 +386,7 @@ impl Collector {
         }
         let pack = {
             let tables = self.shared.tables.lock();
-            let mut sealed = tables.packs.keys().filter(|pack| **pack < tables.end.pack);
+            let mut sealed = tables.packs.keys().filter(|pack| tables.growing_end(**pack).is_none());
             sealed.find(|pack| !self.hinted.contains(pack)).copied()
         };
         let Some(pack) = pack else { return false };

@@ -165,7 +165,7 @@ fn salt_of_packs(disk: &dyn Disk, layout: &Layout) -> std::io::Result<Option<u64
     for name in names {
         let Some(id) = packs::id_of(&name) else { continue };
         let head = disk::read_small(disk, &layout.packs.join(&name), packs::HEADER)?.unwrap_or_default();
-        if let Some(salt) = packs::decode_header(id, &head) {
+        if let Some((salt, _)) = packs::decode_header(id, &head) {
             return Ok(Some(salt));
         }
     }

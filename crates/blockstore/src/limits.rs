@@ -42,6 +42,10 @@ pub(crate) const STEP_HASHES: usize = 4096;
 /// Hashes in one manifest chunk, so that a chunk fits a step.
 pub(crate) const CHUNK_HASHES: usize = 4096;
 
+/// Between the numbers of two packs of the log: the numbers between are those of compaction. Numbers are never
+/// used twice, and 2^32 of them last for 16 million packs of the log.
+pub(crate) const PACK_STRIDE: u32 = 256;
+
 /// Bytes that compaction copies in one group, for the same reason.
 pub(crate) const COPY_BYTES: usize = 4 << 20;
 

@@ -34,8 +34,8 @@ pub(crate) enum Op {
     Reap { hashes: Vec<Key>, done: Sender<Result<Vec<Freed>, Error>> },
     /// A manifest whose chunks are all counted down.
     Finish { id: Uuid, done: Sender<Result<(), Error>> },
-    /// Records of a pack that is being compacted, with where they were.
-    Copy { records: Vec<(Record, Bytes, Loc)>, done: Sender<Result<(), Error>> },
+    /// Records of the pack `from` that is being compacted, with where they were.
+    Copy { from: u32, records: Vec<(Record, Bytes, Loc)>, done: Sender<Result<(), Error>> },
     /// Bytes of a block in a pack that goes away are bad.
     Displace { hash: Key, from: Loc, done: Sender<Result<(), Error>> },
     /// Puts a block back that the index lost.

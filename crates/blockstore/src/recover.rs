@@ -2,9 +2,10 @@
 //!
 //! 1. The index is opened and its checkpoint read. If it does not open, is of another store or version, or names
 //!    what the packs do not have, it is thrown away and everything is read from the first pack on.
-//! 2. The log behind the checkpoint is applied. In the newest pack every body is checked, because its last group
-//!    may be torn; older packs were whole before the next one was made, so only headers are read for blocks.
-//! 3. The torn group is cut off.
+//! 2. What the packs have behind the checkpoint is applied, in order of their numbers. Where a pack was being
+//!    written, by the log or by compaction, every body is checked, because its last group may be torn; other
+//!    packs are whole, so only headers are read for blocks.
+//! 3. A torn group is cut off. What compaction did not finish is in the packs it copied from still.
 //!
 //! A bad record that is not the torn end is damage: it is reported and passed over, and never keeps the store
 //! from opening. The two are told apart by group numbers: a group is only begun when the one before it is
@@ -14,6 +15,7 @@
 //!
 //! Everything here can be cut off and begun again.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -27,10 +29,10 @@ use crate::index::redb_index::RedbIndex;
 use crate::index::{BlockIndex, IndexError, Layered, redb_index};
 use crate::limits;
 use crate::mark::Mark;
-use crate::packs::{self, Found, Packs, Scan};
+use crate::packs::{self, Found, Packs, Purpose, Scan};
 use crate::record::{Header, Key, Kind, Loc, Record};
 use crate::shared::index_error;
-use crate::tables::{Entry, Placed, Tables};
+use crate::tables::{Copies, Entry, Placed, Tables};
 
 pub(crate) struct Recovery<'a> {
     pub(crate) disk: &'a Arc<dyn Disk>,
@@ -96,18 +98,31 @@ impl Recovery<'_> {
         let fail = |e| Error::io(&self.layout.packs, "read", &e);
         let mut ids = self.packs.list().map_err(fail)?;
         if let Some(newest) = ids.last().copied()
-            && !self.packs.has_header(newest).map_err(fail)?
+            && self.packs.purpose(newest).map_err(fail)?.is_none()
             && self.packs.scan(newest, 0).and_then(|mut s| last_group(&mut s)).map_err(fail)?.is_none()
         {
-            self.packs.create(newest).map_err(|e| Error::io(&self.packs.path(newest), "make", &e))?;
+            self.make_log(newest)?;
         }
-        if ids.is_empty() {
-            self.packs.create(1).map_err(|e| Error::io(&self.packs.path(1), "make", &e))?;
-            ids.push(1);
+        let next = match ids.last().copied() {
+            None => Some(1),
+            // The log behind it was taken away by somebody.
+            Some(last) if self.packs.purpose(last).map_err(fail)? == Some(Purpose::Copies) => {
+                Some(last + limits::PACK_STRIDE)
+            }
+            Some(_) => None,
+        };
+        if let Some(next) = next {
+            self.make_log(next)?;
+            ids.push(next);
         }
         let sealed = ids.split_last().map_or(&[][..], |(_, sealed)| sealed);
         self.hints.tidy(sealed).map_err(|e| Error::io(&self.layout.hints, "tidy", &e))?;
         Ok(ids)
+    }
+
+    fn make_log(&self, pack: u32) -> Result<(), Error> {
+        let made = self.packs.create(pack, Purpose::Log);
+        made.map_err(|e| Error::io(&self.packs.path(pack), "make", &e))
     }
 
     fn packs_have_records(&self, ids: &[u32]) -> Result<bool, Error> {
@@ -179,17 +194,15 @@ impl Recovery<'_> {
         // A pack that was dead and is gone means nothing; one that the checkpoint does not know is new.
         tables.packs.retain(|p, _| ids.contains(p));
         let newest = ids.last().copied().unwrap_or(1);
-        let start = tables.end;
         let mut hinted = 0;
-        for pack in ids.iter().copied().filter(|p| *p >= start.pack) {
-            let from = if pack == start.pack {
-                u64::from(start.offset)
-            } else {
+        for (pack, from) in behind(tables, ids) {
+            if !tables.packs.contains_key(&pack) {
                 tables.grow(pack, packs::HEADER);
-                packs::HEADER
-            };
+            }
             if pack == newest {
                 self.replay_newest(tables, pack, from)?;
+            } else if self.packs.purpose(pack).map_err(|e| self.failed(pack, &e))? == Some(Purpose::Copies) {
+                self.replay_copies(tables, pack, from)?;
             } else if let Some(hint) = self.hints.read(self.packs, pack).map_err(|e| self.failed(pack, &e))? {
                 self.replay_hinted(tables, &hint, from)?;
                 hinted += 1;
@@ -197,6 +210,7 @@ impl Recovery<'_> {
                 self.replay_sealed(tables, pack, from)?;
             }
         }
+        tables.copies = None;
         Ok(hinted)
     }
 
@@ -221,8 +235,7 @@ impl Recovery<'_> {
                     }
                 }
             }
-            let end = u64::from(loc.offset) + bytes;
-            self.flush(tables, Loc { pack: loc.pack, offset: u32::try_from(end).unwrap_or(u32::MAX) })?;
+            self.flush(tables, loc.pack, u64::from(loc.offset) + bytes, 0)?;
         }
         tables.group = tables.group.max(hint.group);
         Ok(())
@@ -242,13 +255,35 @@ impl Recovery<'_> {
                     None => self.damage(tables, pack, loc.offset.into(), scan.at()),
                 },
             }
-            self.flush(tables, Loc { pack, offset: u32::try_from(scan.at()).unwrap_or(u32::MAX) })?;
+            self.flush(tables, pack, scan.at(), 0)?;
         }
         Ok(())
     }
 
-    /// The newest pack group by group, up to the first that is not whole.
+    /// The newest pack, which the log goes on with.
     fn replay_newest(&self, tables: &mut Tables, pack: u32, from: u64) -> Result<(), Trouble> {
+        let (end, group) = self.replay_groups(tables, pack, from, tables.group)?;
+        tables.group = group;
+        tables.end = Loc { pack, offset: u32::try_from(end).unwrap_or(u32::MAX) };
+        Ok(())
+    }
+
+    /// A pack that compaction filled when the store ended. It is not filled any further.
+    fn replay_copies(&self, tables: &mut Tables, pack: u32, from: u64) -> Result<(), Trouble> {
+        let applied = tables.copies.filter(|c| c.pack == pack).map_or(0, |c| c.group);
+        self.replay_groups(tables, pack, from, applied)?;
+        self.packs.seal(pack).map_err(|e| self.failed(pack, &e))
+    }
+
+    /// Group by group behind the group `last`, up to the first that is not whole, and cuts off the rest. Returns
+    /// where the last whole group ends, and its number.
+    fn replay_groups(
+        &self,
+        tables: &mut Tables,
+        pack: u32,
+        from: u64,
+        mut last: u64,
+    ) -> Result<(u64, u64), Trouble> {
         let mut scan = self.scan(pack, from)?;
         let mut group: Vec<(Record, Loc, u64)> = Vec::new();
         let mut whole = from;
@@ -258,32 +293,31 @@ impl Recovery<'_> {
                 Checked::Bad(bad, to) => {
                     // Rot, if a group behind it was begun: this one was synced before.
                     let behind = last_group(&mut self.scan(pack, to)?).map_err(|e| self.failed(pack, &e))?;
-                    if behind.is_none_or(|g| g <= tables.group + 1) {
+                    if behind.is_none_or(|g| g <= last + 1) {
                         break;
                     }
                     self.damage(tables, pack, bad, to);
                     continue;
                 }
             };
-            if header.group > tables.group + 1 {
+            if header.group > last + 1 {
                 // The end of the group before was damaged. It was synced, so what is left of it counts.
                 self.apply_all(tables, &mut group)?;
-                tables.group = header.group - 1;
+                last = header.group - 1;
             }
             match record {
                 Some(record) => group.push((record, loc, header.record_len())),
                 None => {
                     self.apply_all(tables, &mut group)?;
                     tables.grow(pack, COMMIT_BYTES);
-                    tables.group = header.group;
+                    last = header.group;
                     whole = scan.at();
-                    self.flush(tables, Loc { pack, offset: u32::try_from(whole).unwrap_or(u32::MAX) })?;
+                    self.flush(tables, pack, whole, last)?;
                 }
             }
         }
         self.cut(pack, whole)?;
-        tables.end = Loc { pack, offset: u32::try_from(whole).unwrap_or(u32::MAX) };
-        Ok(())
+        Ok((whole, last))
     }
 
     fn checked(&self, scan: &Scan, found: Found) -> Result<Checked, Trouble> {
@@ -373,12 +407,19 @@ impl Recovery<'_> {
         tables.doubt = true;
     }
 
-    /// A rebuild must not hold the whole index in memory.
-    fn flush(&self, tables: &mut Tables, end: Loc) -> Result<(), Trouble> {
+    /// A rebuild must not hold the whole index in memory: notes how far it is, `group` being the last one of a pack
+    /// that is read group by group.
+    fn flush(&self, tables: &mut Tables, pack: u32, at: u64, group: u64) -> Result<(), Trouble> {
         if tables.kv.changed() < limits::CHECKPOINT_KEYS {
             return Ok(());
         }
-        tables.end = end;
+        let end = u32::try_from(at).unwrap_or(u32::MAX);
+        if pack < tables.end.pack {
+            tables.copies = Some(Copies { pack, end, group });
+        } else {
+            tables.end = Loc { pack, offset: end };
+            tables.group = tables.group.max(group);
+        }
         write_checkpoint(tables)?;
         Ok(())
     }
@@ -425,6 +466,20 @@ impl From<IndexError> for Trouble {
 fn decode(header: &Header, body: &[u8]) -> Option<Record> {
     let (key, data) = body.split_at_checked(header.key_len as usize)?;
     Record::decode(header.kind, key, data, header.data_len)
+}
+
+/// What the tables do not know of yet: packs, and from where on. Below the end of the log these are packs that
+/// compaction has filled since the checkpoint.
+fn behind(tables: &Tables, ids: &[u32]) -> Vec<(u32, u64)> {
+    let start = tables.end;
+    let filled = |pack: u32| tables.copies.filter(|c| c.pack == pack).map(|c| u64::from(c.end));
+    let from = |pack: u32| match pack.cmp(&start.pack) {
+        Ordering::Greater => Some(packs::HEADER),
+        Ordering::Equal => Some(u64::from(start.offset)),
+        Ordering::Less if tables.packs.contains_key(&pack) => filled(pack),
+        Ordering::Less => Some(packs::HEADER),
+    };
+    ids.iter().filter_map(|pack| Some((*pack, from(*pack)?))).collect()
 }
 
 /// The highest group among the records that can be found from here on.

@@ -49,10 +49,10 @@ pub(crate) struct Scrub {
     missing: BTreeSet<Key>,
 }
 
-/// A pack being read, up to where the log ended when it was begun.
+/// A pack being read, up to where it ended when it was begun.
 pub(crate) struct Walk {
     scan: Scan,
-    end: Loc,
+    end: u32,
 }
 
 impl Scrub {
@@ -70,12 +70,15 @@ impl Scrub {
     /// `None`: the pack is gone.
     pub(crate) fn begin(&mut self, pack: u32) -> Option<Walk> {
         let scan = self.shared.packs.scan(pack, packs::HEADER).ok()?;
-        if !self.shared.packs.has_header(pack).unwrap_or(true) {
+        if self.shared.packs.purpose(pack).is_ok_and(|purpose| purpose.is_none()) {
             self.report.damaged_records += 1;
         }
-        // Behind the end of the log a group is just being written.
-        let end = self.shared.tables.lock().end;
-        Some(Walk { scan, end })
+        Some(Walk { scan, end: self.end_of(pack) })
+    }
+
+    /// Behind the end of a pack that grows a group is just being written.
+    fn end_of(&self, pack: u32) -> u32 {
+        self.shared.tables.lock().growing_end(pack).unwrap_or(u32::MAX)
     }
 
     /// Reads on for about `most` bytes. Returns whether the pack is done.
@@ -89,9 +92,9 @@ impl Scrub {
             }
             match walk.scan.next().map_err(fail)? {
                 None => return Ok(true),
-                Some(Found::Damage { from, .. }) if walk.scan.is_behind(from, walk.end) => return Ok(true),
+                Some(Found::Damage { from, .. }) if from >= u64::from(walk.end) => return Ok(true),
                 Some(Found::Damage { .. }) => self.report.damaged_records += 1,
-                Some(Found::Record { loc, .. }) if loc >= walk.end => return Ok(true),
+                Some(Found::Record { loc, .. }) if loc.offset >= walk.end => return Ok(true),
                 Some(Found::Record { loc, header, key }) => {
                     let body = walk.scan.body(loc, &header).map_err(fail)?;
                     self.record(loc, &header, &key, body)?;
@@ -309,13 +312,13 @@ impl Scrub {
     ) -> Result<(), Error> {
         for pack in self.packs_from(0)? {
             let Ok(mut scan) = self.shared.packs.scan(pack, packs::HEADER) else { continue };
-            let end = self.shared.tables.lock().end;
+            let end = self.end_of(pack);
             while let Ok(Some(found)) = scan.next() {
                 if self.shared.stopping() {
                     return Err(Error::Closed);
                 }
                 match found {
-                    Found::Record { loc, .. } if loc >= end => break,
+                    Found::Record { loc, .. } if loc.offset >= end => break,
                     Found::Record { loc, header, key } => look(loc, &header, &key, &scan)?,
                     Found::Damage { .. } => {}
                 }
@@ -339,13 +342,15 @@ fn add(named: &mut Named, at: Placed) {
 /// What the figures of the packs say at one moment.
 struct Lives {
     live: BTreeMap<u32, u64>,
-    /// Where the pack that grows ends.
-    end: Loc,
+    /// Where the packs that grow end.
+    ends: BTreeMap<u32, u32>,
 }
 
 impl Lives {
     fn of(tables: &Tables) -> Self {
-        Self { live: tables.packs.iter().map(|(pack, s)| (*pack, s.live)).collect(), end: tables.end }
+        let live = tables.packs.iter().map(|(pack, s)| (*pack, s.live)).collect();
+        let ends = tables.packs.keys().filter_map(|pack| Some((*pack, tables.growing_end(*pack)?))).collect();
+        Self { live, ends }
     }
 
     /// The packs of which the index named more or less than was live between the two moments. A pack that did
@@ -354,7 +359,7 @@ impl Lives {
         let mut wrong = BTreeSet::new();
         for (pack, least) in &after.live {
             let Some(most) = self.live.get(pack) else { continue };
-            let grew = self.end != after.end && (*pack == self.end.pack || *pack == after.end.pack);
+            let grew = self.ends.get(pack) != after.ends.get(pack);
             let sum = named.get(pack).copied().unwrap_or(0);
             if !grew && !(*least..=*most).contains(&sum) {
                 wrong.insert(*pack);

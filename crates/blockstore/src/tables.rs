@@ -7,6 +7,8 @@
 //! - a block, chunk or manifest record that was seen before only moves;
 //! - a chunk counts once, whatever happens to its record: its serial says which it is;
 //! - a tombstone deletes the record it names and no other, a `Gone` the manifest of its birth and no later one;
+//! - a record that compaction copied was live when it was copied, so nothing that the log says between the copy's
+//!   number and that moment concerned it: reading the copy first comes to the same;
 //! - in a rebuild a chunk may come before the blocks it names: an entry then has references and no place.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +20,7 @@ use crate::index::{IndexError, Layered};
 use crate::record::{Key, Loc, Member, Reader, Record, State, Tomb, record_len};
 
 /// The version of everything in the index. Another version is thrown away and built again.
-const INDEX_VERSION: u32 = 1;
+const INDEX_VERSION: u32 = 2;
 pub(crate) const CHECKPOINT_KEY: &[u8] = b"s";
 
 /// What the index says of a block.
@@ -61,6 +63,14 @@ pub(crate) struct PackStat {
     pub(crate) punched: u64,
 }
 
+/// How far the pack that compaction fills is applied and durable. Its groups have numbers of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Copies {
+    pub(crate) pack: u32,
+    pub(crate) end: u32,
+    pub(crate) group: u64,
+}
+
 /// A dead record whose space may be given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Freed {
@@ -80,6 +90,8 @@ pub(crate) struct Tables {
     /// The last group applied.
     pub(crate) group: u64,
     pub(crate) packs: BTreeMap<u32, PackStat>,
+    /// The pack that compaction fills, if it fills one.
+    pub(crate) copies: Option<Copies>,
     pub(crate) blocks: u64,
     pub(crate) bytes: u64,
     /// Blocks that are here and that nobody counts: what the collector has to look at again, because a hold kept
@@ -227,6 +239,7 @@ impl Tables {
             end: Loc::default(),
             group: 0,
             packs: BTreeMap::new(),
+            copies: None,
             blocks: 0,
             bytes: 0,
             zero: BTreeSet::new(),
@@ -248,6 +261,8 @@ impl Tables {
         self.end = read_loc(r)?;
         (self.group, self.blocks, self.bytes) = (r.u64()?, r.u64()?, r.u64()?);
         self.doubt = r.u32()? != 0;
+        let copies = Copies { pack: r.u32()?, end: r.u32()?, group: r.u64()? };
+        self.copies = Some(copies).filter(|c| c.pack != 0);
         for _ in 0..r.u32()? {
             let pack = r.u32()?;
             let stat = PackStat { total: r.u64()?, live: r.u64()?, negative: r.u64()?, punched: r.u64()? };
@@ -266,7 +281,11 @@ impl Tables {
         put64(&mut w, &[self.salt]);
         put(&mut w, &[self.end.pack, self.end.offset]);
         put64(&mut w, &[self.group, self.blocks, self.bytes]);
-        put(&mut w, &[u32::from(self.doubt), u32::try_from(self.packs.len()).unwrap_or(u32::MAX)]);
+        put(&mut w, &[u32::from(self.doubt)]);
+        let copies = self.copies.unwrap_or(Copies { pack: 0, end: 0, group: 0 });
+        put(&mut w, &[copies.pack, copies.end]);
+        put64(&mut w, &[copies.group]);
+        put(&mut w, &[u32::try_from(self.packs.len()).unwrap_or(u32::MAX)]);
         for (pack, s) in &self.packs {
             put(&mut w, &[*pack]);
             put64(&mut w, &[s.total, s.live, s.negative, s.punched]);
@@ -289,6 +308,12 @@ impl Tables {
 
     pub(crate) fn chunk(&self, id: Uuid, serial: u64) -> Result<Option<Placed>, IndexError> {
         chunk(&self.kv, id, serial)
+    }
+
+    /// Where what is written of a pack ends, for the packs that grow.
+    pub(crate) fn growing_end(&self, pack: u32) -> Option<u32> {
+        let log = Some(self.end).filter(|end| end.pack == pack).map(|end| end.offset);
+        log.or_else(|| self.copies.filter(|c| c.pack == pack).map(|c| c.end))
     }
 
     pub(crate) fn is_oldest(&self, pack: u32) -> bool {
