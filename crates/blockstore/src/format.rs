@@ -8,6 +8,7 @@
 //! quarantine/     bytes of blocks that did not match their hash
 //! scratch/        visited sets of running walks; emptied by open
 //! rebuild         the index is not to be trusted: the next open makes it again
+//! scrub           how far the scrub in the background is
 //! kept            space for releases and checkpoints on a full disk
 //! ```
 //!
@@ -24,11 +25,12 @@ use crate::error::Error;
 use crate::index::redb_index;
 use crate::mark;
 use crate::packs;
+use crate::patrol;
 
 const VERSION: u32 = 1;
 const NAME: &str = "FORMAT";
 const FIRST_LINE: &str = "floe blocks";
-const OURS: [&str; 10] = [
+const OURS: [&str; 12] = [
     NAME,
     "FORMAT.new",
     "packs",
@@ -39,6 +41,8 @@ const OURS: [&str; 10] = [
     "scratch",
     "kept",
     mark::FILE,
+    patrol::FILE,
+    "scrub.new",
 ];
 
 /// Where things are.

@@ -14,7 +14,8 @@
 //! - **A block dies when no manifest counts it and nobody holds it**, at once: the decision is made under the
 //!   lock that a claim takes ([`holds`]). What is in doubt is kept.
 //! - **Every read is checked against its hash.** A block that fails is kept aside, never served, and claimed as
-//!   absent, so that the next walk or [`BlockStore::repair`] brings a good copy.
+//!   absent, so that the next walk or [`BlockStore::repair`] brings a good copy. [`BlockStore::patrol`] reads what
+//!   nobody asks for within 30 days.
 //!
 //! Three threads belong to a store: the writer, the checkpointer, the collector. [`BlockStore::close`] ends them
 //! with a checkpoint, dropping the last handle without one; open reads the difference from the log. Calls that
@@ -36,6 +37,7 @@ mod index;
 mod limits;
 mod mark;
 mod packs;
+mod patrol;
 mod protect;
 mod queue;
 mod record;
@@ -52,7 +54,7 @@ mod writer;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use floe_core::{Clock, Multihash};
+use floe_core::{Clock, Multihash, Timestamp};
 use uuid::Uuid;
 
 pub use disk::{Disk, DiskFile, Open, RealDisk, Space};
@@ -153,6 +155,24 @@ pub struct ScrubReport {
     pub index_wrong: bool,
     /// Damaged places that are no block: headers, manifests, tombstones, dead bytes.
     pub damaged_records: u64,
+}
+
+impl ScrubReport {
+    /// Whether there is nothing to mend.
+    pub fn is_clean(&self) -> bool {
+        self.damaged.is_empty() && self.missing.is_empty() && !self.index_wrong
+    }
+}
+
+/// How far the scrub in the background is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PatrolState {
+    /// When the last round began.
+    pub began: Option<Timestamp>,
+    /// The number of the pack that is next; `None` between two rounds.
+    pub next: Option<u32>,
+    /// When a round was last finished.
+    pub finished: Option<Timestamp>,
 }
 
 /// Figures of the store.

@@ -2,6 +2,8 @@
 //!
 //! A hit counts `floe_limit_hits_total{limit}` through [`hit`].
 
+use std::time::Duration;
+
 use floe_core::block::MAX_BLOCK_BYTES;
 
 /// Largest data of a record. A block needs 2 MiB, a chunk of a full group of the smallest blocks under 8 MiB; a
@@ -76,6 +78,20 @@ pub(crate) const ROLL_DEAD_BYTES: u64 = 16 << 20;
 
 /// Blocks that an index lost and the scrub puts back: about 10 MB. The rebuild at the next start has the rest.
 pub(crate) const LOST_BLOCKS: usize = 100_000;
+
+/// Between the beginnings of two rounds of the scrub in the background. Half of the 30 days in which every pack is to
+/// be read: one read at the beginning of a round may be the last of the next.
+pub(crate) const PATROL_EVERY: Duration = Duration::from_secs(15 * 24 * 3600);
+/// The time that a round is paced for.
+pub(crate) const PATROL_WITHIN: Duration = Duration::from_secs(14 * 24 * 3600);
+/// What is left of a round that is late is read within this, so that catching up starves nobody.
+pub(crate) const PATROL_LATE: Duration = Duration::from_secs(24 * 3600);
+/// The slowest pace in bytes a second: small stores are done early. Little beside what any disk can do.
+pub(crate) const PATROL_FLOOR: u64 = 1 << 20;
+/// Bytes read at a time: a second's work at the slowest pace.
+pub(crate) const PATROL_SLICE: u64 = 1 << 20;
+/// How often the wall clock is looked at while no round runs: it may jump.
+pub(crate) const PATROL_LOOK: Duration = Duration::from_secs(3600);
 
 /// Index keys read at a time by walks over the whole index.
 pub(crate) const SCAN_KEYS: usize = 1024;

@@ -47,6 +47,15 @@ pub(crate) struct Scrub {
     shared: Arc<Shared>,
     report: ScrubReport,
     missing: BTreeSet<Key>,
+    /// Damage that is not to be reported again.
+    known: BTreeSet<Key>,
+}
+
+impl Walk {
+    /// Where it reads on.
+    pub(crate) fn at(&self) -> u64 {
+        self.scan.at()
+    }
 }
 
 /// A pack being read, up to where it ended when it was begun.
@@ -57,7 +66,12 @@ pub(crate) struct Walk {
 
 impl Scrub {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, report: ScrubReport::default(), missing: BTreeSet::new() }
+        Self { shared, report: ScrubReport::default(), missing: BTreeSet::new(), known: BTreeSet::new() }
+    }
+
+    /// Damage that is known already is left out of the report.
+    pub(crate) fn only_new(&mut self) {
+        self.known.clone_from(&self.shared.damaged.read());
     }
 
     /// The packs from `first` on, oldest first.
@@ -104,10 +118,19 @@ impl Scrub {
         Ok(false)
     }
 
+    /// What was found in some packs, after a look at the index where they have blocks that it lacks.
+    pub(crate) fn checked_report(mut self) -> Result<ScrubReport, Error> {
+        if !self.missing.is_empty() {
+            self.index()?;
+        }
+        Ok(self.report())
+    }
+
     /// What was found so far.
     pub(crate) fn report(self) -> ScrubReport {
         let mut report = self.report;
-        report.damaged = self.shared.damaged.read().iter().filter_map(|k| multihash(k)).collect();
+        let damaged = self.shared.damaged.read();
+        report.damaged = damaged.difference(&self.known).filter_map(|k| multihash(k)).collect();
         report.missing = self.missing.iter().filter_map(|k| multihash(k)).collect();
         report
     }

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use floe_core::Multihash;
+use floe_core::{Clock, Multihash};
 use parking_lot::{Condvar, Mutex, RwLock};
 use uuid::Uuid;
 
+use crate::PatrolState;
 use crate::disk::{Disk, DiskFile, Open, Space};
 use crate::error::{Error, is_full};
 use crate::format::Layout;
@@ -25,6 +26,7 @@ use crate::tables::{self, Entry, Placed, Tables};
 
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) layout: Layout,
     pub(crate) pack_bytes: u64,
     pub(crate) packs: Packs,
@@ -39,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) protected: Mutex<HashSet<Uuid>>,
     pub(crate) queue: Queue,
     pub(crate) health: Health,
+    pub(crate) patrol: Mutex<PatrolState>,
     pub(crate) collector: crate::collector::Bell,
     pub(crate) figures: Figures,
     /// Set when the threads have to end.

@@ -26,8 +26,11 @@ use crate::shared::{Figures, Health, Shared, index_error, key_of, lost};
 use crate::tables::{self, Entry, Manifest};
 use crate::ticket::ticket;
 use crate::writer::Writer;
-use crate::{Components, GcReport, ManifestId, ManifestState, ManifestTotals, ScrubReport, Settings, Stats};
-use crate::{format, limits, scrub};
+use crate::{
+    Components, GcReport, ManifestId, ManifestState, ManifestTotals, PatrolState, ScrubReport, Settings,
+    Stats,
+};
+use crate::{format, limits, patrol, scrub};
 
 /// The store. Cheap to clone. When the last clone goes without [`BlockStore::close`], the threads end after the
 /// group they are writing, and the next open reads the rest of the log.
@@ -49,7 +52,7 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Directory`] for a foreign or newer directory; otherwise what the disk said.
     pub fn open(settings: Settings, components: Components) -> Result<Self, Error> {
-        let Components { disk, clock: _ } = components;
+        let Components { disk, clock } = components;
         let (layout, salt) = format::open(&*disk, &settings.dir)?;
         let packs = Packs::new(disk.clone(), layout.packs.clone(), salt);
         let hints = Hints::new(disk.clone(), layout.hints.clone(), salt);
@@ -65,6 +68,7 @@ impl BlockStore {
         };
         let Recovered { tables, damaged, hinted } = recovery.run()?;
         metrics::counter!("floe_packs_read_by_hints_total").increment(hinted as u64);
+        let patrol = Mutex::new(patrol::load(&*disk, &layout.root)?);
         let figures = Figures::default();
         figures.set(&tables);
         let shared = Arc::new(Shared {
@@ -81,6 +85,8 @@ impl BlockStore {
             health: Health::new(settings.reserve_bytes),
             collector: Bell::default(),
             figures,
+            patrol,
+            clock,
             stopping: AtomicBool::new(false),
             disk,
             layout,
@@ -209,13 +215,20 @@ impl BlockStore {
         answer.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// Reads every record of every pack and compares packs and index both ways.
+    /// Reads every record of every pack and compares packs and index both ways, at full speed. Counts as a round of
+    /// [`BlockStore::patrol`].
     ///
     /// # Errors
     /// [`Error::Io`] where the disk fails in another way than by losing bytes.
     pub async fn scrub(&self) -> Result<ScrubReport, Error> {
         let shared = self.shared().clone();
-        offload("floe-scrub", move || scrub::run(&shared)).await
+        let began = shared.clock.now();
+        let report = offload("floe-scrub", move || scrub::run(&shared)).await?;
+        let finished = self.shared().clock.now();
+        self.shared().keep_patrol(|state| {
+            *state = PatrolState { began: Some(began), next: None, finished: Some(finished) };
+        });
+        Ok(report)
     }
 
     /// Figures.
@@ -352,7 +365,7 @@ fn state(state: State) -> ManifestState {
 }
 
 /// Runs what blocks on a thread of its own, so that no runtime is needed and none is held up.
-async fn offload<T: Send + 'static>(
+pub(crate) async fn offload<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
