@@ -135,6 +135,10 @@ impl Collector {
 
     fn step(&mut self) -> Did {
         self.shared.health.check()?;
+        // On a full disk what makes space comes before what needs some.
+        if self.shared.health.is_read_only() && (self.punch()? || self.compact_if_room()?) {
+            return Ok(true);
+        }
         Ok(self.count_down()? || self.reap()? || self.punch()? || self.compact()? || self.hint())
     }
 
@@ -183,7 +187,7 @@ impl Collector {
     fn reap(&mut self) -> Did {
         let hashes: Vec<_> = {
             let tables = self.shared.tables.lock();
-            if tables.doubt {
+            if tables.doubt.is_any() {
                 return Ok(false);
             }
             let free = tables.zero.iter().filter(|h| !self.shared.holds.is_held(h));
@@ -233,6 +237,14 @@ impl Collector {
         Ok(true)
     }
 
+    /// Where there is no room for copies, there may be some for tombstones still.
+    fn compact_if_room(&mut self) -> Did {
+        match self.compact() {
+            Err(Error::ReadOnly) => Ok(false),
+            other => other,
+        }
+    }
+
     fn compact(&mut self) -> Did {
         let (candidate, roll) = self.candidate();
         if roll {
@@ -245,9 +257,15 @@ impl Collector {
             return Ok(false);
         }
         tracing::debug!(pack, live = stat.live, total = stat.total, "compacting");
-        let (copied, whole) = self.copy_live(pack)?;
+        let nothing = stat.live + stat.negative == 0;
+        let (copied, whole) = if nothing { (0, true) } else { self.copy_live(pack)? };
         // Without the checkpoint a replay would still look for records in the pack.
-        self.ask(|done| Op::Checkpoint { done })?;
+        match self.ask(|done| Op::Checkpoint { done }) {
+            // The index needs space, and this makes some. All that the pack had is in the log elsewhere: a crash
+            // before the next checkpoint costs a rebuild of the index and nothing else.
+            Err(Error::ReadOnly) => tracing::warn!("{pack:08x} is removed before its end is in the index"),
+            other => other?,
+        }
         fail::fail_point!("compact.switched");
         self.remove(pack, copied, whole)
     }
@@ -265,14 +283,19 @@ impl Collector {
             let dead = stat.dead(tables.is_oldest(pack));
             (dead + stat.punched == stat.total).then_some(dead)
         };
+        // Copying takes space first: on a full disk what needs none goes first, and no more is copied than was kept
+        // for that.
+        let full = self.shared.health.is_read_only();
+        let room = if full { limits::KEPT_COPY_BYTES.max(self.shared.health.free() / 2) } else { u64::MAX };
         let best = tables
             .packs
             .iter()
             .filter(|(pack, _)| **pack < active && !self.stuck.contains(pack))
+            .filter(|(pack, stat)| stat.to_copy(tables.is_oldest(**pack)) <= room)
             .filter_map(|(pack, stat)| {
                 worth(*pack, stat).or(empty(*pack, stat)).map(|dead| (dead, *pack, *stat))
             })
-            .max_by_key(|(dead, ..)| *dead);
+            .max_by_key(|(dead, pack, stat)| (full && stat.to_copy(tables.is_oldest(*pack)) == 0, *dead));
         let stat = tables.packs.get(&active).copied().unwrap_or_default();
         let dead = stat.dead(false);
         let roll = dead >= limits::ROLL_DEAD_BYTES && (!self.punchable.is_empty() || dead * 2 > stat.total)
@@ -343,7 +366,15 @@ impl Collector {
     }
 
     fn remove(&mut self, pack: u32, copied: u64, whole: bool) -> Did {
-        let stat = self.shared.tables.lock().packs.get(&pack).copied().unwrap_or_default();
+        let (stat, is_oldest) = {
+            let tables = self.shared.tables.lock();
+            (tables.packs.get(&pack).copied().unwrap_or_default(), tables.is_oldest(pack))
+        };
+        if !whole && stat.negative > 0 && !is_oldest {
+            // What could not be read may be tombstones that an older pack needs.
+            self.stuck.insert(pack);
+            return Ok(true);
+        }
         if stat.live > 0 {
             let path = self.shared.packs.path(pack);
             tracing::error!(

@@ -186,7 +186,8 @@ pub struct Stats {
     pub disk_free: u64,
     /// Whether writes are refused.
     pub read_only: bool,
-    /// Whether nothing is collected, because a record that says what is needed was lost: run the scrub, and pin
-    /// again what it names.
+    /// Whether nothing is collected, because the index was caught lying (until the next open) or records that say
+    /// what is needed were lost: until the manifests that lack them are walked again or released, and
+    /// [`BlockStore::confirm`] misses none.
     pub in_doubt: bool,
 }

@@ -67,6 +67,10 @@ pub(crate) const HINT_BYTES: usize = 32 << 20;
 /// a full disk.
 pub(crate) const KEPT_BYTES: u64 = 16 << 20;
 
+/// What compaction may copy of a pack on a full disk: a quarter of the kept space, so that it never takes all that
+/// tombstones need, and more packs can follow.
+pub(crate) const KEPT_COPY_BYTES: u64 = KEPT_BYTES / 4;
+
 /// Damaged blocks whose bytes are kept in `quarantine/`: evidence, not a second store.
 pub(crate) const QUARANTINE_FILES: usize = 64;
 

@@ -19,6 +19,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::IndexKind;
 use crate::disk::Disk;
 use crate::error::Error;
@@ -32,7 +34,7 @@ use crate::mark::Mark;
 use crate::packs::{self, Found, Packs, Purpose, Scan};
 use crate::record::{Header, Key, Kind, Loc, Record};
 use crate::shared::index_error;
-use crate::tables::{Copies, Entry, Placed, Tables};
+use crate::tables::{Copies, Entry, Manifest, Placed, Tables};
 
 pub(crate) struct Recovery<'a> {
     pub(crate) disk: &'a Arc<dyn Disk>,
@@ -82,6 +84,8 @@ impl Recovery<'_> {
                 ids.len()
             );
             find_zero(&mut tables).map_err(index_error)?;
+            let lossy = tables.doubt.unknown;
+            self.judge(&mut tables, lossy).map_err(index_error)?;
             write_checkpoint(&tables).map_err(index_error)?;
         }
         // Last: a rebuild that was cut off begins again.
@@ -172,7 +176,12 @@ impl Recovery<'_> {
         let kv = Arc::new(Layered::new(self.open_index()?, self.mark.clone()));
         let Some(mut tables) = Tables::load(kv, self.salt)? else { return Ok(None) };
         self.agree(&tables, ids)?;
+        let before = std::mem::take(&mut tables.doubt.unknown);
         let hinted = self.replay(&mut tables, ids)?;
+        if tables.doubt.unknown {
+            self.judge(&mut tables, true)?;
+        }
+        tables.doubt.unknown |= before;
         let damaged = known_damage(&tables)?;
         Ok(Some(Recovered { tables, damaged, hinted }))
     }
@@ -230,7 +239,7 @@ impl Recovery<'_> {
                         Some(record) => self.apply(tables, &record, loc, bytes)?,
                         None => {
                             let at = u64::from(loc.offset);
-                            self.damage(tables, loc.pack, at, at + bytes);
+                            self.lost_record(tables, hinted.kind, loc.pack, at, at + bytes);
                         }
                     }
                 }
@@ -245,14 +254,14 @@ impl Recovery<'_> {
         let mut scan = self.scan(pack, from)?;
         while let Some(found) = self.next(&mut scan)? {
             match found {
-                Found::Damage { from, to } => self.damage(tables, pack, from, to),
+                Found::Damage { from, to } => self.lost(tables, pack, from, to),
                 Found::Record { loc, header, key } if header.kind == Kind::Block => {
                     let record = Record::Block { hash: key, len: header.data_len };
                     self.apply(tables, &record, loc, header.record_len())?;
                 }
                 Found::Record { loc, header, .. } => match self.body(&scan, loc, &header)? {
                     Some(record) => self.apply_decoded(tables, record, loc, &header)?,
-                    None => self.damage(tables, pack, loc.offset.into(), scan.at()),
+                    None => self.lost_record(tables, header.kind, pack, loc.offset.into(), scan.at()),
                 },
             }
             self.flush(tables, pack, scan.at(), 0)?;
@@ -296,7 +305,7 @@ impl Recovery<'_> {
                     if behind.is_none_or(|g| g <= last + 1) {
                         break;
                     }
-                    self.damage(tables, pack, bad, to);
+                    self.lost(tables, pack, bad, to);
                     continue;
                 }
             };
@@ -398,13 +407,52 @@ impl Recovery<'_> {
 
     fn damage(&self, tables: &mut Tables, pack: u32, from: u64, to: u64) {
         let path = self.packs.path(pack);
-        tracing::error!(
-            "bytes {from}..{to} of {} are damaged; nothing is collected until they are looked at",
-            path.display()
-        );
+        tracing::error!("bytes {from}..{to} of {} are damaged", path.display());
         metrics::counter!("floe_pack_damage_total").increment(1);
         tables.grow(pack, to - from);
-        tables.doubt = true;
+    }
+
+    /// Bytes that may have been a manifest's are damaged: [`Recovery::judge`] looks which one lacks them.
+    fn lost(&self, tables: &mut Tables, pack: u32, from: u64, to: u64) {
+        self.damage(tables, pack, from, to);
+        tables.doubt.unknown = true;
+    }
+
+    /// A record of a known kind is damaged. Of a manifest's only those matter that say what is referenced: a lost
+    /// deletion keeps too much.
+    fn lost_record(&self, tables: &mut Tables, kind: Kind, pack: u32, from: u64, to: u64) {
+        match kind {
+            Kind::Manifest | Kind::Chunk => self.lost(tables, pack, from, to),
+            Kind::Block | Kind::Frontier | Kind::Step | Kind::Gone | Kind::Commit => {
+                self.damage(tables, pack, from, to);
+            }
+        }
+    }
+
+    /// Which manifests have to be walked again. `lossy`: records were lost.
+    fn judge(&self, tables: &mut Tables, lossy: bool) -> Result<(), IndexError> {
+        let mut from: std::ops::Bound<Box<[u8]>> = std::ops::Bound::Unbounded;
+        loop {
+            let page = tables.kv.scan(b"m", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS)?;
+            for (key, value) in &page {
+                if let (Ok(id), Some(m)) = (Uuid::from_slice(&key[1..]), Manifest::decode(value)) {
+                    tables.judge(id, m, lossy);
+                }
+            }
+            match page.into_iter().next_back() {
+                Some((last, _)) => from = std::ops::Bound::Excluded(last),
+                None => break,
+            }
+        }
+        if tables.doubt.is_any() {
+            let manifests = tables.doubt.manifests.len();
+            tracing::error!(
+                manifests,
+                "records of the packs were lost, {manifests} manifests are not whole: nothing is collected until \
+                 they are walked again or let go of"
+            );
+        }
+        Ok(())
     }
 
     /// A rebuild must not hold the whole index in memory: notes how far it is, `group` being the last one of a pack

@@ -71,7 +71,7 @@ impl Shared {
 
     /// The index is wrong: the next open makes it again. Until then nothing is freed on its word.
     pub(crate) fn distrust_index(&self, why: &str) {
-        self.tables.lock().doubt = true;
+        self.tables.lock().doubt.index = true;
         self.figures.doubt.store(true, Ordering::Relaxed);
         self.mark.set(why);
     }
@@ -153,6 +153,8 @@ pub(crate) struct Health {
     /// After ENOSPC: how much has to be free before writing is tried again.
     wanted: AtomicU64,
     kept: AtomicBool,
+    /// The kept space was given up, and is not to be used for anything but what it was kept for.
+    given_up: AtomicBool,
     poison: tokio::sync::watch::Sender<Option<String>>,
     changed: (Mutex<()>, Condvar),
 }
@@ -165,6 +167,7 @@ impl Health {
             free: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
             kept: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             poison: tokio::sync::watch::Sender::new(None),
             changed: Default::default(),
         }
@@ -210,7 +213,8 @@ impl Health {
         let Ok(space) = disk.space(&layout.root) else { return !self.is_read_only() };
         self.free.store(space.free, Ordering::Relaxed);
         let kept = if self.kept.load(Ordering::Relaxed) { 0 } else { limits::KEPT_BYTES };
-        let least = self.reserve(space).max(self.wanted.load(Ordering::Relaxed));
+        let owed = if self.given_up.load(Ordering::Relaxed) { limits::KEPT_BYTES } else { 0 };
+        let least = self.reserve(space).max(self.wanted.load(Ordering::Relaxed)).saturating_add(owed);
         let full = space.free < least;
         if self.read_only.swap(full, Ordering::AcqRel) != full {
             if full {
@@ -253,14 +257,25 @@ impl Health {
             Ok(file)
         };
         match kept() {
-            Ok(_) => self.kept.store(true, Ordering::Relaxed),
+            Ok(_) => {
+                self.kept.store(true, Ordering::Relaxed);
+                self.given_up.store(false, Ordering::Relaxed);
+            }
             Err(_) => drop(disk.remove(&layout.kept)),
         }
     }
 
+    /// Finds what the last run kept: a start on a full disk could not take it again.
+    pub(crate) fn find_kept(&self, disk: &dyn Disk, layout: &Layout) {
+        let len = disk.open(&layout.kept, Open::Existing).and_then(|file| file.size());
+        self.kept.store(len.is_ok_and(|len| len >= limits::KEPT_BYTES), Ordering::Relaxed);
+    }
+
     /// Gives the kept space up. Returns whether there was any.
     pub(crate) fn give_up_kept(&self, disk: &dyn Disk, layout: &Layout) -> bool {
-        self.kept.swap(false, Ordering::AcqRel) && disk.remove(&layout.kept).is_ok()
+        let gave = self.kept.swap(false, Ordering::AcqRel) && disk.remove(&layout.kept).is_ok();
+        self.given_up.fetch_or(gave, Ordering::AcqRel);
+        gave
     }
 }
 

@@ -91,6 +91,7 @@ impl BlockStore {
             disk,
             layout,
         });
+        shared.health.find_kept(&*shared.disk, &shared.layout);
         shared.health.look(&*shared.disk, &shared.layout);
         Ok(Self { handle: Arc::new(Handle::start(shared)?) })
     }
@@ -183,6 +184,33 @@ impl BlockStore {
                 None => return Ok(out),
             }
         }
+    }
+
+    /// Compares the manifests with those that somebody `needed`: returns the ones that are not there, not sealed, or
+    /// not whole. Where there are none, records that a rebuild of the index found lost are missed by nobody, and
+    /// collection goes on. Blocks on disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the index cannot be read.
+    pub fn confirm(&self, needed: &[ManifestId]) -> Result<Vec<ManifestId>, Error> {
+        let shared = self.shared();
+        let mut lacking = Vec::new();
+        for id in needed {
+            let manifest = tables::manifest(&shared.kv, *id).map_err(index_error)?;
+            if manifest.is_none_or(|m| m.state != State::Sealed) {
+                lacking.push(*id);
+            }
+        }
+        if lacking.is_empty() {
+            let mut tables = shared.tables.lock();
+            if std::mem::take(&mut tables.doubt.unknown) {
+                tracing::info!("every manifest that is needed is whole: what was lost is not missed");
+                shared.figures.set(&tables);
+                drop(tables);
+                shared.collector.ring();
+            }
+        }
+        Ok(lacking)
     }
 
     /// Writes a repaired copy of a block that the scrub or a read found damaged or missing. Durable on return. A

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::ManifestTotals;
 use crate::index::{IndexError, Layered};
 use crate::record::{Key, Loc, Member, Reader, Record, State, Tomb, record_len};
 
@@ -43,6 +44,9 @@ pub(crate) struct Placed {
 pub(crate) struct Manifest {
     pub(crate) state: State,
     pub(crate) born: u64,
+    /// What its chunks held when it was sealed.
+    pub(crate) whole: Option<ManifestTotals>,
+    /// What the chunks that are known hold.
     pub(crate) blocks: u64,
     pub(crate) bytes: u64,
     pub(crate) record: Placed,
@@ -97,8 +101,25 @@ pub(crate) struct Tables {
     /// Blocks that are here and that nobody counts: what the collector has to look at again, because a hold kept
     /// it from freeing them.
     pub(crate) zero: BTreeSet<Key>,
-    /// A record that says what is referenced is lost: what looks unreferenced may not be, so nothing is freed.
-    pub(crate) doubt: bool,
+    pub(crate) doubt: Doubt,
+}
+
+/// Why nothing may be freed: what looks unreferenced may not be. Each reason has its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    /// The index was caught lying. Ends with the next open, which makes a new one.
+    pub(crate) index: bool,
+    /// Records were lost that nothing else tells of: a whole manifest, perhaps. Ends when the owner of the
+    /// manifests finds all that it needs ([`crate::BlockStore::confirm`]).
+    pub(crate) unknown: bool,
+    /// Manifests that lost chunks, or may have. Each ends when it is walked to its end again, or released.
+    pub(crate) manifests: BTreeSet<Uuid>,
+}
+
+impl Doubt {
+    pub(crate) fn is_any(&self) -> bool {
+        self.index || self.unknown || !self.manifests.is_empty()
+    }
 }
 
 pub(crate) fn block_key(hash: &[u8]) -> Box<[u8]> {
@@ -181,6 +202,7 @@ impl Manifest {
         Self {
             state: State::Open,
             born,
+            whole: None,
             blocks: 0,
             bytes: 0,
             record: Placed::default(),
@@ -191,8 +213,9 @@ impl Manifest {
 
     pub(crate) fn encode(&self) -> Box<[u8]> {
         let mut w = Vec::with_capacity(50 + self.root.len());
-        w.push(self.state as u8);
-        put64(&mut w, &[self.born, self.blocks, self.bytes]);
+        w.extend_from_slice(&[self.state as u8, u8::from(self.whole.is_some())]);
+        let whole = self.whole.unwrap_or_default();
+        put64(&mut w, &[self.born, whole.blocks, whole.bytes, self.blocks, self.bytes]);
         self.record.put(&mut w);
         self.frontier.put(&mut w);
         w.extend_from_slice(&self.root);
@@ -201,15 +224,25 @@ impl Manifest {
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader(bytes);
+        let state = State::from_u8(r.take(1)?[0])?;
+        let is_whole = r.take(1)?[0] != 0;
+        let born = r.u64()?;
+        let whole = ManifestTotals { blocks: r.u64()?, bytes: r.u64()? };
         Some(Self {
-            state: State::from_u8(r.take(1)?[0])?,
-            born: r.u64()?,
+            state,
+            born,
+            whole: is_whole.then_some(whole),
             blocks: r.u64()?,
             bytes: r.u64()?,
             record: Placed::read(&mut r)?,
             frontier: Placed::read(&mut r)?,
             root: Bytes::copy_from_slice(r.rest()),
         })
+    }
+
+    /// Whether chunks are known to be lost.
+    pub(crate) fn lacks(&self) -> bool {
+        self.whole.is_some_and(|whole| self.blocks < whole.blocks)
     }
 }
 
@@ -218,6 +251,11 @@ impl PackStat {
     pub(crate) fn dead(&self, is_oldest: bool) -> u64 {
         let negative = if is_oldest { 0 } else { self.negative };
         self.total.saturating_sub(self.live + negative + self.punched)
+    }
+
+    /// Bytes that compacting the pack would copy.
+    pub(crate) fn to_copy(&self, is_oldest: bool) -> u64 {
+        if is_oldest { self.live } else { self.live + self.negative }
     }
 
     /// Bytes the pack still takes on the volume.
@@ -243,7 +281,7 @@ impl Tables {
             blocks: 0,
             bytes: 0,
             zero: BTreeSet::new(),
-            doubt: false,
+            doubt: Doubt::default(),
         }
     }
 
@@ -251,7 +289,9 @@ impl Tables {
     pub(crate) fn load(kv: std::sync::Arc<Layered>, salt: u64) -> Result<Option<Self>, IndexError> {
         let Some(bytes) = kv.get(CHECKPOINT_KEY)? else { return Ok(None) };
         let mut tables = Self::new(kv, salt);
-        Ok(tables.decode_checkpoint(&mut Reader(&bytes)).map(|()| tables))
+        let read = tables.decode_checkpoint(&mut Reader(&bytes));
+        // Distrusted, and the mark that says so could not be written.
+        Ok(read.filter(|()| !tables.doubt.index).map(|()| tables))
     }
 
     fn decode_checkpoint(&mut self, r: &mut Reader<'_>) -> Option<()> {
@@ -260,7 +300,8 @@ impl Tables {
         }
         self.end = read_loc(r)?;
         (self.group, self.blocks, self.bytes) = (r.u64()?, r.u64()?, r.u64()?);
-        self.doubt = r.u32()? != 0;
+        let doubt = r.u32()?;
+        (self.doubt.index, self.doubt.unknown) = (doubt & 1 != 0, doubt & 2 != 0);
         let copies = Copies { pack: r.u32()?, end: r.u32()?, group: r.u64()? };
         self.copies = Some(copies).filter(|c| c.pack != 0);
         for _ in 0..r.u32()? {
@@ -270,6 +311,9 @@ impl Tables {
         }
         for _ in 0..r.u32()? {
             self.zero.insert(r.hash()?);
+        }
+        for _ in 0..r.u32()? {
+            self.doubt.manifests.insert(Uuid::from_slice(r.take(16)?).ok()?);
         }
         r.0.is_empty().then_some(())
     }
@@ -281,7 +325,7 @@ impl Tables {
         put64(&mut w, &[self.salt]);
         put(&mut w, &[self.end.pack, self.end.offset]);
         put64(&mut w, &[self.group, self.blocks, self.bytes]);
-        put(&mut w, &[u32::from(self.doubt)]);
+        put(&mut w, &[u32::from(self.doubt.index) | u32::from(self.doubt.unknown) << 1]);
         let copies = self.copies.unwrap_or(Copies { pack: 0, end: 0, group: 0 });
         put(&mut w, &[copies.pack, copies.end]);
         put64(&mut w, &[copies.group]);
@@ -295,6 +339,8 @@ impl Tables {
             w.push(u8::try_from(hash.len()).expect("a multihash is shorter than 256 bytes"));
             w.extend_from_slice(hash);
         }
+        put(&mut w, &[u32::try_from(self.doubt.manifests.len()).unwrap_or(u32::MAX)]);
+        self.doubt.manifests.iter().for_each(|id| w.extend_from_slice(id.as_bytes()));
         w.into()
     }
 
@@ -345,8 +391,8 @@ impl Tables {
         self.grow(at.pack, bytes);
         match record {
             Record::Block { hash, len } => self.apply_block(hash, *len, here)?,
-            Record::Manifest { id, born, state, root } => {
-                self.apply_manifest(*id, *born, *state, root, here)?;
+            Record::Manifest { id, born, state, whole, root } => {
+                self.apply_manifest(*id, *born, (*state, *whole), root, here)?;
             }
             Record::Chunk { id, born, serial, members } => {
                 self.apply_chunk(*id, *born, *serial, members, here)?;
@@ -423,7 +469,7 @@ impl Tables {
         &mut self,
         id: Uuid,
         born: u64,
-        state: State,
+        (state, whole): (State, Option<ManifestTotals>),
         root: &Bytes,
         here: Placed,
     ) -> Result<(), IndexError> {
@@ -431,9 +477,13 @@ impl Tables {
         self.bury(m.record);
         self.revive(here);
         m.state = m.state.max(state);
+        m.whole = whole.or(m.whole);
         m.record = here;
         m.root.clone_from(root);
         self.set_manifest(id, &m);
+        if m.state != State::Open {
+            self.doubt.manifests.remove(&id);
+        }
         if m.state == State::Releasing {
             self.kv.set(releasing_key(id), Some(Box::default()));
         }
@@ -550,6 +600,21 @@ impl Tables {
             self.kv.set(releasing_key(id), None);
         }
         Ok(())
+    }
+
+    /// After a rebuild, or records that were lost: a manifest that lacks chunks has to be walked again. `lossy`: it
+    /// is not known of which manifests the lost records were.
+    pub(crate) fn judge(&mut self, id: Uuid, mut m: Manifest, lossy: bool) {
+        let sealed_blindly = m.state == State::Sealed && m.whole.is_none();
+        let suspect = m.lacks() || lossy && (sealed_blindly || m.state == State::Open);
+        if m.state == State::Releasing || !suspect {
+            return;
+        }
+        // From the root: what lies before the frontier may be what was lost.
+        self.bury(std::mem::take(&mut m.frontier));
+        m.state = State::Open;
+        self.set_manifest(id, &m);
+        self.doubt.manifests.insert(id);
     }
 
     /// The block is no longer where the index says: its bytes are bad and its pack goes away.

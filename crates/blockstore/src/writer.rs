@@ -18,6 +18,7 @@ use bytes::Bytes;
 use floe_core::Block;
 use uuid::Uuid;
 
+use crate::ManifestTotals;
 use crate::checkpoint::Checkpointer;
 use crate::error::{Error, is_full};
 use crate::group::{COMMIT_BYTES, Group};
@@ -27,7 +28,7 @@ use crate::packs::{self, Purpose};
 use crate::queue::{Extend, Extended, Op};
 use crate::record::{Key, Loc, Member, Record, State, Tomb};
 use crate::shared::{Shared, index_error, key_of, write_error};
-use crate::tables::{Copies, Freed, Tables};
+use crate::tables::{Copies, Freed, Manifest, Tables};
 use crate::ticket::Sender;
 
 /// How long the writer sleeps without work before it looks at the disk again.
@@ -56,6 +57,8 @@ struct Pending {
 struct Fresh {
     born: u64,
     state: State,
+    /// What its chunks hold, this group's included.
+    held: ManifestTotals,
 }
 
 /// Whom to answer once the group is durable.
@@ -155,22 +158,24 @@ impl Writer {
             return Err(Error::Released(x.id));
         }
         let root = Bytes::from(x.root.to_bytes());
-        let fresh = match known {
+        let mut fresh = match known {
             Some(fresh) => fresh,
             None => {
                 let born = group.next().serial();
-                let record = Record::Manifest { id: x.id, born, state: State::Open, root: root.clone() };
-                group.push(record, Bytes::new());
-                Fresh { born, state: State::Open }
+                let (state, root) = (State::Open, root.clone());
+                group.push(Record::Manifest { id: x.id, born, state, whole: None, root }, Bytes::new());
+                Fresh { born, state, held: ManifestTotals::default() }
             }
         };
-        pending.manifests.insert(x.id, fresh);
         let mut members = Vec::with_capacity(x.blocks.len() + x.holds.members.len());
         for block in &x.blocks {
             let len = self.add_block(group, pending, block)?;
             members.push(Member { hash: key_of(block.cid().hash()), len });
         }
         members.extend(x.holds.members.iter().cloned());
+        let grew = !members.is_empty();
+        fresh.held.blocks += members.len() as u64;
+        fresh.held.bytes += members.iter().map(|m| u64::from(m.len)).sum::<u64>();
         match pending.chunks.iter_mut().find(|(id, ..)| *id == x.id) {
             Some((.., known)) => known.extend(members),
             None if members.is_empty() => {}
@@ -180,11 +185,14 @@ impl Writer {
             let len = u32::try_from(frontier.len()).unwrap_or(u32::MAX);
             group.push(Record::Frontier { id: x.id, born: fresh.born, len }, frontier);
         }
-        if x.seal && fresh.state < State::Sealed {
-            let state = State::Sealed;
-            group.push(Record::Manifest { id: x.id, born: fresh.born, state, root }, Bytes::new());
-            pending.manifests.insert(x.id, Fresh { state, ..fresh });
+        // One that grows after its seal says anew what it holds.
+        let says = if fresh.state == State::Sealed { grew } else { x.seal };
+        if says {
+            fresh.state = State::Sealed;
+            let Fresh { born, state, held } = fresh;
+            group.push(Record::Manifest { id: x.id, born, state, whole: Some(held), root }, Bytes::new());
         }
+        pending.manifests.insert(x.id, fresh);
         Ok(())
     }
 
@@ -194,7 +202,10 @@ impl Writer {
             return Ok(Some(*fresh));
         }
         let manifest = crate::tables::manifest(&self.shared.kv, id).map_err(index_error)?;
-        Ok(manifest.map(|m| Fresh { born: m.born, state: m.state }))
+        Ok(manifest.map(|m| {
+            let held = ManifestTotals { blocks: m.blocks, bytes: m.bytes };
+            Fresh { born: m.born, state: m.state, held }
+        }))
     }
 
     /// Writes the block unless a good copy is here. Two walks may have fetched one block at the same time.
@@ -211,7 +222,8 @@ impl Writer {
         let Some(fresh) = self.known(pending, id)? else { return Ok(()) };
         if fresh.state < State::Releasing {
             let state = State::Releasing;
-            group.push(Record::Manifest { id, born: fresh.born, state, root: Bytes::new() }, Bytes::new());
+            let (born, root) = (fresh.born, Bytes::new());
+            group.push(Record::Manifest { id, born, state, whole: None, root }, Bytes::new());
             pending.manifests.insert(id, Fresh { state, ..fresh });
         }
         Ok(())
@@ -287,7 +299,7 @@ impl Writer {
             let tables = self.shared.tables.lock();
             for (hash, n) in down {
                 let entry = tables.entry(&hash).map_err(index_error)?;
-                let dead = entry.filter(|e| e.refs <= n && e.loc.is_somewhere() && !tables.doubt);
+                let dead = entry.filter(|e| e.refs <= n && e.loc.is_somewhere() && !tables.doubt.is_any());
                 if let Some(entry) = dead
                     && self.shared.holds.condemn(&hash)
                 {
@@ -334,7 +346,9 @@ impl Writer {
                 let record = match record {
                     // The state may have gone on since the record was written.
                     Record::Manifest { id, .. } => match tables.manifest(id).map_err(index_error)? {
-                        Some(m) => Record::Manifest { id, born: m.born, state: m.state, root: m.root },
+                        Some(Manifest { born, state, whole, root, .. }) => {
+                            Record::Manifest { id, born, state, whole, root }
+                        }
                         None => continue,
                     },
                     other => other,
@@ -566,7 +580,7 @@ impl crate::shared::Figures {
         use std::sync::atomic::Ordering::Relaxed;
         self.blocks.store(tables.blocks, Relaxed);
         self.bytes.store(tables.bytes, Relaxed);
-        self.doubt.store(tables.doubt, Relaxed);
+        self.doubt.store(tables.doubt.is_any(), Relaxed);
         metrics::gauge!("floe_blocks").set(tables.blocks as f64);
         metrics::gauge!("floe_blocks_bytes").set(tables.bytes as f64);
     }
