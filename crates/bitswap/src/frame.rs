@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{AsyncRead, Stream};
 use thiserror::Error;
 
-use crate::limits::{COPY_FRAME_BELOW, FIRST_READ_BYTES, FRAME_BYTES, hit};
+use crate::limits::{COPY_FRAME_BELOW, FIRST_READ_BYTES, FRAME_BYTES, GROWTH, WHOLE_FRAME_BYTES, hit};
 use crate::message::take_varint;
 
 /// Why a stream gives no more frames.
@@ -47,6 +47,17 @@ struct Head {
     prefix: usize,
     /// Bytes of varint and message.
     total: usize,
+}
+
+/// How large a buffer a frame of `total` bytes deserves once `filled` of them have come. Each time it grows, what
+/// is there is copied: frames of one common leaf are made room for as soon as they have begun to come, and no
+/// step ends just short of the frame's end.
+fn room_for(total: usize, filled: usize) -> usize {
+    if total <= FIRST_READ_BYTES || filled < FIRST_READ_BYTES {
+        return FIRST_READ_BYTES;
+    }
+    let step = filled.saturating_mul(GROWTH).max(WHOLE_FRAME_BYTES);
+    if total <= step + step / 4 { total } else { step }
 }
 
 impl<S: AsyncRead + Unpin> FrameReader<S> {
@@ -86,16 +97,17 @@ impl<S: AsyncRead + Unpin> FrameReader<S> {
 
     /// Makes room behind what is filled, for `wanted` bytes of a frame in all.
     fn grow(&mut self, wanted: Option<usize>) {
-        let step = FIRST_READ_BYTES.max(self.filled.saturating_mul(8));
         let target = match wanted {
             // Short frames: read what there is, several at once.
             None => FIRST_READ_BYTES,
-            Some(total) if total <= FIRST_READ_BYTES => FIRST_READ_BYTES,
-            Some(total) => total.min(step),
+            Some(total) => room_for(total, self.filled),
         };
         let target = target.max(self.filled + 1);
         if self.buffer.len() < target {
-            self.buffer.resize(target, 0);
+            // Fresh pages are zero without being touched, so room that nothing comes to fill costs no memory.
+            let mut grown = BytesMut::zeroed(target);
+            grown[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
+            self.buffer = grown;
         }
     }
 
@@ -228,6 +240,20 @@ mod tests {
             let read = read_all(Cursor::new(frame(&vec![1; len])));
             assert_eq!(read[0].as_ref().unwrap().len(), len);
         }
+    }
+
+    #[test]
+    fn room_grows_with_what_came_and_common_frames_are_copied_once() {
+        const KIB: usize = 1 << 10;
+        assert_eq!(room_for(FRAME_BYTES, 0), FIRST_READ_BYTES);
+        assert_eq!(room_for(300 * KIB, FIRST_READ_BYTES - 1), FIRST_READ_BYTES);
+        let leaf = (256 << 10) + 64;
+        assert_eq!(room_for(leaf, FIRST_READ_BYTES), leaf);
+        let large = (1 << 20) + 64;
+        assert_eq!(room_for(large, FIRST_READ_BYTES), 256 * KIB);
+        assert_eq!(room_for(large, 256 * KIB), large);
+        assert!(room_for(FRAME_BYTES, FIRST_READ_BYTES) <= FIRST_READ_BYTES * 16);
+        assert!((FIRST_READ_BYTES..FRAME_BYTES).step_by(997).all(|n| room_for(FRAME_BYTES, n) > n));
     }
 
     #[test]

@@ -29,9 +29,15 @@ pub const ENTRIES_PER_DELTA: usize = 2_048;
 /// to be met and only bounds a muxer with other settings.
 pub const INBOUND_STREAMS: usize = 1_024;
 
-/// The first buffer of a long frame. It grows eightfold as bytes really arrive, so that a length alone costs
-/// 16 KiB, and all regrowing together copies a seventh of the bytes.
+/// The first buffer of a long frame: a length alone costs 16 KiB.
 pub const FIRST_READ_BYTES: usize = 16 << 10;
+
+/// What a frame gets once the first buffer is full: one leaf of the common size fits, with a quarter more. It is 16
+/// times what has come.
+pub const WHOLE_FRAME_BYTES: usize = 256 << 10;
+
+/// From there on a buffer grows to so many times what has come.
+pub const GROWTH: usize = 8;
 
 /// Frames below this are copied out of the read buffer, so that a kept small block does not pin 16 KiB.
 pub const COPY_FRAME_BELOW: usize = 2 << 10;

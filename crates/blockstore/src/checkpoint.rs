@@ -70,7 +70,8 @@ impl Checkpointer {
                     self.changed.wait(&mut job);
                 }
             };
-            let result = self.write(shared, &batch);
+            let mut done = done;
+            let result = self.write(shared, &batch, &mut done);
             if result.is_ok() {
                 shared.kv.thaw();
             }
@@ -83,7 +84,7 @@ impl Checkpointer {
         }
     }
 
-    fn write(&self, shared: &Shared, batch: &Batch) -> Result<(), Error> {
+    fn write(&self, shared: &Shared, batch: &Batch, done: &mut Option<Done>) -> Result<(), Error> {
         let index = shared.kv.index();
         let mut failed = 0;
         loop {
@@ -99,6 +100,10 @@ impl Checkpointer {
                 limits::hit("blockstore_checkpoint_disk_full");
                 shared.health.give_up_kept(&*shared.disk, &shared.layout);
                 shared.health.full(&*shared.disk, &shared.layout, 0);
+                // It goes on by itself. Who waits may be the one that could make space.
+                if let Some(done) = done.take() {
+                    done.send(Err(Error::ReadOnly));
+                }
             } else {
                 failed += 1;
                 tracing::error!("a checkpoint of the block index failed: {error}");

@@ -7,11 +7,13 @@
 //!    the same group;
 //! 2. when all its chunks are done the manifest is gone;
 //! 3. dead ranges of sealed packs are punched;
-//! 4. a pack with few live bytes is copied to the end of the log and, after a checkpoint, removed.
+//! 4. the live records of a pack that has few are copied to a pack of their own and, after a checkpoint, the pack
+//!    is removed;
+//! 5. a sealed pack without a hint gets one.
 //!
 //! Every step can be repeated, so a crash between any two costs nothing but the step.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +27,7 @@ use crate::limits;
 use crate::packs::{self, Found};
 use crate::queue::Op;
 use crate::record::{HEADER, Kind, Loc, Record};
-use crate::shared::{Shared, index_error, lost};
+use crate::shared::{Shared, index_error};
 use crate::tables::{self, Freed, PackStat, Placed};
 use crate::ticket::{Sender, ticket};
 
@@ -82,6 +84,8 @@ pub(crate) struct Collector {
     punchable: Vec<Freed>,
     /// Packs that still hold something after they were copied: a damaged header hides it.
     stuck: HashSet<u32>,
+    /// Packs that have a hint, or get none before the next start.
+    hinted: BTreeSet<u32>,
     /// Whether somebody waits: then little gains are taken too.
     asked: bool,
     freed_blocks: u64,
@@ -94,7 +98,8 @@ type Did = Result<bool, Error>;
 impl Collector {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let (punchable, stuck) = Default::default();
-        Self { shared, punchable, stuck, asked: false, freed_blocks: 0, freed_bytes: 0 }
+        let hinted = shared.hints.list().unwrap_or_default();
+        Self { shared, punchable, stuck, hinted, asked: false, freed_blocks: 0, freed_bytes: 0 }
     }
 
     pub(crate) fn run(mut self) {
@@ -130,7 +135,11 @@ impl Collector {
 
     fn step(&mut self) -> Did {
         self.shared.health.check()?;
-        Ok(self.count_down()? || self.reap()? || self.punch()? || self.compact()?)
+        // On a full disk what makes space comes before what needs some.
+        if self.shared.health.is_read_only() && (self.punch()? || self.compact_if_room()?) {
+            return Ok(true);
+        }
+        Ok(self.count_down()? || self.reap()? || self.punch()? || self.compact()? || self.hint())
     }
 
     /// Hands an operation to the writer and waits.
@@ -178,7 +187,7 @@ impl Collector {
     fn reap(&mut self) -> Did {
         let hashes: Vec<_> = {
             let tables = self.shared.tables.lock();
-            if tables.doubt {
+            if tables.doubt.is_any() {
                 return Ok(false);
             }
             let free = tables.zero.iter().filter(|h| !self.shared.holds.is_held(h));
@@ -205,7 +214,10 @@ impl Collector {
     /// Gives one dead range of a sealed pack back.
     fn punch(&mut self) -> Did {
         let active = self.shared.tables.lock().end.pack;
-        let Some(n) = self.punchable.iter().position(|f| f.loc.pack < active) else { return Ok(false) };
+        // One that compaction still fills may be read group by group by the next open, and has no holes till then.
+        let filled = self.shared.tables.lock().copies.map(|c| c.pack);
+        let is_sealed = |f: &Freed| f.loc.pack < active && filled != Some(f.loc.pack);
+        let Some(n) = self.punchable.iter().position(is_sealed) else { return Ok(false) };
         let freed = self.punchable.swap_remove(n);
         let is_dead = |stat: &PackStat| stat.live + stat.negative == 0;
         if self.shared.tables.lock().packs.get(&freed.loc.pack).is_none_or(is_dead) {
@@ -225,6 +237,14 @@ impl Collector {
         Ok(true)
     }
 
+    /// Where there is no room for copies, there may be some for tombstones still.
+    fn compact_if_room(&mut self) -> Did {
+        match self.compact() {
+            Err(Error::ReadOnly) => Ok(false),
+            other => other,
+        }
+    }
+
     fn compact(&mut self) -> Did {
         let (candidate, roll) = self.candidate();
         if roll {
@@ -232,12 +252,22 @@ impl Collector {
             return Ok(true);
         }
         let Some((pack, stat)) = candidate else { return Ok(false) };
+        if self.shared.mark.is_asked() {
+            // An index that lies does not say what is live. The next start has one that does.
+            return Ok(false);
+        }
         tracing::debug!(pack, live = stat.live, total = stat.total, "compacting");
-        let copied = self.copy_live(pack)?;
+        let nothing = stat.live + stat.negative == 0;
+        let (copied, whole) = if nothing { (0, true) } else { self.copy_live(pack)? };
         // Without the checkpoint a replay would still look for records in the pack.
-        self.ask(|done| Op::Checkpoint { done })?;
+        match self.ask(|done| Op::Checkpoint { done }) {
+            // The index needs space, and this makes some. All that the pack had is in the log elsewhere: a crash
+            // before the next checkpoint costs a rebuild of the index and nothing else.
+            Err(Error::ReadOnly) => tracing::warn!("{pack:08x} is removed before its end is in the index"),
+            other => other?,
+        }
         fail::fail_point!("compact.switched");
-        self.remove(pack, copied)
+        self.remove(pack, copied, whole)
     }
 
     /// The pack worth most, and whether the active one should be sealed first.
@@ -248,12 +278,24 @@ impl Collector {
             let dead = stat.dead(tables.is_oldest(pack));
             (dead * 2 > stat.held() && dead >= PAGE).then_some(dead)
         };
+        // A pack in which nothing means anything goes, however small.
+        let empty = |pack: u32, stat: &PackStat| {
+            let dead = stat.dead(tables.is_oldest(pack));
+            (dead + stat.punched == stat.total).then_some(dead)
+        };
+        // Copying takes space first: on a full disk what needs none goes first, and no more is copied than was kept
+        // for that.
+        let full = self.shared.health.is_read_only();
+        let room = if full { limits::KEPT_COPY_BYTES.max(self.shared.health.free() / 2) } else { u64::MAX };
         let best = tables
             .packs
             .iter()
             .filter(|(pack, _)| **pack < active && !self.stuck.contains(pack))
-            .filter_map(|(pack, stat)| worth(*pack, stat).map(|dead| (dead, *pack, *stat)))
-            .max_by_key(|(dead, ..)| *dead);
+            .filter(|(pack, stat)| stat.to_copy(tables.is_oldest(**pack)) <= room)
+            .filter_map(|(pack, stat)| {
+                worth(*pack, stat).or(empty(*pack, stat)).map(|dead| (dead, *pack, *stat))
+            })
+            .max_by_key(|(dead, pack, stat)| (full && stat.to_copy(tables.is_oldest(*pack)) == 0, *dead));
         let stat = tables.packs.get(&active).copied().unwrap_or_default();
         let dead = stat.dead(false);
         let roll = dead >= limits::ROLL_DEAD_BYTES && (!self.punchable.is_empty() || dead * 2 > stat.total)
@@ -261,22 +303,27 @@ impl Collector {
         (best.map(|(_, pack, stat)| (pack, stat)), roll && best.is_none())
     }
 
-    /// Copies what means something to the end of the log, in groups. Returns the bytes.
-    fn copy_live(&mut self, pack: u32) -> Result<u64, Error> {
+    /// Copies what means something to a pack of its own, in groups. Returns the bytes, and whether all records
+    /// could be read.
+    fn copy_live(&mut self, pack: u32) -> Result<(u64, bool), Error> {
         let path = self.shared.packs.path(pack);
         let fail = |e: &std::io::Error| Error::io(&path, "read", e);
         let mut scan = self.shared.packs.scan(pack, packs::HEADER).map_err(|e| fail(&e))?;
-        let (mut batch, mut bytes, mut copied) = (Vec::new(), 0, 0);
+        let (mut batch, mut bytes, mut copied, mut whole) = (Vec::new(), 0, 0, true);
         while let Some(found) = scan.next().map_err(|e| fail(&e))? {
             if self.shared.stopping() {
                 return Err(Error::Closed);
             }
-            let Found::Record { loc, header, key } = found else { continue };
+            let Found::Record { loc, header, key } = found else {
+                whole = false;
+                continue;
+            };
             if header.kind == Kind::Commit || header.kind == Kind::Block && !self.is_here(&key, loc)? {
                 continue;
             }
             let Some(body) = scan.body(loc, &header).map_err(|e| fail(&e))? else {
                 self.give_up(&header, &key, loc)?;
+                whole = false;
                 continue;
             };
             let (key, data) = body.split_at(header.key_len as usize);
@@ -292,14 +339,14 @@ impl Collector {
             }
             if bytes as usize >= limits::COPY_BYTES || batch.len() >= limits::STEP_HASHES {
                 let records = std::mem::take(&mut batch);
-                self.ask(|done| Op::Copy { records, done })?;
+                self.ask(|done| Op::Copy { from: pack, records, done })?;
                 copied += std::mem::take(&mut bytes);
             }
         }
         if !batch.is_empty() {
-            self.ask(|done| Op::Copy { records: batch, done })?;
+            self.ask(|done| Op::Copy { from: pack, records: batch, done })?;
         }
-        Ok(copied + bytes)
+        Ok((copied + bytes, whole))
     }
 
     fn is_here(&self, hash: &[u8], loc: Loc) -> Result<bool, Error> {
@@ -318,29 +365,66 @@ impl Collector {
         self.ask(|done| Op::Displace { hash, from: loc, done })
     }
 
-    fn remove(&mut self, pack: u32, copied: u64) -> Did {
-        let held = {
-            let mut tables = self.shared.tables.lock();
-            let stat = tables.packs.get(&pack).copied().unwrap_or_default();
-            if stat.live > 0 {
-                tracing::error!(
-                    live = stat.live,
-                    "{} holds records that cannot be read; it is kept",
-                    self.shared.packs.path(pack).display()
-                );
-                self.stuck.insert(pack);
-                return Ok(true);
-            }
-            tables.packs.remove(&pack);
-            stat.held()
+    fn remove(&mut self, pack: u32, copied: u64, whole: bool) -> Did {
+        let (stat, is_oldest) = {
+            let tables = self.shared.tables.lock();
+            (tables.packs.get(&pack).copied().unwrap_or_default(), tables.is_oldest(pack))
         };
-        self.punchable.retain(|f| f.loc.pack != pack);
-        match self.shared.packs.remove(pack) {
-            Ok(()) => {}
-            Err(e) if lost(&e) => {}
-            Err(e) => return Err(Error::io(&self.shared.packs.path(pack), "remove", &e)),
+        if !whole && stat.negative > 0 && !is_oldest {
+            // What could not be read may be tombstones that an older pack needs.
+            self.stuck.insert(pack);
+            return Ok(true);
         }
-        self.freed_bytes += i64::try_from(held).unwrap_or(0) - i64::try_from(copied).unwrap_or(0);
+        if stat.live > 0 {
+            let path = self.shared.packs.path(pack);
+            tracing::error!(
+                live = stat.live,
+                "{} holds live records that were not copied; it is kept",
+                path.display()
+            );
+            self.stuck.insert(pack);
+            if whole {
+                // Every record was read, and the index knew too few of them.
+                self.shared.distrust_index("it does not name what a pack holds");
+            }
+            return Ok(true);
+        }
+        self.punchable.retain(|f| f.loc.pack != pack);
+        self.hinted.remove(&pack);
+        // One that stays is removed by the next open.
+        let _ = self.shared.hints.remove(pack);
+        let packs = &self.shared.packs;
+        if let Err(e) = packs.remove(pack) {
+            self.stuck.insert(pack);
+            return Err(Error::io(&packs.path(pack), "remove", &e));
+        }
+        // Durable before the tables forget the pack: a name that came back would be taken for a new pack, and the
+        // tombstones that it needs may be gone by then.
+        packs.sync_names().map_err(|e| self.shared.health.poison(&self.shared.layout.packs, &e))?;
+        fail::fail_point!("compact.removed");
+        let mut tables = self.shared.tables.lock();
+        tables.packs.remove(&pack);
+        tables.copies = tables.copies.filter(|c| c.pack != pack);
+        self.freed_bytes += i64::try_from(stat.held()).unwrap_or(0) - i64::try_from(copied).unwrap_or(0);
         Ok(true)
+    }
+
+    /// Writes the hint of one sealed pack. Never on a full disk, and never more than one try: without a hint a
+    /// rebuild only takes longer.
+    fn hint(&mut self) -> bool {
+        if self.shared.health.is_read_only() {
+            return false;
+        }
+        let pack = {
+            let tables = self.shared.tables.lock();
+            let mut sealed = tables.packs.keys().filter(|pack| tables.growing_end(**pack).is_none());
+            sealed.find(|pack| !self.hinted.contains(pack)).copied()
+        };
+        let Some(pack) = pack else { return false };
+        if let Err(e) = self.shared.hints.write(&self.shared.packs, pack) {
+            tracing::warn!("cannot write the hint of {}: {e}", self.shared.packs.path(pack).display());
+        }
+        self.hinted.insert(pack);
+        true
     }
 }

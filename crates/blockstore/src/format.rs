@@ -3,10 +3,12 @@
 //! ```text
 //! FORMAT          "floe blocks 1", and the salt of the record headers
 //! packs/          pack-00000001 …: the log, and the truth
+//! hints/          hint-00000001 …: what a walk over each sealed pack finds; derived
 //! index-1.redb    or index-1.sled/: derived
 //! quarantine/     bytes of blocks that did not match their hash
 //! scratch/        visited sets of running walks; emptied by open
 //! rebuild         the index is not to be trusted: the next open makes it again
+//! scrub           how far the scrub in the background is
 //! kept            space for releases and checkpoints on a full disk
 //! ```
 //!
@@ -21,21 +23,26 @@ use std::path::{Path, PathBuf};
 use crate::disk::{self, Disk};
 use crate::error::Error;
 use crate::index::redb_index;
+use crate::mark;
 use crate::packs;
+use crate::patrol;
 
 const VERSION: u32 = 1;
 const NAME: &str = "FORMAT";
 const FIRST_LINE: &str = "floe blocks";
-const OURS: [&str; 9] = [
+const OURS: [&str; 12] = [
     NAME,
     "FORMAT.new",
     "packs",
+    "hints",
     redb_index::FILE,
     "index-1.sled",
     "quarantine",
     "scratch",
     "kept",
-    "rebuild",
+    mark::FILE,
+    patrol::FILE,
+    "scrub.new",
 ];
 
 /// Where things are.
@@ -43,10 +50,10 @@ const OURS: [&str; 9] = [
 pub(crate) struct Layout {
     pub(crate) root: PathBuf,
     pub(crate) packs: PathBuf,
+    pub(crate) hints: PathBuf,
     pub(crate) quarantine: PathBuf,
     pub(crate) scratch: PathBuf,
     pub(crate) kept: PathBuf,
-    pub(crate) rebuild: PathBuf,
 }
 
 impl Layout {
@@ -54,10 +61,10 @@ impl Layout {
         Self {
             root: root.into(),
             packs: root.join("packs"),
+            hints: root.join("hints"),
             quarantine: root.join("quarantine"),
             scratch: root.join("scratch"),
             kept: root.join("kept"),
-            rebuild: root.join("rebuild"),
         }
     }
 }
@@ -101,7 +108,7 @@ pub(crate) fn open(disk: &dyn Disk, root: &Path) -> Result<(Layout, u64), Error>
             }
         },
     };
-    for dir in [&layout.packs, &layout.quarantine, &layout.scratch] {
+    for dir in [&layout.packs, &layout.hints, &layout.quarantine, &layout.scratch] {
         disk.create_dir(dir).map_err(fail)?;
     }
     disk.sync_dir(root).map_err(fail)?;
@@ -162,7 +169,7 @@ fn salt_of_packs(disk: &dyn Disk, layout: &Layout) -> std::io::Result<Option<u64
     for name in names {
         let Some(id) = packs::id_of(&name) else { continue };
         let head = disk::read_small(disk, &layout.packs.join(&name), packs::HEADER)?.unwrap_or_default();
-        if let Some(salt) = packs::decode_header(id, &head) {
+        if let Some((salt, _)) = packs::decode_header(id, &head) {
             return Ok(Some(salt));
         }
     }

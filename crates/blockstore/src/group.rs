@@ -52,10 +52,6 @@ impl Group {
         self.start
     }
 
-    pub(crate) fn end(&self) -> u64 {
-        self.end
-    }
-
     pub(crate) fn len(&self) -> u64 {
         self.end - self.start
     }

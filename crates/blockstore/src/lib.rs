@@ -14,7 +14,8 @@
 //! - **A block dies when no manifest counts it and nobody holds it**, at once: the decision is made under the
 //!   lock that a claim takes ([`holds`]). What is in doubt is kept.
 //! - **Every read is checked against its hash.** A block that fails is kept aside, never served, and claimed as
-//!   absent, so that the next walk or [`BlockStore::repair`] brings a good copy.
+//!   absent, so that the next walk or [`BlockStore::repair`] brings a good copy. [`BlockStore::patrol`] reads what
+//!   nobody asks for within 30 days.
 //!
 //! Three threads belong to a store: the writer, the checkpointer, the collector. [`BlockStore::close`] ends them
 //! with a checkpoint, dropping the last handle without one; open reads the difference from the log. Calls that
@@ -29,11 +30,14 @@ mod disk;
 mod error;
 mod format;
 mod group;
+mod hints;
 mod holders;
 mod holds;
 mod index;
 mod limits;
+mod mark;
 mod packs;
+mod patrol;
 mod protect;
 mod queue;
 mod record;
@@ -50,7 +54,7 @@ mod writer;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use floe_core::{Clock, Multihash};
+use floe_core::{Clock, Multihash, Timestamp};
 use uuid::Uuid;
 
 pub use disk::{Disk, DiskFile, Open, RealDisk, Space};
@@ -136,16 +140,39 @@ pub struct GcReport {
 /// What a scrub found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScrubReport {
-    /// Records read.
+    /// Live blocks read.
     pub blocks: u64,
-    /// Bytes read.
+    /// Bytes read, of all records.
     pub bytes: u64,
     /// Damaged blocks: quarantined, never served.
     pub damaged: Vec<Multihash>,
-    /// Blocks that the index names and no pack holds.
+    /// Blocks that a manifest counts and no pack holds.
     pub missing: Vec<Multihash>,
+    /// Blocks that the index had lost: put back from the packs, and served again.
+    pub restored: Vec<Multihash>,
+    /// Whether the index disagreed with the packs. It is made again at the next open; until then nothing is
+    /// collected.
+    pub index_wrong: bool,
     /// Damaged places that are no block: headers, manifests, tombstones, dead bytes.
     pub damaged_records: u64,
+}
+
+impl ScrubReport {
+    /// Whether there is nothing to mend.
+    pub fn is_clean(&self) -> bool {
+        self.damaged.is_empty() && self.missing.is_empty() && !self.index_wrong
+    }
+}
+
+/// How far the scrub in the background is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PatrolState {
+    /// When the last round began.
+    pub began: Option<Timestamp>,
+    /// The number of the pack that is next; `None` between two rounds.
+    pub next: Option<u32>,
+    /// When a round was last finished.
+    pub finished: Option<Timestamp>,
 }
 
 /// Figures of the store.
@@ -159,7 +186,8 @@ pub struct Stats {
     pub disk_free: u64,
     /// Whether writes are refused.
     pub read_only: bool,
-    /// Whether nothing is collected, because a record that says what is needed was lost: run the scrub, and pin
-    /// again what it names.
+    /// Whether nothing is collected, because the index was caught lying (until the next open) or records that say
+    /// what is needed were lost: until the manifests that lack them are walked again or released, and
+    /// [`BlockStore::confirm`] misses none.
     pub in_doubt: bool,
 }

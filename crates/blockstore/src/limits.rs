@@ -2,6 +2,8 @@
 //!
 //! A hit counts `floe_limit_hits_total{limit}` through [`hit`].
 
+use std::time::Duration;
+
 use floe_core::block::MAX_BLOCK_BYTES;
 
 /// Largest data of a record. A block needs 2 MiB, a chunk of a full group of the smallest blocks under 8 MiB; a
@@ -48,6 +50,10 @@ pub(crate) const STEP_HASHES: usize = 4096;
 /// Hashes in one manifest chunk, so that a chunk fits a step.
 pub(crate) const CHUNK_HASHES: usize = 4096;
 
+/// Between the numbers of two packs of the log: the numbers between are those of compaction. Numbers are never
+/// used twice, and 2^32 of them last for 16 million packs of the log.
+pub(crate) const PACK_STRIDE: u32 = 256;
+
 /// Bytes that compaction copies in one group, for the same reason.
 pub(crate) const COPY_BYTES: usize = 4 << 20;
 
@@ -60,9 +66,16 @@ pub(crate) const VISITED_IN_MEMORY: usize = 100_000;
 /// Packs whose files are kept open.
 pub(crate) const OPEN_PACKS: usize = 256;
 
+/// Largest hint file, read and written in memory: 800,000 records. A pack with more of them is walked.
+pub(crate) const HINT_BYTES: usize = 32 << 20;
+
 /// Space kept in a file of its own and given up first, so that releases, tombstones and checkpoints find room on
 /// a full disk.
 pub(crate) const KEPT_BYTES: u64 = 16 << 20;
+
+/// What compaction may copy of a pack on a full disk: a quarter of the kept space, so that it never takes all that
+/// tombstones need, and more packs can follow.
+pub(crate) const KEPT_COPY_BYTES: u64 = KEPT_BYTES / 4;
 
 /// Damaged blocks whose bytes are kept in `quarantine/`: evidence, not a second store.
 pub(crate) const QUARANTINE_FILES: usize = 64;
@@ -72,6 +85,23 @@ pub(crate) const PUNCH_BYTES: u64 = 64 << 10;
 
 /// Dead bytes in the active pack after which it is sealed, so that its holes can be punched.
 pub(crate) const ROLL_DEAD_BYTES: u64 = 16 << 20;
+
+/// Blocks that an index lost and the scrub puts back: about 10 MB. The rebuild at the next start has the rest.
+pub(crate) const LOST_BLOCKS: usize = 100_000;
+
+/// Between the beginnings of two rounds of the scrub in the background. Half of the 30 days in which every pack is to
+/// be read: one read at the beginning of a round may be the last of the next.
+pub(crate) const PATROL_EVERY: Duration = Duration::from_secs(15 * 24 * 3600);
+/// The time that a round is paced for.
+pub(crate) const PATROL_WITHIN: Duration = Duration::from_secs(14 * 24 * 3600);
+/// What is left of a round that is late is read within this, so that catching up starves nobody.
+pub(crate) const PATROL_LATE: Duration = Duration::from_secs(24 * 3600);
+/// The slowest pace in bytes a second: small stores are done early. Little beside what any disk can do.
+pub(crate) const PATROL_FLOOR: u64 = 1 << 20;
+/// Bytes read at a time: a second's work at the slowest pace.
+pub(crate) const PATROL_SLICE: u64 = 1 << 20;
+/// How often the wall clock is looked at while no round runs: it may jump.
+pub(crate) const PATROL_LOOK: Duration = Duration::from_secs(3600);
 
 /// Index keys read at a time by walks over the whole index.
 pub(crate) const SCAN_KEYS: usize = 1024;

@@ -1,8 +1,13 @@
 //! The pack files: names, headers, open handles, reading records, finding them.
 //!
-//! A pack is append-only while it is the newest and changes afterwards only by holes that are punched into dead
-//! records. Pack numbers are never used twice. Removing a pack takes its name away at once; readers that hold its
-//! handle go on.
+//! The newest pack is the end of the log. Beside it there may be one that compaction fills: its number is below the
+//! newest and above every pack that it copies from, so reading packs in order of their numbers meets what was
+//! copied before whatever the log says of it, and after what it replaces. It carries a mark in its header until it
+//! is whole, because its end may be torn; the mark of the newest is that it is the newest.
+//!
+//! Every other pack is sealed: it changes only by holes that are punched into dead records. Pack numbers are never
+//! used twice. Removing a pack takes its name away, durably: tombstones that only it needed may go next. Readers
+//! that hold its handle go on.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -26,23 +31,34 @@ pub(crate) fn id_of(name: &str) -> Option<u32> {
     (id != 0 && name.len() == 13).then_some(id)
 }
 
-fn encode_header(id: u32, salt: u64) -> [u8; HEADER as usize] {
+/// What a pack is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The log, or whole.
+    Log = 0,
+    /// Compaction fills it.
+    Copies = 1,
+}
+
+fn encode_header(id: u32, salt: u64, purpose: Purpose) -> [u8; HEADER as usize] {
     let mut out = [0; HEADER as usize];
     out[0..8].copy_from_slice(&MAGIC);
     out[8..12].copy_from_slice(&id.to_le_bytes());
     out[12..20].copy_from_slice(&salt.to_le_bytes());
+    out[20] = purpose as u8;
     let crc = crc32fast::hash(&out[..28]);
     out[28..32].copy_from_slice(&crc.to_le_bytes());
     out
 }
 
-/// The salt in a pack's header, if it is one of pack `id`.
-pub(crate) fn decode_header(id: u32, bytes: &[u8]) -> Option<u64> {
+/// Salt and purpose in a pack's header, if it is one of pack `id`.
+pub(crate) fn decode_header(id: u32, bytes: &[u8]) -> Option<(u64, Purpose)> {
     let b: &[u8; HEADER as usize] = bytes.get(..HEADER as usize)?.try_into().ok()?;
     let good = b[0..8] == MAGIC
         && b[8..12] == id.to_le_bytes()
         && crc32fast::hash(&b[..28]).to_le_bytes() == b[28..32];
-    good.then(|| u64::from_le_bytes([b[12], b[13], b[14], b[15], b[16], b[17], b[18], b[19]]))
+    let purpose = [Purpose::Log, Purpose::Copies].into_iter().find(|p| *p as u8 == b[20])?;
+    good.then(|| (u64::from_le_bytes([b[12], b[13], b[14], b[15], b[16], b[17], b[18], b[19]]), purpose))
 }
 
 pub(crate) struct Packs {
@@ -79,10 +95,10 @@ impl Packs {
     }
 
     /// Makes a pack; its file and name are durable on return. What a failed attempt left is written over.
-    pub(crate) fn create(&self, id: u32) -> io::Result<()> {
+    pub(crate) fn create(&self, id: u32, purpose: Purpose) -> io::Result<()> {
         let file = self.disk.open(&self.path(id), Open::Any)?;
         file.set_len(0)?;
-        file.write_at(&mut [IoSlice::new(&encode_header(id, self.salt))], 0)?;
+        file.write_at(&mut [IoSlice::new(&encode_header(id, self.salt, purpose))], 0)?;
         file.sync()?;
         self.disk.sync_dir(&self.dir)?;
         let mut open = self.open.lock();
@@ -90,11 +106,20 @@ impl Packs {
         Ok(())
     }
 
-    pub(crate) fn has_header(&self, id: u32) -> io::Result<bool> {
+    /// The pack that compaction filled is whole: takes the mark out of its header, durably. A header torn by that
+    /// is one of a sealed pack with damage, which is the careful reading.
+    pub(crate) fn seal(&self, id: u32) -> io::Result<()> {
+        let file = self.file(id)?;
+        file.write_at(&mut [IoSlice::new(&encode_header(id, self.salt, Purpose::Log))], 0)?;
+        file.sync()
+    }
+
+    /// What the pack's header says it is for; `None` where that is damaged.
+    pub(crate) fn purpose(&self, id: u32) -> io::Result<Option<Purpose>> {
         let mut head = [0; HEADER as usize];
         match self.file(id)?.read_at(&mut head, 0) {
-            Ok(()) => Ok(decode_header(id, &head) == Some(self.salt)),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Ok(()) => Ok(decode_header(id, &head).filter(|(salt, _)| *salt == self.salt).map(|(_, p)| p)),
+            Err(e) if is_damage(&e) => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -118,13 +143,17 @@ impl Packs {
         Ok(file)
     }
 
-    /// Takes the pack away. Its name's end need not be durable: open finds a dead pack dead again.
+    /// Takes the pack's name away; [`Packs::sync_names`] makes that durable.
     pub(crate) fn remove(&self, id: u32) -> io::Result<()> {
         self.open.lock().files.remove(&id);
         match self.disk.remove(&self.path(id)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
+    }
+
+    pub(crate) fn sync_names(&self) -> io::Result<()> {
+        self.disk.sync_dir(&self.dir)
     }
 
     #[cfg(test)]
@@ -218,11 +247,6 @@ impl Scan {
         self.at
     }
 
-    /// Whether the place at `at` in this pack is at or behind the end of the log.
-    pub(crate) fn is_behind(&self, at: u64, end: Loc) -> bool {
-        (self.pack, at) >= (end.pack, u64::from(end.offset))
-    }
-
     pub(crate) fn next(&mut self) -> io::Result<Option<Found>> {
         if self.at >= self.end {
             return Ok(None);
@@ -299,7 +323,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let packs = Packs::new(Arc::new(RealDisk), dir.path().into(), 1);
         for id in 1..=limits::OPEN_PACKS as u32 + 1 {
-            packs.create(id).unwrap();
+            packs.create(id, Purpose::Log).unwrap();
         }
         packs.open.lock().files.clear();
         for id in 1..=limits::OPEN_PACKS as u32 + 1 {

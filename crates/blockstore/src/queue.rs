@@ -34,10 +34,12 @@ pub(crate) enum Op {
     Reap { hashes: Vec<Key>, done: Sender<Result<Vec<Freed>, Error>> },
     /// A manifest whose chunks are all counted down.
     Finish { id: Uuid, done: Sender<Result<(), Error>> },
-    /// Records of a pack that is being compacted, with where they were.
-    Copy { records: Vec<(Record, Bytes, Loc)>, done: Sender<Result<(), Error>> },
+    /// Records of the pack `from` that is being compacted, with where they were.
+    Copy { from: u32, records: Vec<(Record, Bytes, Loc)>, done: Sender<Result<(), Error>> },
     /// Bytes of a block in a pack that goes away are bad.
     Displace { hash: Key, from: Loc, done: Sender<Result<(), Error>> },
+    /// Puts a block back that the index lost.
+    Restore { hash: Key, loc: Loc, len: u32, done: Sender<Result<(), Error>> },
     /// Begins a new pack.
     Roll { done: Sender<Result<(), Error>> },
     /// Writes the index down.
@@ -85,7 +87,9 @@ impl Op {
             Self::Release { done, .. } | Self::Repair { done, .. } | Self::Finish { done, .. } => {
                 done.send(Err(error))
             }
-            Self::Copy { done, .. } | Self::Displace { done, .. } => done.send(Err(error)),
+            Self::Copy { done, .. } | Self::Displace { done, .. } | Self::Restore { done, .. } => {
+                done.send(Err(error));
+            }
             Self::Roll { done } | Self::Checkpoint { done } => done.send(Err(error)),
             Self::Step { done, .. } | Self::Reap { done, .. } => done.send(Err(error)),
             Self::Damaged { .. } | Self::Stop => {}

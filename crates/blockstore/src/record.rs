@@ -15,7 +15,7 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::limits;
+use crate::{ManifestTotals, limits};
 
 pub(crate) const HEADER: usize = 32;
 /// Records start at multiples of this, which is what makes finding the next one after damage cheap.
@@ -23,6 +23,9 @@ pub(crate) const ALIGN: u64 = 8;
 pub(crate) const MAGIC: [u8; 4] = *b"FLr1";
 /// The longest key: a multihash with two 9-byte varints and 128 bytes of digest.
 const KEY_BYTES: usize = 160;
+
+/// Beside a manifest's state: its totals follow.
+const WHOLE: u8 = 0x10;
 
 /// A multihash in its binary form: what records and the index are keyed by.
 pub(crate) type Key = Box<[u8]>;
@@ -40,7 +43,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn from_u8(byte: u8) -> Option<Self> {
+    pub(crate) fn from_u8(byte: u8) -> Option<Self> {
         [Self::Block, Self::Manifest, Self::Chunk, Self::Frontier, Self::Step, Self::Gone, Self::Commit]
             .into_iter()
             .find(|k| *k as u8 == byte)
@@ -150,8 +153,9 @@ impl Loc {
 pub(crate) enum Record {
     /// A block. The last record of a hash is where it is.
     Block { hash: Key, len: u32 },
-    /// A manifest's state; the later state wins.
-    Manifest { id: Uuid, born: u64, state: State, root: Bytes },
+    /// A manifest's state; the later state wins. `whole` is what its chunks hold, from the seal on: where a rebuild
+    /// counts less, it knows which manifest a damaged chunk was of.
+    Manifest { id: Uuid, born: u64, state: State, whole: Option<ManifestTotals>, root: Bytes },
     /// Members of a manifest. `serial` names the chunk wherever compaction moves it.
     Chunk { id: Uuid, born: u64, serial: u64, members: Vec<Member> },
     /// How far the walk of a manifest is. The last one counts.
@@ -211,9 +215,12 @@ impl Record {
                 w.extend_from_slice(payload);
                 hash.to_vec()
             }
-            Self::Manifest { id, born, state, root } => {
+            Self::Manifest { id, born, state, whole, root } => {
                 put_u64(&mut w, *born);
-                w.push(*state as u8);
+                w.push(*state as u8 | whole.map_or(0, |_| WHOLE));
+                for n in whole.iter().flat_map(|whole| [whole.blocks, whole.bytes]) {
+                    put_u64(&mut w, n);
+                }
                 w.extend_from_slice(root);
                 id.as_bytes().to_vec()
             }
@@ -265,8 +272,13 @@ impl Record {
         let record = match kind {
             Kind::Block | Kind::Commit => return None,
             Kind::Manifest => {
-                let (born, state) = (r.u64()?, State::from_u8(r.take(1)?[0])?);
-                Self::Manifest { id, born, state, root: Bytes::copy_from_slice(r.rest()) }
+                let (born, state) = (r.u64()?, r.take(1)?[0]);
+                let whole = match state & WHOLE {
+                    0 => None,
+                    _ => Some(ManifestTotals { blocks: r.u64()?, bytes: r.u64()? }),
+                };
+                let state = State::from_u8(state & !WHOLE)?;
+                Self::Manifest { id, born, state, whole, root: Bytes::copy_from_slice(r.rest()) }
             }
             Kind::Chunk => {
                 let (born, serial, n) = (r.u64()?, r.u64()?, r.u32()?);
@@ -361,9 +373,12 @@ mod tests {
         let tomb = (key(), any::<u32>(), any::<u32>())
             .prop_map(|(hash, pack, offset)| Tomb { hash, loc: Loc { pack, offset } });
         prop_oneof![
-            (id(), any::<u64>(), state, vec(any::<u8>(), 0..170)).prop_map(|(id, born, state, root)| {
-                Record::Manifest { id, born, state, root: root.into() }
-            }),
+            (id(), any::<u64>(), state, any::<Option<(u64, u64)>>(), vec(any::<u8>(), 0..170)).prop_map(
+                |(id, born, state, whole, root)| {
+                    let whole = whole.map(|(blocks, bytes)| ManifestTotals { blocks, bytes });
+                    Record::Manifest { id, born, state, whole, root: root.into() }
+                }
+            ),
             (id(), any::<u64>(), any::<u64>(), vec(member, 0..40))
                 .prop_map(|(id, born, serial, members)| Record::Chunk { id, born, serial, members }),
             (id(), any::<u32>(), vec(any::<u64>(), 0..40), vec(tomb, 0..40))

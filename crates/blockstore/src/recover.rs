@@ -2,48 +2,68 @@
 //!
 //! 1. The index is opened and its checkpoint read. If it does not open, is of another store or version, or names
 //!    what the packs do not have, it is thrown away and everything is read from the first pack on.
-//! 2. The log behind the checkpoint is applied. In the newest pack every body is checked, because its last group
-//!    may be torn; older packs were whole before the next one was made, so only headers are read for blocks.
-//! 3. The torn group is cut off.
+//! 2. What the packs have behind the checkpoint is applied, in order of their numbers. Where a pack was being
+//!    written, by the log or by compaction, every body is checked, because its last group may be torn; other
+//!    packs are whole, so only headers are read for blocks.
+//! 3. A torn group is cut off. What compaction did not finish is in the packs it copied from still.
 //!
 //! A bad record that is not the torn end is damage: it is reported and passed over, and never keeps the store
 //! from opening. The two are told apart by group numbers: a group is only begun when the one before it is
 //! synced, so a bad record with a later group behind it was once whole.
 //!
+//! A sealed pack is read by its hint ([`crate::hints`]) where there is one that holds.
+//!
 //! Everything here can be cut off and begun again.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use uuid::Uuid;
 
 use crate::IndexKind;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::format::Layout;
 use crate::group::COMMIT_BYTES;
+use crate::hints::{Hint, Hints};
 use crate::index::redb_index::RedbIndex;
 use crate::index::{BlockIndex, IndexError, Layered, redb_index};
 use crate::limits;
-use crate::packs::{self, Found, Packs, Scan};
-use crate::record::{Header, Kind, Loc, Record};
+use crate::mark::Mark;
+use crate::packs::{self, Found, Packs, Purpose, Scan};
+use crate::record::{Header, Key, Kind, Loc, Record};
 use crate::shared::index_error;
-use crate::tables::{Entry, Placed, Tables};
+use crate::tables::{Copies, Entry, Manifest, Placed, Tables};
 
 pub(crate) struct Recovery<'a> {
     pub(crate) disk: &'a Arc<dyn Disk>,
     pub(crate) layout: &'a Layout,
     pub(crate) packs: &'a Packs,
+    pub(crate) hints: &'a Hints,
     pub(crate) kind: IndexKind,
     pub(crate) salt: u64,
+    pub(crate) mark: &'a Arc<Mark>,
+}
+
+/// What open begins with.
+pub(crate) struct Recovered {
+    pub(crate) tables: Tables,
+    /// Blocks that were known to be damaged. A new index knows of none: reads and the scrub find them again.
+    pub(crate) damaged: BTreeSet<Key>,
+    /// Packs that were read by their hints.
+    pub(crate) hinted: usize,
 }
 
 impl Recovery<'_> {
-    pub(crate) fn run(&self) -> Result<Tables, Error> {
+    pub(crate) fn run(&self) -> Result<Recovered, Error> {
         self.remove_other_index()?;
         let ids = self.settle_newest()?;
-        if self.is_distrusted()? {
+        if self.mark.is_set().map_err(|e| self.mark_failed(&e))? {
             self.remove_index(self.kind)?;
         }
         match self.resume(&ids) {
-            Ok(Some(tables)) => return Ok(tables),
+            Ok(Some(recovered)) => return Ok(recovered),
             Ok(None) => {}
             Err(Trouble::Index(e)) => {
                 tracing::error!("the block index is not usable and is made again from the packs: {e}");
@@ -51,30 +71,30 @@ impl Recovery<'_> {
             Err(Trouble::Disk(e)) => return Err(e),
         }
         let rebuilt = ids.len() > 1 || self.packs_have_records(&ids)?;
+        if rebuilt {
+            self.mark.write().map_err(|e| self.mark_failed(&e))?;
+        }
         let kv = self.empty_index()?;
         let mut tables = Tables::new(kv, self.salt);
-        self.replay(&mut tables, &ids).map_err(Trouble::into_error)?;
+        let hinted = self.replay(&mut tables, &ids).map_err(Trouble::into_error)?;
         if rebuilt {
-            tracing::warn!(blocks = tables.blocks, "made the block index again from {} packs", ids.len());
+            tracing::warn!(
+                blocks = tables.blocks,
+                "made the block index again from {} packs, {hinted} of them by their hints",
+                ids.len()
+            );
             find_zero(&mut tables).map_err(index_error)?;
+            let lossy = tables.doubt.unknown;
+            self.judge(&mut tables, lossy).map_err(index_error)?;
             write_checkpoint(&tables).map_err(index_error)?;
         }
         // Last: a rebuild that was cut off begins again.
-        match self.disk.remove(&self.layout.rebuild) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io(&self.layout.rebuild, "remove", &e));
-            }
-            _ => {}
-        }
-        Ok(tables)
+        self.mark.clear().map_err(|e| self.mark_failed(&e))?;
+        Ok(Recovered { tables, damaged: BTreeSet::new(), hinted })
     }
 
-    fn is_distrusted(&self) -> Result<bool, Error> {
-        match self.disk.open(&self.layout.rebuild, crate::disk::Open::Existing) {
-            Ok(_) => Ok(true),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(Error::io(&self.layout.rebuild, "look for", &e)),
-        }
+    fn mark_failed(&self, e: &std::io::Error) -> Error {
+        Error::io(&self.layout.root, "keep the mark for a rebuild in", e)
     }
 
     /// Makes the first pack, or does away with a newest one whose making was cut off.
@@ -82,16 +102,31 @@ impl Recovery<'_> {
         let fail = |e| Error::io(&self.layout.packs, "read", &e);
         let mut ids = self.packs.list().map_err(fail)?;
         if let Some(newest) = ids.last().copied()
-            && !self.packs.has_header(newest).map_err(fail)?
+            && self.packs.purpose(newest).map_err(fail)?.is_none()
             && self.packs.scan(newest, 0).and_then(|mut s| last_group(&mut s)).map_err(fail)?.is_none()
         {
-            self.packs.create(newest).map_err(|e| Error::io(&self.packs.path(newest), "make", &e))?;
+            self.make_log(newest)?;
         }
-        if ids.is_empty() {
-            self.packs.create(1).map_err(|e| Error::io(&self.packs.path(1), "make", &e))?;
-            ids.push(1);
+        let next = match ids.last().copied() {
+            None => Some(1),
+            // The log behind it was taken away by somebody.
+            Some(last) if self.packs.purpose(last).map_err(fail)? == Some(Purpose::Copies) => {
+                Some(last + limits::PACK_STRIDE)
+            }
+            Some(_) => None,
+        };
+        if let Some(next) = next {
+            self.make_log(next)?;
+            ids.push(next);
         }
+        let sealed = ids.split_last().map_or(&[][..], |(_, sealed)| sealed);
+        self.hints.tidy(sealed).map_err(|e| Error::io(&self.layout.hints, "tidy", &e))?;
         Ok(ids)
+    }
+
+    fn make_log(&self, pack: u32) -> Result<(), Error> {
+        let made = self.packs.create(pack, Purpose::Log);
+        made.map_err(|e| Error::io(&self.packs.path(pack), "make", &e))
     }
 
     fn packs_have_records(&self, ids: &[u32]) -> Result<bool, Error> {
@@ -112,7 +147,7 @@ impl Recovery<'_> {
 
     fn empty_index(&self) -> Result<Arc<Layered>, Error> {
         self.remove_index(self.kind)?;
-        Ok(Arc::new(Layered::new(self.open_index().map_err(index_error)?)))
+        Ok(Arc::new(Layered::new(self.open_index().map_err(index_error)?, self.mark.clone())))
     }
 
     /// An index that was not written along is a trap for whoever selects it again.
@@ -137,12 +172,18 @@ impl Recovery<'_> {
         }
     }
 
-    fn resume(&self, ids: &[u32]) -> Result<Option<Tables>, Trouble> {
-        let kv = Arc::new(Layered::new(self.open_index()?));
+    fn resume(&self, ids: &[u32]) -> Result<Option<Recovered>, Trouble> {
+        let kv = Arc::new(Layered::new(self.open_index()?, self.mark.clone()));
         let Some(mut tables) = Tables::load(kv, self.salt)? else { return Ok(None) };
         self.agree(&tables, ids)?;
-        self.replay(&mut tables, ids)?;
-        Ok(Some(tables))
+        let before = std::mem::take(&mut tables.doubt.unknown);
+        let hinted = self.replay(&mut tables, ids)?;
+        if tables.doubt.unknown {
+            self.judge(&mut tables, true)?;
+        }
+        tables.doubt.unknown |= before;
+        let damaged = known_damage(&tables)?;
+        Ok(Some(Recovered { tables, damaged, hinted }))
     }
 
     /// Whether the packs have what the checkpoint says.
@@ -157,25 +198,55 @@ impl Recovery<'_> {
         }
     }
 
-    /// Applies the log from the end of the tables on.
-    fn replay(&self, tables: &mut Tables, ids: &[u32]) -> Result<(), Trouble> {
+    /// Applies the log from the end of the tables on. Returns how many packs their hints were believed for.
+    fn replay(&self, tables: &mut Tables, ids: &[u32]) -> Result<usize, Trouble> {
         // A pack that was dead and is gone means nothing; one that the checkpoint does not know is new.
         tables.packs.retain(|p, _| ids.contains(p));
         let newest = ids.last().copied().unwrap_or(1);
-        let start = tables.end;
-        for pack in ids.iter().copied().filter(|p| *p >= start.pack) {
-            let from = if pack == start.pack {
-                u64::from(start.offset)
-            } else {
+        let mut hinted = 0;
+        for (pack, from) in behind(tables, ids) {
+            if !tables.packs.contains_key(&pack) {
                 tables.grow(pack, packs::HEADER);
-                packs::HEADER
-            };
+            }
             if pack == newest {
                 self.replay_newest(tables, pack, from)?;
+            } else if self.packs.purpose(pack).map_err(|e| self.failed(pack, &e))? == Some(Purpose::Copies) {
+                self.replay_copies(tables, pack, from)?;
+            } else if let Some(hint) = self.hints.read(self.packs, pack).map_err(|e| self.failed(pack, &e))? {
+                self.replay_hinted(tables, &hint, from)?;
+                hinted += 1;
             } else {
                 self.replay_sealed(tables, pack, from)?;
             }
         }
+        tables.copies = None;
+        Ok(hinted)
+    }
+
+    /// As [`Self::replay_sealed`]: blocks are taken from the hint, what is small is read.
+    fn replay_hinted(&self, tables: &mut Tables, hint: &Hint, from: u64) -> Result<(), Trouble> {
+        for hinted in hint.records.iter().filter(|r| u64::from(r.loc.offset) >= from) {
+            let (loc, bytes) = (hinted.loc, hinted.record_len());
+            match hinted.kind {
+                Kind::Commit => tables.grow(loc.pack, bytes),
+                Kind::Block => {
+                    let record = Record::Block { hash: hinted.key.clone(), len: hinted.data_len };
+                    self.apply(tables, &record, loc, bytes)?;
+                }
+                _ => {
+                    let read = self.packs.read_record(loc).map_err(|e| self.failed(loc.pack, &e))?;
+                    match read.and_then(|(header, body)| decode(&header, &body)) {
+                        Some(record) => self.apply(tables, &record, loc, bytes)?,
+                        None => {
+                            let at = u64::from(loc.offset);
+                            self.lost_record(tables, hinted.kind, loc.pack, at, at + bytes);
+                        }
+                    }
+                }
+            }
+            self.flush(tables, loc.pack, u64::from(loc.offset) + bytes, 0)?;
+        }
+        tables.group = tables.group.max(hint.group);
         Ok(())
     }
 
@@ -183,23 +254,45 @@ impl Recovery<'_> {
         let mut scan = self.scan(pack, from)?;
         while let Some(found) = self.next(&mut scan)? {
             match found {
-                Found::Damage { from, to } => self.damage(tables, pack, from, to),
+                Found::Damage { from, to } => self.lost(tables, pack, from, to),
                 Found::Record { loc, header, key } if header.kind == Kind::Block => {
                     let record = Record::Block { hash: key, len: header.data_len };
                     self.apply(tables, &record, loc, header.record_len())?;
                 }
                 Found::Record { loc, header, .. } => match self.body(&scan, loc, &header)? {
                     Some(record) => self.apply_decoded(tables, record, loc, &header)?,
-                    None => self.damage(tables, pack, loc.offset.into(), scan.at()),
+                    None => self.lost_record(tables, header.kind, pack, loc.offset.into(), scan.at()),
                 },
             }
-            self.flush(tables, Loc { pack, offset: u32::try_from(scan.at()).unwrap_or(u32::MAX) })?;
+            self.flush(tables, pack, scan.at(), 0)?;
         }
         Ok(())
     }
 
-    /// The newest pack group by group, up to the first that is not whole.
+    /// The newest pack, which the log goes on with.
     fn replay_newest(&self, tables: &mut Tables, pack: u32, from: u64) -> Result<(), Trouble> {
+        let (end, group) = self.replay_groups(tables, pack, from, tables.group)?;
+        tables.group = group;
+        tables.end = Loc { pack, offset: u32::try_from(end).unwrap_or(u32::MAX) };
+        Ok(())
+    }
+
+    /// A pack that compaction filled when the store ended. It is not filled any further.
+    fn replay_copies(&self, tables: &mut Tables, pack: u32, from: u64) -> Result<(), Trouble> {
+        let applied = tables.copies.filter(|c| c.pack == pack).map_or(0, |c| c.group);
+        self.replay_groups(tables, pack, from, applied)?;
+        self.packs.seal(pack).map_err(|e| self.failed(pack, &e))
+    }
+
+    /// Group by group behind the group `last`, up to the first that is not whole, and cuts off the rest. Returns
+    /// where the last whole group ends, and its number.
+    fn replay_groups(
+        &self,
+        tables: &mut Tables,
+        pack: u32,
+        from: u64,
+        mut last: u64,
+    ) -> Result<(u64, u64), Trouble> {
         let mut scan = self.scan(pack, from)?;
         let mut group: Vec<(Record, Loc, u64)> = Vec::new();
         let mut whole = from;
@@ -209,32 +302,31 @@ impl Recovery<'_> {
                 Checked::Bad(bad, to) => {
                     // Rot, if a group behind it was begun: this one was synced before.
                     let behind = last_group(&mut self.scan(pack, to)?).map_err(|e| self.failed(pack, &e))?;
-                    if behind.is_none_or(|g| g <= tables.group + 1) {
+                    if behind.is_none_or(|g| g <= last + 1) {
                         break;
                     }
-                    self.damage(tables, pack, bad, to);
+                    self.lost(tables, pack, bad, to);
                     continue;
                 }
             };
-            if header.group > tables.group + 1 {
+            if header.group > last + 1 {
                 // The end of the group before was damaged. It was synced, so what is left of it counts.
                 self.apply_all(tables, &mut group)?;
-                tables.group = header.group - 1;
+                last = header.group - 1;
             }
             match record {
                 Some(record) => group.push((record, loc, header.record_len())),
                 None => {
                     self.apply_all(tables, &mut group)?;
                     tables.grow(pack, COMMIT_BYTES);
-                    tables.group = header.group;
+                    last = header.group;
                     whole = scan.at();
-                    self.flush(tables, Loc { pack, offset: u32::try_from(whole).unwrap_or(u32::MAX) })?;
+                    self.flush(tables, pack, whole, last)?;
                 }
             }
         }
         self.cut(pack, whole)?;
-        tables.end = Loc { pack, offset: u32::try_from(whole).unwrap_or(u32::MAX) };
-        Ok(())
+        Ok((whole, last))
     }
 
     fn checked(&self, scan: &Scan, found: Found) -> Result<Checked, Trouble> {
@@ -315,21 +407,67 @@ impl Recovery<'_> {
 
     fn damage(&self, tables: &mut Tables, pack: u32, from: u64, to: u64) {
         let path = self.packs.path(pack);
-        tracing::error!(
-            "bytes {from}..{to} of {} are damaged; nothing is collected until they are looked at",
-            path.display()
-        );
+        tracing::error!("bytes {from}..{to} of {} are damaged", path.display());
         metrics::counter!("floe_pack_damage_total").increment(1);
         tables.grow(pack, to - from);
-        tables.doubt = true;
     }
 
-    /// A rebuild must not hold the whole index in memory.
-    fn flush(&self, tables: &mut Tables, end: Loc) -> Result<(), Trouble> {
+    /// Bytes that may have been a manifest's are damaged: [`Recovery::judge`] looks which one lacks them.
+    fn lost(&self, tables: &mut Tables, pack: u32, from: u64, to: u64) {
+        self.damage(tables, pack, from, to);
+        tables.doubt.unknown = true;
+    }
+
+    /// A record of a known kind is damaged. Of a manifest's only those matter that say what is referenced: a lost
+    /// deletion keeps too much.
+    fn lost_record(&self, tables: &mut Tables, kind: Kind, pack: u32, from: u64, to: u64) {
+        match kind {
+            Kind::Manifest | Kind::Chunk => self.lost(tables, pack, from, to),
+            Kind::Block | Kind::Frontier | Kind::Step | Kind::Gone | Kind::Commit => {
+                self.damage(tables, pack, from, to);
+            }
+        }
+    }
+
+    /// Which manifests have to be walked again. `lossy`: records were lost.
+    fn judge(&self, tables: &mut Tables, lossy: bool) -> Result<(), IndexError> {
+        let mut from: std::ops::Bound<Box<[u8]>> = std::ops::Bound::Unbounded;
+        loop {
+            let page = tables.kv.scan(b"m", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS)?;
+            for (key, value) in &page {
+                if let (Ok(id), Some(m)) = (Uuid::from_slice(&key[1..]), Manifest::decode(value)) {
+                    tables.judge(id, m, lossy);
+                }
+            }
+            match page.into_iter().next_back() {
+                Some((last, _)) => from = std::ops::Bound::Excluded(last),
+                None => break,
+            }
+        }
+        if tables.doubt.is_any() {
+            let manifests = tables.doubt.manifests.len();
+            tracing::error!(
+                manifests,
+                "records of the packs were lost, {manifests} manifests are not whole: nothing is collected until \
+                 they are walked again or let go of"
+            );
+        }
+        Ok(())
+    }
+
+    /// A rebuild must not hold the whole index in memory: notes how far it is, `group` being the last one of a pack
+    /// that is read group by group.
+    fn flush(&self, tables: &mut Tables, pack: u32, at: u64, group: u64) -> Result<(), Trouble> {
         if tables.kv.changed() < limits::CHECKPOINT_KEYS {
             return Ok(());
         }
-        tables.end = end;
+        let end = u32::try_from(at).unwrap_or(u32::MAX);
+        if pack < tables.end.pack {
+            tables.copies = Some(Copies { pack, end, group });
+        } else {
+            tables.end = Loc { pack, offset: end };
+            tables.group = tables.group.max(group);
+        }
         write_checkpoint(tables)?;
         Ok(())
     }
@@ -378,6 +516,20 @@ fn decode(header: &Header, body: &[u8]) -> Option<Record> {
     Record::decode(header.kind, key, data, header.data_len)
 }
 
+/// What the tables do not know of yet: packs, and from where on. Below the end of the log these are packs that
+/// compaction has filled since the checkpoint.
+fn behind(tables: &Tables, ids: &[u32]) -> Vec<(u32, u64)> {
+    let start = tables.end;
+    let filled = |pack: u32| tables.copies.filter(|c| c.pack == pack).map(|c| u64::from(c.end));
+    let from = |pack: u32| match pack.cmp(&start.pack) {
+        Ordering::Greater => Some(packs::HEADER),
+        Ordering::Equal => Some(u64::from(start.offset)),
+        Ordering::Less if tables.packs.contains_key(&pack) => filled(pack),
+        Ordering::Less => Some(packs::HEADER),
+    };
+    ids.iter().filter_map(|pack| Some((*pack, from(*pack)?))).collect()
+}
+
 /// The highest group among the records that can be found from here on.
 fn last_group(scan: &mut Scan) -> std::io::Result<Option<u64>> {
     let mut last = None;
@@ -397,6 +549,19 @@ fn write_checkpoint(tables: &Tables) -> Result<(), IndexError> {
         tables.kv.thaw();
     }
     Ok(())
+}
+
+fn known_damage(tables: &Tables) -> Result<BTreeSet<Key>, IndexError> {
+    let mut out = BTreeSet::new();
+    let mut from: std::ops::Bound<Box<[u8]>> = std::ops::Bound::Unbounded;
+    loop {
+        let page = tables.kv.scan(b"d", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS)?;
+        out.extend(page.iter().map(|(k, _)| k[1..].into()));
+        match page.into_iter().next_back() {
+            Some((last, _)) => from = std::ops::Bound::Excluded(last),
+            None => return Ok(out),
+        }
+    }
 }
 
 /// After a rebuild: which blocks nobody counts is nowhere in the log.

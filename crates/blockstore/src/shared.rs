@@ -6,16 +6,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use floe_core::Multihash;
+use floe_core::{Clock, Multihash};
 use parking_lot::{Condvar, Mutex, RwLock};
 use uuid::Uuid;
 
+use crate::PatrolState;
 use crate::disk::{Disk, DiskFile, Open, Space};
 use crate::error::{Error, is_full};
 use crate::format::Layout;
+use crate::hints::Hints;
 use crate::holds::HoldTable;
 use crate::index::{IndexError, Layered};
 use crate::limits;
+use crate::mark::Mark;
 use crate::packs::{self, Packs};
 use crate::queue::Queue;
 use crate::record::{Key, Loc, Member, Record};
@@ -23,10 +26,13 @@ use crate::tables::{self, Entry, Placed, Tables};
 
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) layout: Layout,
     pub(crate) pack_bytes: u64,
     pub(crate) packs: Packs,
+    pub(crate) hints: Hints,
     pub(crate) kv: Arc<Layered>,
+    pub(crate) mark: Arc<Mark>,
     pub(crate) tables: Mutex<Tables>,
     pub(crate) holds: Arc<HoldTable>,
     /// Damaged blocks: never served, claimed as absent, listed for repair.
@@ -35,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) protected: Mutex<HashSet<Uuid>>,
     pub(crate) queue: Queue,
     pub(crate) health: Health,
+    pub(crate) patrol: Mutex<PatrolState>,
     pub(crate) collector: crate::collector::Bell,
     pub(crate) figures: Figures,
     /// Set when the threads have to end.
@@ -64,13 +71,9 @@ impl Shared {
 
     /// The index is wrong: the next open makes it again. Until then nothing is freed on its word.
     pub(crate) fn distrust_index(&self, why: &str) {
-        tracing::error!("the block index is not to be trusted ({why}): it is made again at the next start");
-        self.tables.lock().doubt = true;
+        self.tables.lock().doubt.index = true;
         self.figures.doubt.store(true, Ordering::Relaxed);
-        if let Err(e) = self.disk.open(&self.layout.rebuild, Open::Any).and_then(|f| f.sync()) {
-            tracing::error!("cannot write {}: {e}", self.layout.rebuild.display());
-        }
-        let _ = self.disk.sync_dir(&self.layout.root);
+        self.mark.set(why);
     }
 
     /// A chunk's members, or `None` where its record is damaged.
@@ -150,6 +153,8 @@ pub(crate) struct Health {
     /// After ENOSPC: how much has to be free before writing is tried again.
     wanted: AtomicU64,
     kept: AtomicBool,
+    /// The kept space was given up, and is not to be used for anything but what it was kept for.
+    given_up: AtomicBool,
     poison: tokio::sync::watch::Sender<Option<String>>,
     changed: (Mutex<()>, Condvar),
 }
@@ -162,6 +167,7 @@ impl Health {
             free: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
             kept: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             poison: tokio::sync::watch::Sender::new(None),
             changed: Default::default(),
         }
@@ -207,7 +213,8 @@ impl Health {
         let Ok(space) = disk.space(&layout.root) else { return !self.is_read_only() };
         self.free.store(space.free, Ordering::Relaxed);
         let kept = if self.kept.load(Ordering::Relaxed) { 0 } else { limits::KEPT_BYTES };
-        let least = self.reserve(space).max(self.wanted.load(Ordering::Relaxed));
+        let owed = if self.given_up.load(Ordering::Relaxed) { limits::KEPT_BYTES } else { 0 };
+        let least = self.reserve(space).max(self.wanted.load(Ordering::Relaxed)).saturating_add(owed);
         let full = space.free < least;
         if self.read_only.swap(full, Ordering::AcqRel) != full {
             if full {
@@ -250,14 +257,25 @@ impl Health {
             Ok(file)
         };
         match kept() {
-            Ok(_) => self.kept.store(true, Ordering::Relaxed),
+            Ok(_) => {
+                self.kept.store(true, Ordering::Relaxed);
+                self.given_up.store(false, Ordering::Relaxed);
+            }
             Err(_) => drop(disk.remove(&layout.kept)),
         }
     }
 
+    /// Finds what the last run kept: a start on a full disk could not take it again.
+    pub(crate) fn find_kept(&self, disk: &dyn Disk, layout: &Layout) {
+        let len = disk.open(&layout.kept, Open::Existing).and_then(|file| file.size());
+        self.kept.store(len.is_ok_and(|len| len >= limits::KEPT_BYTES), Ordering::Relaxed);
+    }
+
     /// Gives the kept space up. Returns whether there was any.
     pub(crate) fn give_up_kept(&self, disk: &dyn Disk, layout: &Layout) -> bool {
-        self.kept.swap(false, Ordering::AcqRel) && disk.remove(&layout.kept).is_ok()
+        let gave = self.kept.swap(false, Ordering::AcqRel) && disk.remove(&layout.kept).is_ok();
+        self.given_up.fetch_or(gave, Ordering::AcqRel);
+        gave
     }
 }
 

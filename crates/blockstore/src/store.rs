@@ -15,17 +15,22 @@ use uuid::Uuid;
 use crate::checkpoint::Checkpointer;
 use crate::collector::{Bell, Collector};
 use crate::error::Error;
+use crate::hints::Hints;
+use crate::mark::Mark;
 use crate::packs::Packs;
 use crate::protect::Protect;
 use crate::queue::{Op, Queue};
 use crate::record::State;
-use crate::recover::Recovery;
+use crate::recover::{Recovered, Recovery};
 use crate::shared::{Figures, Health, Shared, index_error, key_of, lost};
 use crate::tables::{self, Entry, Manifest};
 use crate::ticket::ticket;
 use crate::writer::Writer;
-use crate::{Components, GcReport, ManifestId, ManifestState, ManifestTotals, ScrubReport, Settings, Stats};
-use crate::{format, limits, scrub};
+use crate::{
+    Components, GcReport, ManifestId, ManifestState, ManifestTotals, PatrolState, ScrubReport, Settings,
+    Stats,
+};
+use crate::{format, limits, patrol, scrub};
 
 /// The store. Cheap to clone. When the last clone goes without [`BlockStore::close`], the threads end after the
 /// group they are writing, and the next open reads the rest of the log.
@@ -47,18 +52,31 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Directory`] for a foreign or newer directory; otherwise what the disk said.
     pub fn open(settings: Settings, components: Components) -> Result<Self, Error> {
-        let Components { disk, clock: _ } = components;
+        let Components { disk, clock } = components;
         let (layout, salt) = format::open(&*disk, &settings.dir)?;
         let packs = Packs::new(disk.clone(), layout.packs.clone(), salt);
-        let recovery = Recovery { disk: &disk, layout: &layout, packs: &packs, kind: settings.index, salt };
-        let tables = recovery.run()?;
-        let damaged = load_damaged(&tables)?;
+        let hints = Hints::new(disk.clone(), layout.hints.clone(), salt);
+        let mark = Arc::new(Mark::new(disk.clone(), &layout.root));
+        let recovery = Recovery {
+            disk: &disk,
+            layout: &layout,
+            packs: &packs,
+            hints: &hints,
+            kind: settings.index,
+            salt,
+            mark: &mark,
+        };
+        let Recovered { tables, damaged, hinted } = recovery.run()?;
+        metrics::counter!("floe_packs_read_by_hints_total").increment(hinted as u64);
+        let patrol = Mutex::new(patrol::load(&*disk, &layout.root)?);
         let figures = Figures::default();
         figures.set(&tables);
         let shared = Arc::new(Shared {
             pack_bytes: settings.pack_bytes.clamp(limits::PACK_BYTES_MIN, limits::PACK_BYTES),
             packs,
+            hints,
             kv: tables.kv.clone(),
+            mark,
             tables: Mutex::new(tables),
             holds: Arc::default(),
             damaged: RwLock::new(damaged),
@@ -67,10 +85,13 @@ impl BlockStore {
             health: Health::new(settings.reserve_bytes),
             collector: Bell::default(),
             figures,
+            patrol,
+            clock,
             stopping: AtomicBool::new(false),
             disk,
             layout,
         });
+        shared.health.find_kept(&*shared.disk, &shared.layout);
         shared.health.look(&*shared.disk, &shared.layout);
         Ok(Self { handle: Arc::new(Handle::start(shared)?) })
     }
@@ -165,6 +186,33 @@ impl BlockStore {
         }
     }
 
+    /// Compares the manifests with those that somebody `needed`: returns the ones that are not there, not sealed, or
+    /// not whole. Where there are none, records that a rebuild of the index found lost are missed by nobody, and
+    /// collection goes on. Blocks on disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the index cannot be read.
+    pub fn confirm(&self, needed: &[ManifestId]) -> Result<Vec<ManifestId>, Error> {
+        let shared = self.shared();
+        let mut lacking = Vec::new();
+        for id in needed {
+            let manifest = tables::manifest(&shared.kv, *id).map_err(index_error)?;
+            if manifest.is_none_or(|m| m.state != State::Sealed) {
+                lacking.push(*id);
+            }
+        }
+        if lacking.is_empty() {
+            let mut tables = shared.tables.lock();
+            if std::mem::take(&mut tables.doubt.unknown) {
+                tracing::info!("every manifest that is needed is whole: what was lost is not missed");
+                shared.figures.set(&tables);
+                drop(tables);
+                shared.collector.ring();
+            }
+        }
+        Ok(lacking)
+    }
+
     /// Writes a repaired copy of a block that the scrub or a read found damaged or missing. Durable on return. A
     /// block that no manifest counts, or that is here and intact, is not written.
     ///
@@ -195,13 +243,20 @@ impl BlockStore {
         answer.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// Reads every record of every pack and compares packs and index both ways.
+    /// Reads every record of every pack and compares packs and index both ways, at full speed. Counts as a round of
+    /// [`BlockStore::patrol`].
     ///
     /// # Errors
     /// [`Error::Io`] where the disk fails in another way than by losing bytes.
     pub async fn scrub(&self) -> Result<ScrubReport, Error> {
         let shared = self.shared().clone();
-        offload("floe-scrub", move || scrub::run(&shared)).await
+        let began = shared.clock.now();
+        let report = offload("floe-scrub", move || scrub::run(&shared)).await?;
+        let finished = self.shared().clock.now();
+        self.shared().keep_patrol(|state| {
+            *state = PatrolState { began: Some(began), next: None, finished: Some(finished) };
+        });
+        Ok(report)
     }
 
     /// Figures.
@@ -300,6 +355,7 @@ impl Handle {
             let _ = thread.join();
         }
         self.shared.queue.close();
+        self.shared.mark.insist();
         self.shared.kv.index().close();
     }
 }
@@ -328,20 +384,6 @@ impl Drop for Guard {
     }
 }
 
-fn load_damaged(tables: &tables::Tables) -> Result<std::collections::BTreeSet<crate::record::Key>, Error> {
-    let mut out = std::collections::BTreeSet::new();
-    let mut from: Bound<Box<[u8]>> = Bound::Unbounded;
-    loop {
-        let page =
-            tables.kv.scan(b"d", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS).map_err(index_error)?;
-        out.extend(page.iter().map(|(k, _)| k[1..].into()));
-        match page.into_iter().next_back() {
-            Some((last, _)) => from = Bound::Excluded(last),
-            None => return Ok(out),
-        }
-    }
-}
-
 fn state(state: State) -> ManifestState {
     match state {
         State::Open => ManifestState::Open,
@@ -351,7 +393,7 @@ fn state(state: State) -> ManifestState {
 }
 
 /// Runs what blocks on a thread of its own, so that no runtime is needed and none is held up.
-async fn offload<T: Send + 'static>(
+pub(crate) async fn offload<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {

@@ -7,6 +7,8 @@
 //! - a block, chunk or manifest record that was seen before only moves;
 //! - a chunk counts once, whatever happens to its record: its serial says which it is;
 //! - a tombstone deletes the record it names and no other, a `Gone` the manifest of its birth and no later one;
+//! - a record that compaction copied was live when it was copied, so nothing that the log says between the copy's
+//!   number and that moment concerned it: reading the copy first comes to the same;
 //! - in a rebuild a chunk may come before the blocks it names: an entry then has references and no place.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,11 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::ManifestTotals;
 use crate::index::{IndexError, Layered};
 use crate::record::{Key, Loc, Member, Reader, Record, State, Tomb, record_len};
 
 /// The version of everything in the index. Another version is thrown away and built again.
-const INDEX_VERSION: u32 = 1;
+const INDEX_VERSION: u32 = 2;
 pub(crate) const CHECKPOINT_KEY: &[u8] = b"s";
 
 /// What the index says of a block.
@@ -41,6 +44,9 @@ pub(crate) struct Placed {
 pub(crate) struct Manifest {
     pub(crate) state: State,
     pub(crate) born: u64,
+    /// What its chunks held when it was sealed.
+    pub(crate) whole: Option<ManifestTotals>,
+    /// What the chunks that are known hold.
     pub(crate) blocks: u64,
     pub(crate) bytes: u64,
     pub(crate) record: Placed,
@@ -59,6 +65,14 @@ pub(crate) struct PackStat {
     pub(crate) negative: u64,
     /// Given back to the volume by punching.
     pub(crate) punched: u64,
+}
+
+/// How far the pack that compaction fills is applied and durable. Its groups have numbers of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Copies {
+    pub(crate) pack: u32,
+    pub(crate) end: u32,
+    pub(crate) group: u64,
 }
 
 /// A dead record whose space may be given back.
@@ -80,13 +94,32 @@ pub(crate) struct Tables {
     /// The last group applied.
     pub(crate) group: u64,
     pub(crate) packs: BTreeMap<u32, PackStat>,
+    /// The pack that compaction fills, if it fills one.
+    pub(crate) copies: Option<Copies>,
     pub(crate) blocks: u64,
     pub(crate) bytes: u64,
     /// Blocks that are here and that nobody counts: what the collector has to look at again, because a hold kept
     /// it from freeing them.
     pub(crate) zero: BTreeSet<Key>,
-    /// A record that says what is referenced is lost: what looks unreferenced may not be, so nothing is freed.
-    pub(crate) doubt: bool,
+    pub(crate) doubt: Doubt,
+}
+
+/// Why nothing may be freed: what looks unreferenced may not be. Each reason has its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    /// The index was caught lying. Ends with the next open, which makes a new one.
+    pub(crate) index: bool,
+    /// Records were lost that nothing else tells of: a whole manifest, perhaps. Ends when the owner of the
+    /// manifests finds all that it needs ([`crate::BlockStore::confirm`]).
+    pub(crate) unknown: bool,
+    /// Manifests that lost chunks, or may have. Each ends when it is walked to its end again, or released.
+    pub(crate) manifests: BTreeSet<Uuid>,
+}
+
+impl Doubt {
+    pub(crate) fn is_any(&self) -> bool {
+        self.index || self.unknown || !self.manifests.is_empty()
+    }
 }
 
 pub(crate) fn block_key(hash: &[u8]) -> Box<[u8]> {
@@ -169,6 +202,7 @@ impl Manifest {
         Self {
             state: State::Open,
             born,
+            whole: None,
             blocks: 0,
             bytes: 0,
             record: Placed::default(),
@@ -179,8 +213,9 @@ impl Manifest {
 
     pub(crate) fn encode(&self) -> Box<[u8]> {
         let mut w = Vec::with_capacity(50 + self.root.len());
-        w.push(self.state as u8);
-        put64(&mut w, &[self.born, self.blocks, self.bytes]);
+        w.extend_from_slice(&[self.state as u8, u8::from(self.whole.is_some())]);
+        let whole = self.whole.unwrap_or_default();
+        put64(&mut w, &[self.born, whole.blocks, whole.bytes, self.blocks, self.bytes]);
         self.record.put(&mut w);
         self.frontier.put(&mut w);
         w.extend_from_slice(&self.root);
@@ -189,15 +224,25 @@ impl Manifest {
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut r = Reader(bytes);
+        let state = State::from_u8(r.take(1)?[0])?;
+        let is_whole = r.take(1)?[0] != 0;
+        let born = r.u64()?;
+        let whole = ManifestTotals { blocks: r.u64()?, bytes: r.u64()? };
         Some(Self {
-            state: State::from_u8(r.take(1)?[0])?,
-            born: r.u64()?,
+            state,
+            born,
+            whole: is_whole.then_some(whole),
             blocks: r.u64()?,
             bytes: r.u64()?,
             record: Placed::read(&mut r)?,
             frontier: Placed::read(&mut r)?,
             root: Bytes::copy_from_slice(r.rest()),
         })
+    }
+
+    /// Whether chunks are known to be lost.
+    pub(crate) fn lacks(&self) -> bool {
+        self.whole.is_some_and(|whole| self.blocks < whole.blocks)
     }
 }
 
@@ -206,6 +251,11 @@ impl PackStat {
     pub(crate) fn dead(&self, is_oldest: bool) -> u64 {
         let negative = if is_oldest { 0 } else { self.negative };
         self.total.saturating_sub(self.live + negative + self.punched)
+    }
+
+    /// Bytes that compacting the pack would copy.
+    pub(crate) fn to_copy(&self, is_oldest: bool) -> u64 {
+        if is_oldest { self.live } else { self.live + self.negative }
     }
 
     /// Bytes the pack still takes on the volume.
@@ -227,10 +277,11 @@ impl Tables {
             end: Loc::default(),
             group: 0,
             packs: BTreeMap::new(),
+            copies: None,
             blocks: 0,
             bytes: 0,
             zero: BTreeSet::new(),
-            doubt: false,
+            doubt: Doubt::default(),
         }
     }
 
@@ -238,7 +289,9 @@ impl Tables {
     pub(crate) fn load(kv: std::sync::Arc<Layered>, salt: u64) -> Result<Option<Self>, IndexError> {
         let Some(bytes) = kv.get(CHECKPOINT_KEY)? else { return Ok(None) };
         let mut tables = Self::new(kv, salt);
-        Ok(tables.decode_checkpoint(&mut Reader(&bytes)).map(|()| tables))
+        let read = tables.decode_checkpoint(&mut Reader(&bytes));
+        // Distrusted, and the mark that says so could not be written.
+        Ok(read.filter(|()| !tables.doubt.index).map(|()| tables))
     }
 
     fn decode_checkpoint(&mut self, r: &mut Reader<'_>) -> Option<()> {
@@ -247,7 +300,10 @@ impl Tables {
         }
         self.end = read_loc(r)?;
         (self.group, self.blocks, self.bytes) = (r.u64()?, r.u64()?, r.u64()?);
-        self.doubt = r.u32()? != 0;
+        let doubt = r.u32()?;
+        (self.doubt.index, self.doubt.unknown) = (doubt & 1 != 0, doubt & 2 != 0);
+        let copies = Copies { pack: r.u32()?, end: r.u32()?, group: r.u64()? };
+        self.copies = Some(copies).filter(|c| c.pack != 0);
         for _ in 0..r.u32()? {
             let pack = r.u32()?;
             let stat = PackStat { total: r.u64()?, live: r.u64()?, negative: r.u64()?, punched: r.u64()? };
@@ -255,6 +311,9 @@ impl Tables {
         }
         for _ in 0..r.u32()? {
             self.zero.insert(r.hash()?);
+        }
+        for _ in 0..r.u32()? {
+            self.doubt.manifests.insert(Uuid::from_slice(r.take(16)?).ok()?);
         }
         r.0.is_empty().then_some(())
     }
@@ -266,7 +325,11 @@ impl Tables {
         put64(&mut w, &[self.salt]);
         put(&mut w, &[self.end.pack, self.end.offset]);
         put64(&mut w, &[self.group, self.blocks, self.bytes]);
-        put(&mut w, &[u32::from(self.doubt), u32::try_from(self.packs.len()).unwrap_or(u32::MAX)]);
+        put(&mut w, &[u32::from(self.doubt.index) | u32::from(self.doubt.unknown) << 1]);
+        let copies = self.copies.unwrap_or(Copies { pack: 0, end: 0, group: 0 });
+        put(&mut w, &[copies.pack, copies.end]);
+        put64(&mut w, &[copies.group]);
+        put(&mut w, &[u32::try_from(self.packs.len()).unwrap_or(u32::MAX)]);
         for (pack, s) in &self.packs {
             put(&mut w, &[*pack]);
             put64(&mut w, &[s.total, s.live, s.negative, s.punched]);
@@ -276,6 +339,8 @@ impl Tables {
             w.push(u8::try_from(hash.len()).expect("a multihash is shorter than 256 bytes"));
             w.extend_from_slice(hash);
         }
+        put(&mut w, &[u32::try_from(self.doubt.manifests.len()).unwrap_or(u32::MAX)]);
+        self.doubt.manifests.iter().for_each(|id| w.extend_from_slice(id.as_bytes()));
         w.into()
     }
 
@@ -289,6 +354,12 @@ impl Tables {
 
     pub(crate) fn chunk(&self, id: Uuid, serial: u64) -> Result<Option<Placed>, IndexError> {
         chunk(&self.kv, id, serial)
+    }
+
+    /// Where what is written of a pack ends, for the packs that grow.
+    pub(crate) fn growing_end(&self, pack: u32) -> Option<u32> {
+        let log = Some(self.end).filter(|end| end.pack == pack).map(|end| end.offset);
+        log.or_else(|| self.copies.filter(|c| c.pack == pack).map(|c| c.end))
     }
 
     pub(crate) fn is_oldest(&self, pack: u32) -> bool {
@@ -320,8 +391,8 @@ impl Tables {
         self.grow(at.pack, bytes);
         match record {
             Record::Block { hash, len } => self.apply_block(hash, *len, here)?,
-            Record::Manifest { id, born, state, root } => {
-                self.apply_manifest(*id, *born, *state, root, here)?;
+            Record::Manifest { id, born, state, whole, root } => {
+                self.apply_manifest(*id, *born, (*state, *whole), root, here)?;
             }
             Record::Chunk { id, born, serial, members } => {
                 self.apply_chunk(*id, *born, *serial, members, here)?;
@@ -379,21 +450,40 @@ impl Tables {
         Ok(())
     }
 
+    /// The manifest of that birth. In a rebuild an earlier life of the id may still be there, because compaction
+    /// moved its end behind this record: what it held means nothing any more.
+    fn manifest_of(&mut self, id: Uuid, born: u64) -> Result<Manifest, IndexError> {
+        match self.manifest(id)? {
+            Some(m) if m.born == born => Ok(m),
+            Some(earlier) => {
+                self.bury(earlier.record);
+                self.bury(earlier.frontier);
+                self.kv.set(releasing_key(id), None);
+                Ok(Manifest::new(born))
+            }
+            None => Ok(Manifest::new(born)),
+        }
+    }
+
     fn apply_manifest(
         &mut self,
         id: Uuid,
         born: u64,
-        state: State,
+        (state, whole): (State, Option<ManifestTotals>),
         root: &Bytes,
         here: Placed,
     ) -> Result<(), IndexError> {
-        let mut m = self.manifest(id)?.filter(|m| m.born == born).unwrap_or_else(|| Manifest::new(born));
+        let mut m = self.manifest_of(id, born)?;
         self.bury(m.record);
         self.revive(here);
         m.state = m.state.max(state);
+        m.whole = whole.or(m.whole);
         m.record = here;
         m.root.clone_from(root);
         self.set_manifest(id, &m);
+        if m.state != State::Open {
+            self.doubt.manifests.remove(&id);
+        }
         if m.state == State::Releasing {
             self.kv.set(releasing_key(id), Some(Box::default()));
         }
@@ -415,7 +505,7 @@ impl Tables {
             self.bury(old);
             return Ok(());
         }
-        let mut m = self.manifest(id)?.filter(|m| m.born == born).unwrap_or_else(|| Manifest::new(born));
+        let mut m = self.manifest_of(id, born)?;
         for member in members {
             let mut entry =
                 self.entry(&member.hash)?.unwrap_or(Entry { len: member.len, ..Entry::default() });
@@ -432,7 +522,7 @@ impl Tables {
     }
 
     fn apply_frontier(&mut self, id: Uuid, born: u64, here: Placed) -> Result<(), IndexError> {
-        let mut m = self.manifest(id)?.filter(|m| m.born == born).unwrap_or_else(|| Manifest::new(born));
+        let mut m = self.manifest_of(id, born)?;
         self.bury(m.frontier);
         self.revive(here);
         m.frontier = here;
@@ -512,6 +602,21 @@ impl Tables {
         Ok(())
     }
 
+    /// After a rebuild, or records that were lost: a manifest that lacks chunks has to be walked again. `lossy`: it
+    /// is not known of which manifests the lost records were.
+    pub(crate) fn judge(&mut self, id: Uuid, mut m: Manifest, lossy: bool) {
+        let sealed_blindly = m.state == State::Sealed && m.whole.is_none();
+        let suspect = m.lacks() || lossy && (sealed_blindly || m.state == State::Open);
+        if m.state == State::Releasing || !suspect {
+            return;
+        }
+        // From the root: what lies before the frontier may be what was lost.
+        self.bury(std::mem::take(&mut m.frontier));
+        m.state = State::Open;
+        self.set_manifest(id, &m);
+        self.doubt.manifests.insert(id);
+    }
+
     /// The block is no longer where the index says: its bytes are bad and its pack goes away.
     pub(crate) fn displace(&mut self, hash: &[u8], from: Loc) -> Result<(), IndexError> {
         if let Some(entry) = self.entry(hash)?.filter(|e| e.loc == from) {
@@ -522,10 +627,19 @@ impl Tables {
         }
         Ok(())
     }
+
+    /// The index lost the block; the packs have it at `loc`. Their figures count it still. How many manifests
+    /// count it only a rebuild can say: until then nothing is freed, and one reference keeps it.
+    pub(crate) fn restore(&mut self, hash: &[u8], loc: Loc, len: u32) -> Result<(), IndexError> {
+        if self.entry(hash)?.is_none() && self.packs.contains_key(&loc.pack) {
+            self.set_entry(hash, &Entry { loc, len, refs: 1 });
+        }
+        Ok(())
+    }
 }
 
 /// Where a block's record is, and how long.
-fn block_at(hash: &[u8], entry: &Entry) -> Placed {
+pub(crate) fn block_at(hash: &[u8], entry: &Entry) -> Placed {
     let bytes = record_len(hash.len(), entry.len as usize);
     Placed { loc: entry.loc, bytes: u32::try_from(bytes).unwrap_or(u32::MAX) }
 }

@@ -18,16 +18,17 @@ use bytes::Bytes;
 use floe_core::Block;
 use uuid::Uuid;
 
+use crate::ManifestTotals;
 use crate::checkpoint::Checkpointer;
 use crate::error::{Error, is_full};
 use crate::group::{COMMIT_BYTES, Group};
 use crate::holds::Holds;
 use crate::limits;
-use crate::packs;
+use crate::packs::{self, Purpose};
 use crate::queue::{Extend, Extended, Op};
 use crate::record::{Key, Loc, Member, Record, State, Tomb};
 use crate::shared::{Shared, index_error, key_of, write_error};
-use crate::tables::{Freed, Tables};
+use crate::tables::{Copies, Freed, Manifest, Tables};
 use crate::ticket::Sender;
 
 /// How long the writer sleeps without work before it looks at the disk again.
@@ -38,6 +39,9 @@ pub(crate) struct Writer {
     checkpointer: Arc<Checkpointer>,
     /// Log bytes since the last checkpoint.
     since: u64,
+    /// The next number for a pack of copies: it and those up to the newest pack were never used. What was used
+    /// before the start is not known, so the first takes a new pack of the log first.
+    next_copies: Option<u32>,
 }
 
 /// What a group knows that the tables do not know yet.
@@ -53,6 +57,8 @@ struct Pending {
 struct Fresh {
     born: u64,
     state: State,
+    /// What its chunks hold, this group's included.
+    held: ManifestTotals,
 }
 
 /// Whom to answer once the group is durable.
@@ -63,7 +69,7 @@ enum Answer {
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, checkpointer: Arc<Checkpointer>) -> Self {
-        Self { shared, checkpointer, since: 0 }
+        Self { shared, checkpointer, since: 0, next_copies: None }
     }
 
     pub(crate) fn run(mut self) {
@@ -152,22 +158,24 @@ impl Writer {
             return Err(Error::Released(x.id));
         }
         let root = Bytes::from(x.root.to_bytes());
-        let fresh = match known {
+        let mut fresh = match known {
             Some(fresh) => fresh,
             None => {
                 let born = group.next().serial();
-                let record = Record::Manifest { id: x.id, born, state: State::Open, root: root.clone() };
-                group.push(record, Bytes::new());
-                Fresh { born, state: State::Open }
+                let (state, root) = (State::Open, root.clone());
+                group.push(Record::Manifest { id: x.id, born, state, whole: None, root }, Bytes::new());
+                Fresh { born, state, held: ManifestTotals::default() }
             }
         };
-        pending.manifests.insert(x.id, fresh);
         let mut members = Vec::with_capacity(x.blocks.len() + x.holds.members.len());
         for block in &x.blocks {
             let len = self.add_block(group, pending, block)?;
             members.push(Member { hash: key_of(block.cid().hash()), len });
         }
         members.extend(x.holds.members.iter().cloned());
+        let grew = !members.is_empty();
+        fresh.held.blocks += members.len() as u64;
+        fresh.held.bytes += members.iter().map(|m| u64::from(m.len)).sum::<u64>();
         match pending.chunks.iter_mut().find(|(id, ..)| *id == x.id) {
             Some((.., known)) => known.extend(members),
             None if members.is_empty() => {}
@@ -177,11 +185,14 @@ impl Writer {
             let len = u32::try_from(frontier.len()).unwrap_or(u32::MAX);
             group.push(Record::Frontier { id: x.id, born: fresh.born, len }, frontier);
         }
-        if x.seal && fresh.state < State::Sealed {
-            let state = State::Sealed;
-            group.push(Record::Manifest { id: x.id, born: fresh.born, state, root }, Bytes::new());
-            pending.manifests.insert(x.id, Fresh { state, ..fresh });
+        // One that grows after its seal says anew what it holds.
+        let says = if fresh.state == State::Sealed { grew } else { x.seal };
+        if says {
+            fresh.state = State::Sealed;
+            let Fresh { born, state, held } = fresh;
+            group.push(Record::Manifest { id: x.id, born, state, whole: Some(held), root }, Bytes::new());
         }
+        pending.manifests.insert(x.id, fresh);
         Ok(())
     }
 
@@ -191,7 +202,10 @@ impl Writer {
             return Ok(Some(*fresh));
         }
         let manifest = crate::tables::manifest(&self.shared.kv, id).map_err(index_error)?;
-        Ok(manifest.map(|m| Fresh { born: m.born, state: m.state }))
+        Ok(manifest.map(|m| {
+            let held = ManifestTotals { blocks: m.blocks, bytes: m.bytes };
+            Fresh { born: m.born, state: m.state, held }
+        }))
     }
 
     /// Writes the block unless a good copy is here. Two walks may have fetched one block at the same time.
@@ -208,7 +222,8 @@ impl Writer {
         let Some(fresh) = self.known(pending, id)? else { return Ok(()) };
         if fresh.state < State::Releasing {
             let state = State::Releasing;
-            group.push(Record::Manifest { id, born: fresh.born, state, root: Bytes::new() }, Bytes::new());
+            let (born, root) = (fresh.born, Bytes::new());
+            group.push(Record::Manifest { id, born, state, whole: None, root }, Bytes::new());
             pending.manifests.insert(id, Fresh { state, ..fresh });
         }
         Ok(())
@@ -233,16 +248,23 @@ impl Writer {
             Op::Step { id, chunks, done } => done.send(self.step(id, chunks)),
             Op::Reap { hashes, done } => done.send(self.reap(&hashes)),
             Op::Finish { id, done } => done.send(self.finish(id)),
-            Op::Copy { records, done } => done.send(self.copy(records)),
+            Op::Copy { from, records, done } => done.send(self.copy(from, records)),
             Op::Displace { hash, from, done } => {
                 done.send(self.shared.tables.lock().displace(&hash, from).map_err(index_error));
             }
-            Op::Roll { done } => done.send(self.roll()),
+            Op::Restore { hash, loc, len, done } => {
+                done.send(self.shared.tables.lock().restore(&hash, loc, len).map_err(index_error));
+            }
+            Op::Roll { done } => done.send(self.roll_if_used()),
             Op::Checkpoint { done } => self.checkpoint(Some(done)),
             Op::Damaged { hash } => {
                 self.shared.kv.set(crate::tables::damage_key(&hash), Some(Box::default()))
             }
-            Op::Stop => self.shared.stopping.store(true, std::sync::atomic::Ordering::Release),
+            Op::Stop => {
+                self.shared.stopping.store(true, std::sync::atomic::Ordering::Release);
+                // A pack of copies that stays marked is looked at by the next open: nothing depends on this.
+                let _ = self.seal_copies();
+            }
             data => data.refuse(Error::Closed),
         }
     }
@@ -277,7 +299,7 @@ impl Writer {
             let tables = self.shared.tables.lock();
             for (hash, n) in down {
                 let entry = tables.entry(&hash).map_err(index_error)?;
-                let dead = entry.filter(|e| e.refs <= n && e.loc.is_somewhere() && !tables.doubt);
+                let dead = entry.filter(|e| e.refs <= n && e.loc.is_somewhere() && !tables.doubt.is_any());
                 if let Some(entry) = dead
                     && self.shared.holds.condemn(&hash)
                 {
@@ -311,8 +333,10 @@ impl Writer {
         self.write(group, true).map(|_| ())
     }
 
-    fn copy(&mut self, records: Vec<(Record, Bytes, Loc)>) -> Result<(), Error> {
-        let mut group = self.group();
+    fn copy(&mut self, from: u32, records: Vec<(Record, Bytes, Loc)>) -> Result<(), Error> {
+        let copies = self.copies_of(from)?;
+        let end = Loc { pack: copies.pack, offset: copies.end };
+        let mut group = Group::new(self.shared.packs.seed(copies.pack), end, copies.group + 1);
         {
             let tables = self.shared.tables.lock();
             for (record, payload, at) in records {
@@ -322,7 +346,9 @@ impl Writer {
                 let record = match record {
                     // The state may have gone on since the record was written.
                     Record::Manifest { id, .. } => match tables.manifest(id).map_err(index_error)? {
-                        Some(m) => Record::Manifest { id, born: m.born, state: m.state, root: m.root },
+                        Some(Manifest { born, state, whole, root, .. }) => {
+                            Record::Manifest { id, born, state, whole, root }
+                        }
                         None => continue,
                     },
                     other => other,
@@ -332,6 +358,41 @@ impl Writer {
         }
         self.write(group, true)?;
         fail::fail_point!("compact.copied");
+        Ok(())
+    }
+
+    /// The pack that takes what is copied out of `from`: the one being filled, or a new one.
+    fn copies_of(&mut self, from: u32) -> Result<Copies, Error> {
+        let filled = self.shared.tables.lock().copies;
+        if let Some(copies) = filled.filter(|c| c.pack > from && u64::from(c.end) < self.shared.pack_bytes) {
+            return Ok(copies);
+        }
+        self.seal_copies()?;
+        let newest = self.shared.tables.lock().end.pack;
+        let pack = match self.next_copies.filter(|next| *next < newest) {
+            Some(next) => next,
+            None => {
+                self.roll()?;
+                newest + 1
+            }
+        };
+        self.make(pack, Purpose::Copies)?;
+        self.next_copies = Some(pack + 1);
+        fail::fail_point!("compact.made");
+        let copies = Copies { pack, end: packs::HEADER as u32, group: 0 };
+        let mut tables = self.shared.tables.lock();
+        tables.grow(pack, packs::HEADER);
+        tables.copies = Some(copies);
+        Ok(copies)
+    }
+
+    /// No more is copied into the pack: from here on it is like any other.
+    fn seal_copies(&self) -> Result<(), Error> {
+        self.shared.health.check()?;
+        let Some(copies) = self.shared.tables.lock().copies else { return Ok(()) };
+        let sealed = self.shared.packs.seal(copies.pack);
+        sealed.map_err(|e| self.shared.health.poison(&self.shared.packs.path(copies.pack), &e))?;
+        self.shared.tables.lock().copies = None;
         Ok(())
     }
 
@@ -397,34 +458,40 @@ impl Writer {
         if u64::from(end.offset) < self.shared.pack_bytes { Ok(()) } else { self.roll() }
     }
 
+    fn roll_if_used(&mut self) -> Result<(), Error> {
+        let end = self.shared.tables.lock().end;
+        if u64::from(end.offset) <= packs::HEADER { Ok(()) } else { self.roll() }
+    }
+
     /// Seals the pack and begins the next. Everything in it was synced with its group.
     fn roll(&mut self) -> Result<(), Error> {
-        let end = self.shared.tables.lock().end;
-        if u64::from(end.offset) <= packs::HEADER {
-            return Ok(());
-        }
-        let next = end.pack + 1;
-        let path = self.shared.packs.path(next);
-        let mut made = self.shared.packs.create(next);
-        if made.as_ref().is_err_and(is_full)
-            && self.shared.health.give_up_kept(&*self.shared.disk, &self.shared.layout)
-        {
-            made = self.shared.packs.create(next);
-        }
-        match made {
-            Ok(()) => {}
-            Err(e) if is_full(&e) => {
-                self.shared.health.full(&*self.shared.disk, &self.shared.layout, packs::HEADER);
-                return Err(Error::ReadOnly);
-            }
-            // Whether the sync of the file or the directory failed is not told apart: both mean the same.
-            Err(e) => return Err(self.shared.health.poison(&path, &e)),
-        }
+        let newest = self.shared.tables.lock().end.pack;
+        let next = newest + limits::PACK_STRIDE;
+        self.make(next, Purpose::Log)?;
         fail::fail_point!("pack.sealed");
+        self.next_copies = Some(newest + 1);
         let mut tables = self.shared.tables.lock();
         tables.grow(next, packs::HEADER);
         tables.end = Loc { pack: next, offset: packs::HEADER as u32 };
         Ok(())
+    }
+
+    /// Makes a pack, durably.
+    fn make(&self, pack: u32, purpose: Purpose) -> Result<(), Error> {
+        let shared = &self.shared;
+        let mut made = shared.packs.create(pack, purpose);
+        if made.as_ref().is_err_and(is_full) && shared.health.give_up_kept(&*shared.disk, &shared.layout) {
+            made = shared.packs.create(pack, purpose);
+        }
+        match made {
+            Ok(()) => Ok(()),
+            Err(e) if is_full(&e) => {
+                shared.health.full(&*shared.disk, &shared.layout, packs::HEADER);
+                Err(Error::ReadOnly)
+            }
+            // Whether the sync of the file or the directory failed is not told apart: both mean the same.
+            Err(e) => Err(shared.health.poison(&shared.packs.path(pack), &e)),
+        }
     }
 
     fn checkpoint_if_due(&mut self) {
@@ -471,7 +538,7 @@ fn uncache_behind(file: &dyn crate::disk::DiskFile, start: u64, end: u64) {
     file.uncache(from, to - from);
 }
 
-/// Applies the records of a group and moves the end of the log.
+/// Applies the records of a group and moves the end of its pack.
 fn apply_group(
     tables: &mut Tables,
     group: &Group,
@@ -481,10 +548,13 @@ fn apply_group(
     for (record, at, bytes) in &group.records {
         freed.extend(tables.apply(record, *at, *bytes, read_chunk)?);
     }
-    let end = Loc { pack: group.next().pack, offset: u32::try_from(group.end()).unwrap_or(u32::MAX) };
+    let end = group.next();
     tables.grow(end.pack, COMMIT_BYTES);
-    tables.end = end;
-    tables.group = group.number();
+    if let Some(copies) = tables.copies.as_mut().filter(|c| c.pack == end.pack) {
+        (copies.end, copies.group) = (end.offset, group.number());
+    } else {
+        (tables.end, tables.group) = (end, group.number());
+    }
     Ok(freed)
 }
 
@@ -518,7 +588,7 @@ impl crate::shared::Figures {
         use std::sync::atomic::Ordering::Relaxed;
         self.blocks.store(tables.blocks, Relaxed);
         self.bytes.store(tables.bytes, Relaxed);
-        self.doubt.store(tables.doubt, Relaxed);
+        self.doubt.store(tables.doubt.is_any(), Relaxed);
         metrics::gauge!("floe_blocks").set(tables.blocks as f64);
         metrics::gauge!("floe_blocks_bytes").set(tables.bytes as f64);
     }

@@ -9,16 +9,19 @@ use common::*;
 use fail::FailScenario;
 use floe_blockstore::{BlockStore, Error, IndexKind, ManifestState};
 
-const POINTS: [&str; 9] = [
+const POINTS: [&str; 12] = [
     "pack.append",
     "pack.synced",
     "pack.sealed",
     "index.apply",
     "index.checkpoint",
+    "hint.write",
     "gc.claimed",
     "gc.tombstone",
+    "compact.made",
     "compact.copied",
     "compact.switched",
+    "compact.removed",
 ];
 
 /// Comes by every point. The first manifest is there before the points are armed.

@@ -205,6 +205,88 @@ fn r03_a_full_disk_refuses_and_recovers_by_itself() {
     }
 }
 
+/// Sixty manifests in many packs, on a volume that then has not a byte left, and where what the store gives up of its
+/// kept space is gone at once but for `room` bytes.
+fn crowded(room: u64) -> (FaultyDisk, BlockStore, Journal) {
+    const KEPT: u64 = 16 << 20;
+    let disk = FaultyDisk::new(1 << 30);
+    let store = memory(&disk).unwrap();
+    let mut journal = Journal::default();
+    for n in 0..60_u64 {
+        journal.pin(&store, n.into(), (n * 10..n * 10 + 10).map(|b| block(b, 3000)).collect()).unwrap();
+    }
+    wait(store.collect()).unwrap();
+    wait(store.close()).unwrap();
+    drop(store);
+    let store = memory(&disk).unwrap();
+    disk.resize(disk.used() - KEPT + room);
+    (disk, store, journal)
+}
+
+/// The collector asked for a checkpoint before it removed a pack, and the checkpoint waited for space that only the
+/// removal could make: on a full disk nothing was freed once the kept space was used.
+#[test]
+fn r03_a_full_disk_is_freed_by_removing_pins() {
+    let mut freed = 0;
+    for room in [64 << 10, 128 << 10, 256 << 10, 1 << 20] {
+        let (disk, store, mut journal) = crowded(room);
+        let before = disk.used();
+        for n in 0..55 {
+            // Each of them fits, or is refused in words and may be asked for again.
+            match journal.release(&store, n) {
+                Ok(()) | Err(Error::ReadOnly) => {}
+                Err(e) => panic!("{e}"),
+            }
+        }
+        let collected = wait(store.collect());
+        assert!(matches!(collected, Ok(_) | Err(Error::ReadOnly)), "{collected:?}");
+        journal.check(&store, "full");
+        freed += before.saturating_sub(disk.used());
+        // The power goes on the full disk.
+        let image = disk.crash(room);
+        image.resize(1 << 30);
+        journal.check(&memory(&image).unwrap(), "after a power cut on the full disk");
+        disk.resize(1 << 30);
+        let again = |store: &BlockStore| {
+            (0..55).for_each(|n| wait(store.release(id(n))).unwrap());
+            wait(store.collect())
+        };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while again(&store).is_err() {
+            assert!(std::time::Instant::now() < deadline, "it does not go on");
+        }
+        journal.check(&store, "space again");
+        assert_eq!((store.stats().blocks, store.is_read_only()), (50, false));
+        assert!(disk.used() + (1 << 20) < before, "{} of {before}", disk.used());
+    }
+    assert!(freed > 4 << 20, "{freed} bytes freed while the disk was full");
+}
+
+#[test]
+fn r03_without_a_byte_left_it_says_so_and_goes_on_by_itself() {
+    let (disk, store, mut journal) = crowded(0);
+    assert!(matches!(journal.release(&store, 0), Err(Error::ReadOnly)));
+    assert!(matches!(pin(&store, 100, &[block(5000, 100)]), Err(Error::ReadOnly)));
+    assert!(store.is_read_only() && wait(store.collect()).is_ok_and(|r| r.blocks == 0));
+    journal.check(&store, "full");
+    // The kept space is kept across a restart that finds the disk full.
+    drop(store);
+    let store = memory(&disk).unwrap();
+    journal.check(&store, "reopened on a full disk");
+    disk.resize(disk.used() + (64 << 10));
+    wait(store.release(id(1))).unwrap();
+    journal.pinned.remove(&1);
+    disk.resize(1 << 30);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while store.is_read_only() {
+        assert!(std::time::Instant::now() < deadline, "it does not go on");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    journal.pin(&store, 200, vec![block(6000, 3000)]).unwrap();
+    wait(store.collect()).unwrap();
+    journal.check(&store, "space again");
+}
+
 #[test]
 fn the_reserve_is_exact() {
     for (short, refused) in [(-1_i64, false), (0, false), (1, true)] {
@@ -263,11 +345,15 @@ fn r04_flipped_bits_of_packs_are_found_and_never_served() {
     }
 }
 
+/// A run served 59 of 60 blocks after a bit of an index key had flipped, scrubbed, was opened again, and served 59:
+/// the scrub met the index's error, the store was dropped before its writer had looked, and nobody had written down
+/// that the index lies. And a key whose chunk was unreachable as well was not missed by anything.
 #[test]
 fn r04_flipped_bits_of_the_index_are_survived() {
     let disk = FaultyDisk::default();
     let blocks = filled(&disk);
     let index = Path::new(ROOT).join("index-1.redb");
+    let (mut wrong, mut unnoticed) = (0, 0);
     for n in 0..200_u64 {
         let image = disk.crash(1);
         let len = image.files().into_iter().find(|(p, _)| *p == index).unwrap().1;
@@ -277,13 +363,101 @@ fn r04_flipped_bits_of_the_index_are_survived() {
         let store = memory(&image).unwrap();
         let served =
             |s: &BlockStore| blocks.iter().filter(|b| s.get(b.cid()).is_ok_and(|g| g.is_some())).count();
-        if served(&store) < blocks.len() {
-            // The index lied or failed, and a damaged key is not noticed at every start yet. Nothing is lost by
-            // it: the packs are the truth, and an index that is taken away is made again from them.
+        let sealed = |s: &BlockStore| {
+            s.manifests().is_ok_and(|all| all.iter().any(|m| (m.0, m.1) == (id(1), ManifestState::Sealed)))
+        };
+        if served(&store) < blocks.len() || !sealed(&store) {
+            // The index lied or failed: the scrub notices, and what it says is good it has put back.
+            wrong += 1;
+            match wait(store.scrub()) {
+                Ok(report) => {
+                    let found = report.damaged.len() + report.missing.len() + report.restored.len();
+                    unnoticed += usize::from(found == 0 && sealed(&store) || !report.index_wrong);
+                    assert_eq!(served(&store), blocks.len(), "put back");
+                }
+                Err(_) => {}
+            }
             drop(store);
-            floe_blockstore::Disk::remove(&image, &index).unwrap();
-            assert_eq!(served(&memory(&image).unwrap()), blocks.len(), "made again");
+            let store = memory(&image).unwrap();
+            assert_eq!(served(&store), blocks.len(), "made again");
+            assert!(sealed(&store), "made again");
+            let report = wait(store.scrub()).unwrap();
+            assert!(!report.index_wrong && report.restored.is_empty(), "{report:?}");
         }
+    }
+    assert!(wrong > 0, "no bit mattered");
+    assert_eq!(unnoticed, 0);
+}
+
+/// Three sealed manifests, then a flipped bit in what the first one says it holds, and an index made again from
+/// that. The first pin's second block is what the damaged record named.
+fn lost_chunk(hint: bool) -> (FaultyDisk, Vec<Block>) {
+    let disk = FaultyDisk::default();
+    let blocks: Vec<_> = (0..60).map(|n| block(n, 3000)).collect();
+    let store = memory(&disk).unwrap();
+    for (some, n) in blocks.chunks(20).zip(1..) {
+        pin(&store, n, some).unwrap();
+    }
+    wait(store.collect()).unwrap();
+    wait(store.close()).unwrap();
+    let path = Path::new(ROOT).join("packs/pack-00000001");
+    let file = floe_blockstore::Disk::open(&disk, &path, Open::Existing).unwrap();
+    let mut bytes = vec![0; file.size().unwrap() as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    let name = blocks[1].cid().hash().to_bytes();
+    // The key of the block's record comes first, then the manifest's chunk.
+    let chunk = bytes.windows(name.len()).enumerate().filter(|(_, w)| *w == name).nth(1).unwrap().0;
+    assert!(disk.flip(&path, chunk as u64 * 8 + 77));
+    floe_blockstore::Disk::remove(&disk, &Path::new(ROOT).join("index-1.redb")).unwrap();
+    if !hint {
+        floe_blockstore::Disk::remove(&disk, &Path::new(ROOT).join("hints/hint-00000001")).unwrap();
+    }
+    (disk, blocks)
+}
+
+/// Once frozen, collection stayed so for ever: nothing said which manifest had lost records, and no verb ended it.
+#[test]
+fn r04_a_lost_manifest_record_freezes_collection_until_its_pin_is_walked_again_or_removed() {
+    for (hint, repin) in [(true, true), (true, false), (false, true), (false, false)] {
+        let (disk, blocks) = lost_chunk(hint);
+        let store = memory(&disk).unwrap();
+        assert!(store.stats().in_doubt);
+        // The one that lacks something is the one that is not sealed any more.
+        assert_eq!(store.confirm(&[id(1), id(2), id(3)]).unwrap(), [id(1)]);
+        let open: Vec<_> =
+            store.manifests().unwrap().into_iter().filter(|m| m.1 == ManifestState::Open).collect();
+        assert_eq!(open.iter().map(|m| m.0).collect::<Vec<_>>(), [id(1)]);
+        wait(store.release(id(2))).unwrap();
+        wait(store.collect()).unwrap();
+        assert!(blocks.iter().all(|b| has(&store, b)), "frozen");
+        // The freeze outlives a restart.
+        wait(store.close()).unwrap();
+        drop(store);
+        let store = memory(&disk).unwrap();
+        assert!(store.stats().in_doubt);
+        assert_eq!(store.confirm(&[id(1), id(3)]).unwrap(), [id(1)]);
+        let needed = if repin {
+            pin(&store, 1, &blocks[..20]).unwrap();
+            vec![id(1), id(3)]
+        } else {
+            wait(store.release(id(1))).unwrap();
+            vec![id(3)]
+        };
+        assert!(store.confirm(&needed).unwrap().is_empty());
+        assert!(!store.stats().in_doubt);
+        wait(store.collect()).unwrap();
+        let here: Vec<_> = blocks.iter().map(|b| has(&store, b)).collect();
+        let want: Vec<_> = (0..60).map(|n| n >= 40 || n < 20 && repin).collect();
+        assert_eq!(here, want);
+        // The damaged record may be there still: the next rebuild misses nothing by it.
+        wait(store.close()).unwrap();
+        drop(store);
+        floe_blockstore::Disk::remove(&disk, &Path::new(ROOT).join("index-1.redb")).unwrap();
+        let store = memory(&disk).unwrap();
+        assert!(store.confirm(&needed).unwrap().is_empty());
+        assert!(!store.stats().in_doubt);
+        wait(store.collect()).unwrap();
+        assert_eq!(blocks.iter().map(|b| has(&store, b)).collect::<Vec<_>>(), want);
     }
 }
 

@@ -187,6 +187,7 @@ fn run(mut ground: Ground, steps: Vec<Step>) {
             Step::Scrub => {
                 let report = wait(store.scrub()).unwrap();
                 assert_eq!((report.damaged.len(), report.missing.len(), report.damaged_records), (0, 0, 0));
+                assert!(!report.index_wrong, "{report:?}");
             }
             Step::Close => {
                 wait(store.close()).unwrap();

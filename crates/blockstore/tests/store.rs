@@ -246,3 +246,79 @@ fn the_quarantine_is_bounded() {
     let store = real(dir.path(), IndexKind::Redb);
     assert!(blocks.iter().all(|b| !has(&store, b)));
 }
+
+/// The number of a pack.
+fn number(path: &std::path::Path) -> u32 {
+    u32::from_str_radix(path.file_name().unwrap().to_str().unwrap().strip_prefix("pack-").unwrap(), 16)
+        .unwrap()
+}
+
+#[test]
+fn compaction_fills_a_pack_of_its_own() {
+    for kind in KINDS {
+        let dir = tempfile::tempdir().unwrap();
+        let store = real(dir.path(), kind);
+        // Of every three blocks in a pack one lives on.
+        let live: Vec<_> = (0..40).map(|n| block(n, 3000)).collect();
+        for n in 0..40_u64 {
+            let dying: Vec<_> = (0..2).map(|d| block(1000 + n * 2 + d, 3000)).collect();
+            pin(&store, 1, &live[..n as usize + 1]).unwrap();
+            pin(&store, 2, &dying).unwrap();
+        }
+        let before: Vec<_> = packs(dir.path()).iter().map(|p| number(p)).collect();
+        wait(store.release(id(2))).unwrap();
+        wait(store.collect()).unwrap();
+        let after: Vec<_> = packs(dir.path()).iter().map(|p| number(p)).collect();
+        let made: Vec<_> = after.iter().copied().filter(|p| !before.contains(p)).collect();
+        let log = *after.last().unwrap();
+        assert!(after.len() < before.len() && made.len() >= 2, "{before:?} {after:?}");
+        // The log's packs are numbered in steps of 256; the numbers between are those of compaction.
+        assert!(made.iter().all(|p| (*p % 256 == 1) == (*p == log)), "{before:?} {after:?}");
+        let size = |n: u32| std::fs::metadata(dir.path().join(format!("packs/pack-{n:08x}"))).unwrap().len();
+        let copies: Vec<_> = made.iter().filter(|p| **p != log).map(|p| size(*p)).collect();
+        assert!(copies.iter().sum::<u64>() > 20 * 3000, "{copies:?}");
+        pin(&store, 3, &[block(5000, 3000)]).unwrap();
+        assert_eq!(copies, made.iter().filter(|p| **p != log).map(|p| size(*p)).collect::<Vec<_>>());
+        assert!(live.iter().all(|b| has(&store, b)));
+        let report = wait(store.scrub()).unwrap();
+        assert_eq!((report.blocks, report.index_wrong, report.damaged_records), (41, false, 0));
+        wait(store.close()).unwrap();
+        let _ = std::fs::remove_file(dir.path().join("index-1.redb"));
+        let _ = std::fs::remove_dir_all(dir.path().join("index-1.sled"));
+        let store = real(dir.path(), kind);
+        assert!(live.iter().all(|b| has(&store, b)));
+        assert_eq!(store.stats().blocks, 41);
+        assert_eq!(store.manifests().unwrap().len(), 2);
+    }
+}
+
+#[test]
+fn tombstones_outlive_the_packs_they_are_about() {
+    let disk = FaultyDisk::default();
+    let store = memory(&disk).unwrap();
+    // The first pack keeps a live block and the chunk and the blocks of a manifest that goes.
+    pin(&store, 1, &(0..12).map(|n| block(n, 3000)).collect::<Vec<_>>()).unwrap();
+    pin(&store, 2, &[block(100, 500), block(101, 500)]).unwrap();
+    pin(&store, 3, &(20..40).map(|n| block(n, 3000)).collect::<Vec<_>>()).unwrap();
+    let first = |disk: &FaultyDisk| {
+        disk.files().iter().any(|(path, _)| path.to_string_lossy().ends_with("packs/pack-00000001"))
+    };
+    wait(store.release(id(2))).unwrap();
+    wait(store.collect()).unwrap();
+    // The pack that has the tombstones is compacted, again and again; the first one stays.
+    for round in 0..6_u64 {
+        let dying: Vec<_> = (0..40).map(|n| block(1000 + round * 40 + n, 3000)).collect();
+        pin(&store, 9, &dying).unwrap();
+        wait(store.release(id(9))).unwrap();
+        wait(store.collect()).unwrap();
+        assert!(first(&disk), "round {round}");
+        let image = disk.crash(round);
+        floe_blockstore::Disk::remove(&image, &std::path::Path::new(ROOT).join("index-1.redb")).unwrap();
+        let store = memory(&image).unwrap();
+        let ids: Vec<_> = store.manifests().unwrap().into_iter().map(|m| m.0).collect();
+        assert_eq!(ids, [id(1), id(3)], "round {round}");
+        assert!(!has(&store, &block(100, 500)) && !has(&store, &block(101, 500)), "round {round}");
+        wait(store.collect()).unwrap();
+        assert_eq!(store.stats().blocks, 32, "round {round}");
+    }
+}

@@ -85,11 +85,10 @@ pub(crate) const IDLE_POLL: Duration = Duration::from_secs(30);
 /// How soon a scheduler looks again when something is due that it could not claim.
 pub(crate) const BLOCKED_POLL: Duration = Duration::from_secs(1);
 
-/// Time from start to the first background scrub, and between two. Well under the 30 days of storage.md, so
-/// that one that failed can be repeated in time.
-pub(crate) const SCRUB_FIRST_AFTER: Duration = Duration::from_secs(3600);
-/// See [`SCRUB_FIRST_AFTER`].
-pub(crate) const SCRUB_EVERY: Duration = Duration::from_secs(20 * 24 * 3600);
+/// Time from start until the scrub in the background goes on: a start has other things to read first.
+pub(crate) const SCRUB_FIRST_AFTER: Duration = Duration::from_secs(600);
+/// Time from a failure of the scrub until it is tried again.
+pub(crate) const SCRUB_RETRY: Duration = Duration::from_secs(3600);
 /// Damaged blocks that one scrub lists and tries to fetch again; the next scrub takes the rest.
 pub(crate) const HEAL_BLOCKS: usize = 10_000;
 /// A search for damaged blocks ends after this long without one.

@@ -4,16 +4,18 @@
 //! there and never served. This module asks the network for those blocks and writes them back, and names the
 //! pins that hold what could not be had.
 //!
-//! It runs when an operator asks (`floe verify`), one hour after start, and every 20 days after that. Crash or
-//! stop: what was mended stays mended, the rest is found by the next scrub.
+//! It runs when an operator asks (`floe verify`), and in the background pack by pack, as the block store's schedule
+//! says: every pack within 30 days, also across restarts. Crash or stop: what was mended stays mended, the rest is
+//! found by the next round.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
-use floe_blockstore::Error as StoreError;
+use floe_blockstore::{Error as StoreError, PatrolState, ScrubReport};
 use floe_core::cid::code;
 use floe_core::ports::{Session, SessionHints};
 use floe_core::{AccountId, Block, Cid, Multihash, RequestId};
@@ -28,7 +30,7 @@ const NAME: &str = "scrubber";
 /// What `floe verify` prints.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct VerifyReport {
-    /// Blocks read.
+    /// Live blocks read.
     pub blocks: u64,
     /// Bytes read.
     pub bytes: u64,
@@ -36,6 +38,9 @@ pub struct VerifyReport {
     pub damaged: Vec<DamagedBlock>,
     /// Of these, how many were fetched again.
     pub repaired: u64,
+    /// Whether the block index disagreed with the packs: what it had lost is served again, and it is made again at
+    /// the next start.
+    pub index_wrong: bool,
 }
 
 /// A damaged or missing block.
@@ -51,48 +56,81 @@ pub struct DamagedBlock {
 
 /// Runs until the engine stops.
 pub(crate) async fn run(ctx: Arc<Context>) {
+    ctx.board.state(NAME, "waiting", 0);
+    tokio::select! {
+        biased;
+        () = ctx.stop.cancelled() => {}
+        () = patrol(&ctx) => {}
+    }
+    ctx.board.state(NAME, "stopped", 0);
+}
+
+/// Reads pack after pack at the block store's pace, and mends what is found at once.
+async fn patrol(ctx: &Context) {
     let mut wait = limits::SCRUB_FIRST_AFTER;
     loop {
-        ctx.board.state(NAME, "waiting", 0);
-        tokio::select! {
-            biased;
-            () = ctx.stop.cancelled() => break,
-            () = ctx.clock.sleep(jittered(wait, ctx.random())) => {}
-        }
-        wait = limits::SCRUB_EVERY;
-        tokio::select! {
-            biased;
-            () = ctx.stop.cancelled() => break,
-            report = verify(&ctx) => match report {
-                Ok(report) => tracing::info!(
-                    blocks = report.blocks, damaged = report.damaged.len(), repaired = report.repaired,
-                    "scrubbed {} blocks: {} damaged, {} repaired",
-                    report.blocks, report.damaged.len(), report.repaired
-                ),
-                Err(error) => {
-                    tracing::error!(%error, "the scrub failed: {error}");
-                    ctx.board.error(NAME, error);
-                }
+        ctx.clock.sleep(jittered(wait, ctx.random())).await;
+        wait = Duration::ZERO;
+        ctx.board.state(NAME, progress(ctx.blocks.patrol_state()), 0);
+        let mended = match ctx.blocks.patrol().await {
+            Ok(found) if found.is_clean() => continue,
+            Ok(found) => {
+                let _one_at_a_time = ctx.scrub.lock().await;
+                answer(ctx, found).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        match mended {
+            Ok(report) => tracing::info!(
+                damaged = report.damaged.len(),
+                repaired = report.repaired,
+                "the scrub found {} damaged blocks: {} repaired",
+                report.damaged.len(),
+                report.repaired
+            ),
+            Err(error) => {
+                tracing::error!(%error, "the scrub failed: {error}");
+                ctx.board.error(NAME, error);
+                wait = limits::SCRUB_RETRY;
             }
         }
     }
-    ctx.board.state(NAME, "stopped", 0);
+}
+
+/// What `floe status` says of it.
+fn progress(state: PatrolState) -> String {
+    let last = state.finished.map_or_else(String::new, |at| format!(", last finished {at}"));
+    match (state.next, state.began) {
+        (Some(pack), Some(began)) => format!("reading every pack since {began}, at {pack:08x}{last}"),
+        _ => format!("waiting{last}"),
+    }
 }
 
 /// Scrubs and mends. Dropping the future leaves what is mended mended.
 pub(crate) async fn verify(ctx: &Context) -> Result<VerifyReport, Error> {
     let _one_at_a_time = ctx.scrub.lock().await;
     ctx.board.state(NAME, "reading every block", 0);
-    let scrub = ctx.blocks.scrub().await?;
-    let mut spoilt: Vec<Multihash> = scrub.damaged.into_iter().chain(scrub.missing).collect();
+    let found = ctx.blocks.scrub().await?;
+    let report = answer(ctx, found).await;
+    ctx.board.state(NAME, progress(ctx.blocks.patrol_state()), 0);
+    report
+}
+
+/// Fetches again what a scrub found spoilt, and names who holds it.
+async fn answer(ctx: &Context, found: ScrubReport) -> Result<VerifyReport, Error> {
+    let mut report = VerifyReport {
+        blocks: found.blocks,
+        bytes: found.bytes,
+        index_wrong: found.index_wrong,
+        ..VerifyReport::default()
+    };
+    let mut spoilt: Vec<Multihash> = found.damaged.into_iter().chain(found.missing).collect();
     if spoilt.len() > limits::HEAL_BLOCKS {
         limits::hit("heal_blocks");
         tracing::error!(damaged = spoilt.len(), "{} blocks are damaged; mending the first", spoilt.len());
         spoilt.truncate(limits::HEAL_BLOCKS);
     }
-    let mut report = VerifyReport { blocks: scrub.blocks, bytes: scrub.bytes, ..VerifyReport::default() };
     if spoilt.is_empty() {
-        ctx.board.state(NAME, "waiting", 0);
         return Ok(report);
     }
     ctx.board.error(NAME, format!("{} blocks were damaged or missing", spoilt.len()));
@@ -114,7 +152,6 @@ pub(crate) async fn verify(ctx: &Context) -> Result<VerifyReport, Error> {
         report.repaired += u64::from(repaired);
         report.damaged.push(DamagedBlock { cid, repaired, pins: named });
     }
-    ctx.board.state(NAME, "waiting", 0);
     Ok(report)
 }
 

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::RwLock;
 
 use crate::limits;
+use crate::mark::Mark;
 
 /// Why a back end failed.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +81,7 @@ pub(crate) struct Layered {
     layers: RwLock<Layers>,
     index: Arc<dyn BlockIndex>,
     broken: AtomicBool,
+    mark: Arc<Mark>,
 }
 
 #[derive(Default)]
@@ -89,8 +91,8 @@ struct Layers {
 }
 
 impl Layered {
-    pub(crate) fn new(index: Arc<dyn BlockIndex>) -> Self {
-        Self { layers: RwLock::default(), index, broken: AtomicBool::new(false) }
+    pub(crate) fn new(index: Arc<dyn BlockIndex>, mark: Arc<Mark>) -> Self {
+        Self { layers: RwLock::default(), index, broken: AtomicBool::new(false), mark }
     }
 
     pub(crate) fn index(&self) -> &Arc<dyn BlockIndex> {
@@ -116,8 +118,10 @@ impl Layered {
     }
 
     fn noted<T>(&self, result: Result<T, IndexError>) -> Result<T, IndexError> {
-        if matches!(result, Err(IndexError::Broken(_))) {
+        if let Err(IndexError::Broken(why)) = &result {
             self.broken.store(true, Ordering::Release);
+            // Here and not later: the process may end before anybody looks.
+            self.mark.set(why);
         }
         result
     }

@@ -22,6 +22,10 @@ fn every(suite: fn(Opener)) {
     suite(sled);
 }
 
+fn front_over(index: Arc<dyn BlockIndex>, dir: &Path) -> Layered {
+    Layered::new(index, Arc::new(Mark::new(Arc::new(RealDisk), dir)))
+}
+
 fn batch(pairs: &[(&str, Option<&str>)]) -> Batch {
     pairs.iter().map(|(k, v)| (k.as_bytes().into(), v.map(|v| v.as_bytes().into()))).collect()
 }
@@ -60,7 +64,7 @@ fn what_was_checkpointed_is_there_after_reopening() {
 fn the_front_hides_and_shows_before_the_index_knows() {
     every(|open| {
         let dir = tempfile::tempdir().unwrap();
-        let front = Layered::new(open(dir.path()));
+        let front = front_over(open(dir.path()), dir.path());
         for (k, v) in [pair("b1", "x"), pair("b2", "y"), pair("b4", "v")] {
             front.set(k, v);
         }
@@ -105,7 +109,7 @@ proptest::proptest! {
 /// Sets, removals, freezes and thaws in any order, compared with one map.
 fn every_case(ops: &[(u8, u8, u8)]) {
     let dir = tempfile::tempdir().unwrap();
-    let front = Layered::new(redb(dir.path()));
+    let front = front_over(redb(dir.path()), dir.path());
     let mut model = BTreeMap::new();
     let mut frozen: Option<Arc<Batch>> = None;
     for (op, k, v) in ops {
