@@ -301,12 +301,13 @@ impl Handler {
         self.shared.forget(&self.link.peer);
     }
 
-    fn on_dial_error<E>(&mut self, error: &StreamUpgradeError<E>) {
+    /// A peer under load drops a stream before it has said which protocols it speaks. That looks the same as
+    /// speaking none, so no answer is taken for final before the last attempt.
+    fn on_dial_error<E: std::error::Error + 'static>(&mut self, error: &StreamUpgradeError<E>) {
+        let peer = self.link.peer;
+        tracing::debug!(%peer, %error, "no bitswap stream to {peer}: {error}");
         self.outbound = Outbound::Closed;
-        match error {
-            StreamUpgradeError::NegotiationFailed => self.give_up(),
-            _ => self.failed(None),
-        }
+        self.failed(None);
     }
 
     fn accept(&mut self, mut stream: Stream) {

@@ -150,6 +150,11 @@ pub const ANSWER_TARGET_BYTES: usize = 512 << 10;
 /// No new answer is read for a peer while so many bytes are read and unwritten for it.
 pub const OUTSTANDING_PER_PEER: usize = 1 << 20;
 
+/// Answers read and not taken for one peer; no new one is read for it meanwhile. Bytes of blocks are bounded by
+/// [`OUTSTANDING_PER_PEER`], but a presence has none: without this, a peer that asks for what is not here and
+/// reads no answer has a DONT_HAVE kept for everything it ever asked. Two, so that one waits while the next is read.
+pub const ANSWERS_PER_PEER: usize = 2;
+
 /// Bytes read and unwritten over all peers, running reads counted with their most.
 pub const OUTSTANDING_BYTES: usize = 64 << 20;
 

@@ -462,3 +462,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

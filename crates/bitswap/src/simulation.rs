@@ -3,11 +3,10 @@
 //! No socket, no task, no clock: the cores are called in the order that the seed gives. Invariants: every
 //! wanted block arrives once, nobody holds anything afterwards, and a seed replays to the same history.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use floe_core::ports::{LocalBlocks, ReadError};
 use floe_core::{Block, Cid};
 use libp2p::PeerId;
 
@@ -15,7 +14,7 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::message::{Message, Version};
 use crate::server::Server;
-use crate::testing::large;
+use crate::testing::{Store, large};
 
 /// Xorshift: enough to be different each time and the same for a seed.
 struct Chance(u64);
@@ -26,18 +25,6 @@ impl Chance {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % n
-    }
-}
-
-struct Store(HashMap<Cid, Bytes>);
-
-impl LocalBlocks for Store {
-    fn size(&self, cid: &Cid) -> Result<Option<u32>, ReadError> {
-        Ok(self.0.get(cid).map(|data| u32::try_from(data.len()).unwrap()))
-    }
-
-    fn read(&self, cid: &Cid) -> Result<Option<Bytes>, ReadError> {
-        Ok(self.0.get(cid).cloned())
     }
 }
 
@@ -86,8 +73,8 @@ impl World {
         };
         for i in 0..4u8 {
             // The first has everything; the others have parts.
-            let here = blocks.iter().filter(|_| i == 0 || world.chance.below(2) == 0);
-            let store = Store(here.map(|block| (*block.cid(), block.data().clone())).collect());
+            let mut store = Store::default();
+            store.extend(blocks.iter().filter(|_| i == 0 || world.chance.below(2) == 0));
             let server = Server::new(&Config::default(), [i; 32]);
             let (to_seeder, to_client) = (VecDeque::new(), VecDeque::new());
             world.seeders.push(Seeder { id: peer(i + 1), server, store, to_seeder, to_client });

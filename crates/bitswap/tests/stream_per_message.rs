@@ -4,167 +4,17 @@
 //! it stalled for 30 s against Kubo and hung against Helia; a third had an inbound queue of zero and dropped
 //! streams, and a pull of 1 GiB stopped after 315 blocks.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
 mod support;
-
-use std::sync::Arc;
-use std::time::Duration;
+#[path = "support/wire.rs"]
+mod wire;
 
 use bytes::Bytes;
 use floe_bitswap::FrameReader;
-use floe_bitswap::message::{Frame, Message, Payload, Version, WantEntry, WantKind};
-use floe_core::Block;
-use floe_core::ports::LocalBlocks;
+use floe_bitswap::limits::INBOUND_STREAMS;
+use floe_bitswap::message::{Message, Version};
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
-use libp2p::core::muxing::{StreamMuxerBox, StreamMuxerExt, SubstreamBox};
-use libp2p::core::transport::{DialOpts, PortUse};
-use libp2p::core::{Endpoint, Transport, upgrade};
-use libp2p::{Multiaddr, PeerId, identity, noise, tcp, yamux};
-use support::{MapBlocks, Node, cids, fetch, leaves};
-use tokio::sync::{mpsc, oneshot};
-
-const HELLO: &str = "/multistream/1.0.0\n";
-const PROTOCOL: &str = "/ipfs/bitswap/1.2.0\n";
-
-/// Multistream-select, as the side that opened the stream.
-async fn propose(mut stream: SubstreamBox) -> SubstreamBox {
-    let mut bytes = Vec::new();
-    for line in [HELLO, PROTOCOL] {
-        bytes.push(u8::try_from(line.len()).unwrap());
-        bytes.extend(line.as_bytes());
-    }
-    stream.write_all(&bytes).await.unwrap();
-    stream.flush().await.unwrap();
-    assert_eq!((line(&mut stream).await, line(&mut stream).await), (HELLO.into(), PROTOCOL.into()));
-    stream
-}
-
-/// Multistream-select, as the side that takes it; `None` where another protocol is proposed.
-async fn agree(mut stream: SubstreamBox) -> Option<SubstreamBox> {
-    for wanted in [HELLO, PROTOCOL] {
-        if line(&mut stream).await != wanted {
-            return None;
-        }
-        stream.write_all(&[u8::try_from(wanted.len()).unwrap()]).await.unwrap();
-        stream.write_all(wanted.as_bytes()).await.unwrap();
-        stream.flush().await.unwrap();
-    }
-    Some(stream)
-}
-
-async fn line(stream: &mut SubstreamBox) -> String {
-    let mut len = [0];
-    stream.read_exact(&mut len).await.unwrap();
-    let mut line = vec![0; usize::from(len[0])];
-    stream.read_exact(&mut line).await.unwrap();
-    String::from_utf8(line).unwrap()
-}
-
-/// One connection, without a swarm: streams are opened and taken as the test says.
-struct Peer {
-    id: PeerId,
-    open: mpsc::Sender<oneshot::Sender<SubstreamBox>>,
-    inbound: mpsc::Receiver<SubstreamBox>,
-}
-
-impl Peer {
-    async fn dial(address: Multiaddr) -> Self {
-        let key = identity::Keypair::generate_ed25519();
-        let mut transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-            .upgrade(upgrade::Version::V1Lazy)
-            .authenticate(noise::Config::new(&key).unwrap())
-            .multiplex(yamux::Config::default())
-            .boxed();
-        let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
-        let (_, muxer) = transport.dial(address, options).unwrap().await.unwrap();
-        let (open, requests) = mpsc::channel(1_000);
-        let (sender, inbound) = mpsc::channel(1_000);
-        tokio::spawn(drive(muxer, requests, sender));
-        Self { id: key.public().to_peer_id(), open, inbound }
-    }
-
-    async fn stream(&self) -> SubstreamBox {
-        let (sender, receiver) = oneshot::channel();
-        self.open.send(sender).await.unwrap();
-        propose(receiver.await.unwrap()).await
-    }
-
-    /// Sends a message the way Kubo does: open, write, close.
-    async fn send(&self, message: &Message) {
-        let mut stream = self.stream().await;
-        write(&mut stream, &message.encode(Version::V1_2)).await;
-        stream.close().await.unwrap();
-    }
-}
-
-async fn write(stream: &mut SubstreamBox, frame: &Frame) {
-    for part in frame.parts() {
-        stream.write_all(part).await.unwrap();
-    }
-    stream.flush().await.unwrap();
-}
-
-async fn drive(
-    mut muxer: StreamMuxerBox,
-    mut requests: mpsc::Receiver<oneshot::Sender<SubstreamBox>>,
-    inbound: mpsc::Sender<SubstreamBox>,
-) {
-    let mut waiting = std::collections::VecDeque::new();
-    std::future::poll_fn(|cx| {
-        loop {
-            if muxer.poll_unpin(cx)?.is_ready() {
-                continue;
-            }
-            while let std::task::Poll::Ready(Some(request)) = requests.poll_recv(cx) {
-                waiting.push_back(request);
-            }
-            if !waiting.is_empty()
-                && let std::task::Poll::Ready(stream) = muxer.poll_outbound_unpin(cx)?
-            {
-                let request: oneshot::Sender<SubstreamBox> = waiting.pop_front().unwrap();
-                let _ = request.send(stream);
-                continue;
-            }
-            match muxer.poll_inbound_unpin(cx)? {
-                std::task::Poll::Ready(stream) => drop(inbound.try_send(stream)),
-                std::task::Poll::Pending => return std::task::Poll::<std::io::Result<()>>::Pending,
-            }
-        }
-    })
-    .await
-    .ok();
-}
-
-/// Answers each wanted block in a message and on a stream of its own.
-async fn serve(mut peer: Peer, blocks: Arc<MapBlocks>) {
-    let peer_streams = Arc::new(Peer { id: peer.id, open: peer.open.clone(), inbound: mpsc::channel(1).1 });
-    while let Some(stream) = peer.inbound.recv().await {
-        let (blocks, peer) = (blocks.clone(), peer_streams.clone());
-        tokio::spawn(async move {
-            // What is not bitswap (nothing, here) is refused by the negotiation.
-            let Some(stream) = agree(stream).await else {
-                return;
-            };
-            let mut frames = FrameReader::new(stream);
-            while let Some(Ok(frame)) = frames.next().await {
-                let message = Message::decode(&frame).unwrap();
-                let wanted = message.wants.iter().filter(|want| want.kind == WantKind::Block && !want.cancel);
-                for cid in wanted.map(|want| want.cid) {
-                    let (peer, data) = (peer.clone(), blocks.read(&cid).unwrap().unwrap());
-                    tokio::spawn(async move {
-                        let payloads = vec![Payload::new(&cid, data)];
-                        peer.send(&Message { payloads, ..Message::default() }).await;
-                    });
-                }
-            }
-        });
-    }
-}
-
-async fn patient<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("in time")
-}
+use support::{MapBlocks, Node, NodeOptions, cids, fetch, leaves, patient};
+use wire::{Manner, Peer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_message_on_a_stream_of_its_own() {
@@ -172,7 +22,7 @@ async fn every_message_on_a_stream_of_its_own() {
     let node = Node::new(MapBlocks::of([])).await;
     let peer = patient(Peer::dial(node.address.clone())).await;
     let id = peer.id;
-    tokio::spawn(serve(peer, MapBlocks::of(&blocks)));
+    tokio::spawn(wire::serve(peer, MapBlocks::of(&blocks)));
     node.connected(1).await;
     let wanted = cids(&blocks);
     let mut session = node.handle.session(wanted[0]);
@@ -187,9 +37,9 @@ async fn two_hundred_streams_at_once_are_all_read() {
     let mut peer = patient(Peer::dial(node.address.clone())).await;
     // All streams are open, each with half a message, before any message is whole.
     let mut halves = Vec::new();
-    for block in &blocks {
+    for cid in cids(&blocks) {
         let mut stream = patient(peer.stream()).await;
-        let bytes = want(block);
+        let bytes = wire::bytes(&wire::wants([&cid]), Version::V1_2);
         let (first, rest) = bytes.split_at(bytes.len() / 2);
         stream.write_all(first).await.unwrap();
         stream.flush().await.unwrap();
@@ -199,27 +49,58 @@ async fn two_hundred_streams_at_once_are_all_read() {
         stream.write_all(rest).await.unwrap();
         stream.flush().await.unwrap();
     }
-    let answer = async {
-        let stream = peer.inbound.recv().await.unwrap();
-        let stream = agree(stream).await.unwrap();
-        let mut frames = FrameReader::new(stream);
-        let mut got = 0;
-        while got < blocks.len() {
-            got += Message::decode(&frames.next().await.unwrap().unwrap()).unwrap().payloads.len();
-        }
-    };
-    patient(answer).await;
+    assert_eq!(patient(received(&mut peer, blocks.len())).await, blocks.len());
 }
 
-fn want(block: &Block) -> Vec<u8> {
-    let entry = WantEntry {
-        cid: *block.cid(),
-        priority: 1,
-        cancel: false,
-        kind: WantKind::Block,
-        send_dont_have: true,
-    };
-    Message { wants: vec![entry], ..Message::default() }.encode(Version::V1_2).parts().concat()
+/// Takes messages until so many blocks came. Says how many did.
+async fn received(peer: &mut Peer, count: usize) -> usize {
+    let mut frames = FrameReader::new(peer.accept().await.unwrap());
+    let mut got = 0;
+    while got < count {
+        got += Message::decode(&frames.next().await.unwrap().unwrap()).unwrap().payloads.len();
+    }
+    got
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inbound_streams_at_the_boundary() {
+    // With a muxer that allows more than there may be: the handler's own bound is then the first to be met.
+    let streams = INBOUND_STREAMS + 100;
+    let node = Node::start(NodeOptions { streams, ..NodeOptions::default() }, MapBlocks::of([])).await;
+    let manner = Manner { streams, ..Manner::default() };
+    let peer = patient(Peer::dial_as(manner, node.address.clone())).await.unwrap();
+    let mut open = Vec::new();
+    for _ in 0..INBOUND_STREAMS {
+        open.push(patient(peer.stream()).await);
+    }
+    // The last of them and one more: the one that is too many is dropped, and the others are all still read.
+    let mut more = patient(peer.stream()).await;
+    let ended = patient(more.read(&mut [0])).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    for (n, stream) in open.iter_mut().enumerate() {
+        let want = wire::wants(&cids(&leaves(1, 100 + n)));
+        wire::write(stream, &want.encode(Version::V1_2)).await.unwrap();
+    }
+    patient(async {
+        while node.handle.stats().wants_held < INBOUND_STREAMS {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    // A place that is given back is taken again.
+    open.pop();
+    let mut again = patient(async {
+        loop {
+            let (mut stream, mut byte) = (peer.stream().await, [0]);
+            let ended =
+                tokio::time::timeout(std::time::Duration::from_millis(50), stream.read(&mut byte)).await;
+            if ended.is_err() {
+                return stream;
+            }
+        }
+    })
+    .await;
+    again.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -235,4 +116,29 @@ async fn t02_a_frame_above_the_cap_ends_its_stream_and_repeated_ones_the_peer() 
     let event = patient(node.events.recv()).await.unwrap();
     let what = floe_bitswap::Misbehaviour::Malformed;
     assert_eq!(event, floe_bitswap::Event::Misbehaved { peer: peer.id, what });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_protocols_are_spoken_both_ways() {
+    // go-ipfs before 0.5 and other old peers: 1.1 has no HAVE, 1.0 sends bare bytes that are CIDv0 by rule.
+    for version in [Version::V1_0, Version::V1_1] {
+        let blocks = leaves(300, 4_000);
+        let wanted = cids(&blocks);
+        let node = Node::new(MapBlocks::of(&blocks[..150])).await;
+        let manner = Manner { version, ..Manner::default() };
+        let mut peer = patient(Peer::dial_as(manner.clone(), node.address.clone())).await.unwrap();
+        // They fetch from us.
+        let mut stream = patient(peer.stream()).await;
+        let asks = wire::wants(&wanted[..150]).encode(version);
+        wire::write(&mut stream, &asks).await.unwrap();
+        assert_eq!(patient(received(&mut peer, 150)).await, 150, "{version:?}");
+        // We fetch from them.
+        let id = peer.id;
+        tokio::spawn(wire::serve(peer, MapBlocks::of(&blocks[150..])));
+        let mut session = node.handle.session(wanted[150]);
+        session.add_providers(&[id]);
+        let mut got = patient(fetch(&mut session, &wanted[150..])).await;
+        got.sort_by_key(|block| wanted.iter().position(|cid| cid == block.cid()));
+        assert_eq!(got, &blocks[150..], "{version:?}");
+    }
 }

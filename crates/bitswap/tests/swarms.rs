@@ -5,25 +5,14 @@ mod support;
 use std::time::Duration;
 
 use floe_bitswap::{Config, EgressLimit, Event, Misbehaviour};
-use support::{MapBlocks, Node, cids, fetch, leaves, next, silent};
-
-const PATIENCE: Duration = Duration::from_secs(30);
-
-async fn patient<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("in time")
-}
+use support::{MapBlocks, Node, Pair, cids, fetch, leaves, next, patient, silent};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_whole_dag_comes_from_one_provider() {
     let blocks = leaves(3_000, 20_000);
-    let seeder = Node::new(MapBlocks::of(&blocks)).await;
-    let client = Node::new(MapBlocks::of([])).await;
-    client.dial(&seeder).await;
-    let wanted = cids(&blocks);
-    let mut session = client.handle.session(wanted[0]);
-    session.add_providers(&[seeder.peer]);
-    let got = patient(fetch(&mut session, &wanted)).await;
-    assert_eq!(got.len(), blocks.len());
+    let mut pair = Pair::over(&blocks).await;
+    assert_eq!(pair.fetch_all().await.len(), blocks.len());
+    let Pair { seeder, client, session, .. } = pair;
     assert_eq!(session.progress().outstanding, 0);
     assert_eq!(session.progress().providers, 1);
     drop(session);
@@ -49,13 +38,7 @@ async fn a_provider_is_found_by_asking_who_is_connected() {
 async fn blocks_of_two_mebibytes_and_of_one_byte_pass() {
     let mut blocks = leaves(12, floe_core::block::MAX_BLOCK_BYTES);
     blocks.extend(leaves(3_000, 4));
-    let seeder = Node::new(MapBlocks::of(&blocks)).await;
-    let client = Node::new(MapBlocks::of([])).await;
-    client.dial(&seeder).await;
-    let wanted = cids(&blocks);
-    let mut session = client.handle.session(wanted[0]);
-    session.add_providers(&[seeder.peer]);
-    assert_eq!(patient(fetch(&mut session, &wanted)).await.len(), blocks.len());
+    assert_eq!(Pair::over(&blocks).await.fetch_all().await.len(), blocks.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,13 +104,7 @@ async fn without_peers_providers_are_called_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fetch_survives_a_disconnect() {
-    let blocks = leaves(400, 50_000);
-    let seeder = Node::new(MapBlocks::of(&blocks)).await;
-    let client = Node::new(MapBlocks::of([])).await;
-    client.dial(&seeder).await;
-    let wanted = cids(&blocks);
-    let mut session = client.handle.session(wanted[0]);
-    session.add_providers(&[seeder.peer]);
+    let Pair { seeder, client, mut session, wanted } = Pair::over(&leaves(400, 50_000)).await;
     let (first, rest) = wanted.split_at(40);
     patient(fetch(&mut session, first)).await;
     session.want(&rest[..session.room().min(20)]);
@@ -147,15 +124,8 @@ async fn a_fetch_survives_a_disconnect() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fetch_moves_to_the_second_connection_when_the_first_closes() {
-    let blocks = leaves(600, 50_000);
-    let seeder = Node::new(MapBlocks::of(&blocks)).await;
-    let client = Node::new(MapBlocks::of([])).await;
+    let Pair { seeder, client, mut session, wanted } = Pair::over(&leaves(600, 50_000)).await;
     client.dial(&seeder).await;
-    client.connected(1).await;
-    client.dial(&seeder).await;
-    let wanted = cids(&blocks);
-    let mut session = client.handle.session(wanted[0]);
-    session.add_providers(&[seeder.peer]);
     let (first, rest) = wanted.split_at(50);
     patient(fetch(&mut session, first)).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -176,16 +146,10 @@ async fn t10_egress_stays_at_its_cap() {
     let blocks = leaves(60, 50_000);
     let limit = EgressLimit { bytes_per_second: 1_000_000, burst_bytes: 500_000 };
     let config = Config { egress: Some(limit), ..Config::default() };
-    let seeder = Node::with(config, MapBlocks::of(&blocks)).await;
-    let client = Node::new(MapBlocks::of([])).await;
-    client.dial(&seeder).await;
-    let wanted = cids(&blocks);
-    let mut session = client.handle.session(wanted[0]);
-    session.add_providers(&[seeder.peer]);
-    client.connected(1).await;
+    let mut pair = Pair::with(config, &blocks).await;
     let clock = support::SystemClock::shared();
     let from = clock.monotonic();
-    patient(fetch(&mut session, &wanted)).await;
+    pair.fetch_all().await;
     let took = clock.monotonic() - from;
     // 3.0 MB less the burst and one answer that may go into debt take 1.95 s at least.
     assert!(took >= Duration::from_millis(1_850), "{took:?}");

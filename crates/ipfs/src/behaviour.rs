@@ -19,7 +19,7 @@ use rand::rngs::StdRng;
 use crate::kad_store::Store;
 use crate::keep;
 use crate::limits::{
-    FOREIGN_RECORD_TTL, KAD_DISJOINT_PATHS, KAD_PACKET, MAX_OUTBOUND, MAX_PENDING, MAX_PER_PEER,
+    FOREIGN_RECORD_TTL, KAD_DISJOINT_PATHS, KAD_PACKET, MAX_INBOUND, MAX_OUTBOUND, MAX_PENDING, MAX_PER_PEER,
 };
 
 /// See the module.
@@ -47,8 +47,35 @@ pub(crate) struct Parts<'a> {
     /// `None` when offline.
     pub(crate) kad: Option<Store>,
     pub(crate) refuse_bytes: usize,
-    pub(crate) max_inbound: u32,
+    pub(crate) connections: Connections,
     pub(crate) entropy: &'a Arc<dyn Entropy>,
+}
+
+/// How many connections there may be; tests lower the values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Connections {
+    pub(crate) inbound: u32,
+    pub(crate) outbound: u32,
+    pub(crate) per_peer: u32,
+    /// Being set up, in each direction.
+    pub(crate) pending: u32,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { inbound: MAX_INBOUND, outbound: MAX_OUTBOUND, per_peer: MAX_PER_PEER, pending: MAX_PENDING }
+    }
+}
+
+impl Connections {
+    fn limits(self) -> ConnectionLimits {
+        ConnectionLimits::default()
+            .with_max_established_incoming(Some(self.inbound))
+            .with_max_established_outgoing(Some(self.outbound))
+            .with_max_established_per_peer(Some(self.per_peer))
+            .with_max_pending_incoming(Some(self.pending))
+            .with_max_pending_outgoing(Some(self.pending))
+    }
 }
 
 impl Behaviour {
@@ -57,7 +84,7 @@ impl Behaviour {
         let online = parts.kad.is_some();
         Self {
             blocked: allow_block_list::Behaviour::default(),
-            limits: connection_limits::Behaviour::new(connection_limits(parts.max_inbound)),
+            limits: connection_limits::Behaviour::new(parts.connections.limits()),
             memory: memory_connection_limits::Behaviour::with_max_bytes(parts.refuse_bytes),
             keep: keep::Behaviour::default(),
             bitswap: parts.bitswap,
@@ -69,15 +96,6 @@ impl Behaviour {
             autonat: online.then(|| autonat(parts.entropy)).into(),
         }
     }
-}
-
-fn connection_limits(max_inbound: u32) -> ConnectionLimits {
-    ConnectionLimits::default()
-        .with_max_established_incoming(Some(max_inbound))
-        .with_max_established_outgoing(Some(MAX_OUTBOUND))
-        .with_max_established_per_peer(Some(MAX_PER_PEER))
-        .with_max_pending_incoming(Some(MAX_PENDING))
-        .with_max_pending_outgoing(Some(MAX_PENDING))
 }
 
 fn kad_config() -> kad::Config {

@@ -15,14 +15,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use crate::behaviour::{Behaviour, Parts};
+use crate::behaviour::{Behaviour, Connections, Parts};
 use crate::dial::policy::Policy;
 use crate::dial::resolve::{Nowhere, Resolve, System};
 use crate::dial::target::peer_of;
 use crate::kad_store;
 use crate::limits::{
-    self, COMMANDS, IDLE_CONNECTION, MAX_ANNOUNCEMENTS, MAX_INBOUND, MAX_NEGOTIATING_STREAMS, MAX_RELAYS,
-    STOP_WITHIN,
+    self, COMMANDS, IDLE_CONNECTION, MAX_ANNOUNCEMENTS, MAX_NEGOTIATING_STREAMS, MAX_RELAYS, STOP_WITHIN,
 };
 use crate::memory::Memory;
 use crate::provide::worker::Worker;
@@ -69,7 +68,7 @@ enum End {
 pub(crate) struct World {
     pub(crate) resolver: Arc<dyn Resolve>,
     pub(crate) memory: Memory,
-    pub(crate) max_inbound: u32,
+    pub(crate) connections: Connections,
 }
 
 impl World {
@@ -81,7 +80,11 @@ impl World {
                 Arc::new(Nowhere(reason))
             }
         };
-        Self { resolver, memory: Memory::new(settings.memory_budget_bytes), max_inbound: MAX_INBOUND }
+        Self {
+            resolver,
+            memory: Memory::new(settings.memory_budget_bytes),
+            connections: Connections::default(),
+        }
     }
 }
 
@@ -132,7 +135,7 @@ impl Node {
             relay,
             kad,
             refuse_bytes: world.memory.refuse_bytes(),
-            max_inbound: world.max_inbound,
+            connections: world.connections,
             entropy: &components.entropy,
         });
         let config = libp2p::swarm::Config::with_tokio_executor()

@@ -234,6 +234,27 @@ mod tests {
     }
 
     #[test]
+    fn routers_at_the_boundary() {
+        for count in [MAX_ROUTERS - 1, MAX_ROUTERS, MAX_ROUTERS + 1] {
+            let bases: Vec<Url> = (0..count).map(|n| format!("http://r{n}.test/").parse().unwrap()).collect();
+            assert_eq!(Routers::new(&bases).unwrap().bases.len(), count.min(MAX_ROUTERS), "{count}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_a_provider_are_bounded() {
+        for count in [MAX_PEER_ADDRESSES - 1, MAX_PEER_ADDRESSES, MAX_PEER_ADDRESSES + 1] {
+            let addresses = (0..count).map(|n| format!("/ip4/1.2.3.4/tcp/{}", 4_001 + n)).collect();
+            let record = Record { id: Some(PEER.into()), addresses: Some(addresses) };
+            assert_eq!(
+                found(record, false).unwrap().addresses.len(),
+                count.min(MAX_PEER_ADDRESSES),
+                "{count}"
+            );
+        }
+    }
+
+    #[test]
     fn providers_of_an_answer_are_bounded() {
         for count in [MAX_ROUTER_PROVIDERS - 1, MAX_ROUTER_PROVIDERS, MAX_ROUTER_PROVIDERS + 1] {
             let lines = vec![record(); count].join("\n");

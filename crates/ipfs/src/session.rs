@@ -155,3 +155,60 @@ impl Drop for NodeSession {
         self.shared.closed.store(true, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use libp2p::Multiaddr;
+
+    use super::*;
+    use crate::testing::{MemoryBlocks, SystemClock};
+
+    /// A session before its first want, and the other end of the task's queue, which holds `room` commands.
+    fn session(room: usize) -> (NodeSession, mpsc::Receiver<Command>, floe_bitswap::Behaviour) {
+        let clock = Arc::new(SystemClock::new());
+        let blocks = Arc::new(MemoryBlocks::default());
+        let (behaviour, bitswap) =
+            floe_bitswap::new(floe_bitswap::Config::default(), blocks, clock.clone(), [1; 32]);
+        let (commands, commands_in) = mpsc::channel(room);
+        let policy = Arc::new(Policy::new(true, clock));
+        let reach = Reach { own: PeerId::random(), commands, policy, local_requests_are_trusted: true };
+        let root = *floe_core::Block::of(0x55, vec![1].into()).unwrap().cid();
+        let hints = SessionHints { root, origins: Vec::new(), local_request: true };
+        (NodeSession::new(bitswap.session(root), &hints, reach), commands_in, behaviour)
+    }
+
+    fn origin(port: usize) -> String {
+        format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", PeerId::random())
+    }
+
+    fn addresses(command: Command) -> Vec<Multiaddr> {
+        let Command::Search { peers, .. } = command else { panic!("a session only searches") };
+        peers.into_iter().flat_map(|(_, addresses)| addresses).collect()
+    }
+
+    #[test]
+    fn untold_origins_at_the_boundary() {
+        // The list that every session begins with is the first.
+        for lists in [MAX_UNTOLD - 1, MAX_UNTOLD, MAX_UNTOLD + 1] {
+            let (mut session, _commands, _behaviour) = session(1);
+            (1..lists).for_each(|n| session.add_origins(&[origin(4_000 + n)], true));
+            assert_eq!(session.untold.len(), lists.min(MAX_UNTOLD));
+            let newest = &session.untold.back().unwrap().1.peers[0].1[0];
+            assert!(newest.to_string().contains(&format!("/tcp/{}", 3_999 + lists)), "{newest}");
+        }
+    }
+
+    #[test]
+    fn origins_that_find_the_tasks_queue_full_are_told_later() {
+        let (mut session, mut commands, _behaviour) = session(1);
+        let root = session.shared.root;
+        session.want(&[root]);
+        session.add_origins(&[origin(4_001)], true);
+        assert_eq!(session.untold.len(), 1, "the queue holds the first want");
+        assert!(addresses(commands.try_recv().unwrap()).is_empty());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(session.poll_blocks(&mut cx).is_pending());
+        assert!(session.untold.is_empty());
+        assert!(addresses(commands.try_recv().unwrap())[0].to_string().contains("/tcp/4001"));
+    }
+}

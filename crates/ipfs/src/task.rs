@@ -7,13 +7,13 @@
 //! Searching: a session's origins are dialled at once. When bitswap says that nobody has what a session wants, the
 //! DHT and the delegated routers are asked, and who they name is dialled and told to bitswap.
 
+mod blocked;
 mod kad;
 mod listen;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use floe_bitswap::SessionId;
 use floe_core::ports::NetworkEvent;
@@ -33,8 +33,8 @@ use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::dial::origins;
 use crate::dial::policy::{Asker, Policy};
 use crate::limits::{
-    self, BLOCK_FOR, CLOSE_WITHIN, COMMANDS_PER_TURN, MAX_BLOCKED_PEERS, MAX_PEER_ADDRESSES,
-    MAX_PEER_PROTOCOLS, MAX_ROUTER_REQUESTS, MAX_SEARCHES, MEMORY_CLOSE_BATCH, TICK,
+    self, CLOSE_WITHIN, COMMANDS_PER_TURN, MAX_PEER_ADDRESSES, MAX_PEER_PROTOCOLS, MAX_ROUTER_REQUESTS,
+    MAX_SEARCHES, MEMORY_CLOSE_BATCH, TICK,
 };
 use crate::memory::Memory;
 use crate::provide::worker::Announce;
@@ -84,7 +84,7 @@ pub(crate) struct State {
     asked: JoinSet<(SessionId, Result<Vec<Found>, RouterError>)>,
     /// Inbound connections, the oldest first.
     inbound: VecDeque<(ConnectionId, PeerId)>,
-    blocked: VecDeque<(Duration, PeerId)>,
+    blocked: blocked::Blocked,
 }
 
 pub(crate) use listen::Relays;
@@ -341,19 +341,11 @@ impl Task {
     }
 
     fn block(&mut self, peer: PeerId) {
-        let until = self.clock.monotonic() + BLOCK_FOR;
-        if self.state.blocked.len() >= MAX_BLOCKED_PEERS {
-            limits::hit("blocked_peers");
-            self.unblock_first();
-        }
-        if self.swarm.behaviour_mut().blocked.block_peer(peer) {
-            self.state.blocked.push_back((until, peer));
-        }
-    }
-
-    fn unblock_first(&mut self) {
-        if let Some((_, peer)) = self.state.blocked.pop_front() {
-            self.swarm.behaviour_mut().blocked.unblock_peer(peer);
+        let behaviour = &mut self.swarm.behaviour_mut().blocked;
+        if behaviour.block_peer(peer)
+            && let Some(oldest) = self.state.blocked.add(peer, self.clock.monotonic())
+        {
+            behaviour.unblock_peer(oldest);
         }
     }
 
@@ -369,8 +361,8 @@ impl Task {
         let ids: Vec<SessionId> = self.state.searches.keys().copied().collect();
         ids.into_iter().for_each(|id| self.dial_due(id));
         let now = self.clock.monotonic();
-        while self.state.blocked.front().is_some_and(|(until, _)| *until <= now) {
-            self.unblock_first();
+        while let Some(peer) = self.state.blocked.next_free(now) {
+            self.swarm.behaviour_mut().blocked.unblock_peer(peer);
         }
         if self.memory.is_over() {
             self.close_least_useful();

@@ -1,9 +1,12 @@
-//! Roots that nobody fetches now, in the order they were parked.
+//! Roots that nobody fetches now, in the order they were parked, and the offers of peers that have them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
-use floe_core::Multihash;
+use floe_core::{Cid, Multihash, cid};
 
+use super::{Action, Client, PeerNo};
+use crate::behaviour::Event;
 use crate::key::Key;
 use crate::limits::{PARKED_ROOTS, hit};
 
@@ -50,6 +53,44 @@ impl Parked {
 
     pub(super) fn len(&self) -> usize {
         self.by_age.len()
+    }
+}
+
+impl Client {
+    /// Offers a root to every peer from now on.
+    pub(crate) fn park(&mut self, root: &Cid, now: Duration) {
+        if cid::is_identity(root) || cid::check(root.hash()).is_err() {
+            return;
+        }
+        let key = Key::new(*root);
+        let Ok(evicted) = self.parked.insert(&key) else { return };
+        evicted.iter().for_each(|oldest| self.unpark_at_peers(oldest));
+        for peer in self.peers.values_mut() {
+            if peer.ask_parked(&key, now) {
+                self.actions.push(Action::Wake(peer.id));
+            }
+        }
+    }
+
+    /// Forgets a parked root.
+    pub(crate) fn unpark(&mut self, root: &Cid) {
+        if let Some(key) = self.parked.remove(root.hash()) {
+            self.unpark_at_peers(&key);
+        }
+    }
+
+    fn unpark_at_peers(&mut self, key: &Key) {
+        let needed = self.wants.contains_key(key) || self.roots.contains_key(key);
+        for peer in self.peers.values_mut() {
+            if peer.unpark(key.multihash()) && !needed && peer.cancel(key) {
+                self.actions.push(Action::Wake(peer.id));
+            }
+        }
+    }
+
+    pub(super) fn offered(&mut self, no: PeerNo, key: &Multihash) {
+        let (Some(root), Some(peer)) = (self.parked.get(key), self.peers.get(&no)) else { return };
+        self.actions.push(Action::Event(Box::new(Event::Offered { root: *root.cid(), peer: peer.id })));
     }
 }
 

@@ -420,6 +420,18 @@ mod tests {
     }
 
     #[test]
+    fn useful_blocks_take_a_strike_back() {
+        for (blocks, forgiven) in
+            [(BLOCKS_PER_STRIKE - 1, false), (BLOCKS_PER_STRIKE, true), (BLOCKS_PER_STRIKE + 1, true)]
+        {
+            let mut peer = peer();
+            (1..STRIKES).for_each(|_| assert!(!peer.strike()));
+            (0..blocks).for_each(|_| peer.credit(NOW));
+            assert_eq!(!peer.strike(), forgiven, "{blocks}");
+        }
+    }
+
+    #[test]
     fn settled_requests_are_remembered_up_to_the_limit() {
         let mut settled = Settled::default();
         let hash = |i| *block(i).cid().hash();

@@ -1,5 +1,7 @@
 //! The client alone: events and a made-up clock in, actions and messages out.
 
+mod bounds;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -8,7 +8,8 @@
 //!
 //! Only CIDs wait here. Bytes exist from the start of a job, which happens when the peer has room for them,
 //! until they are written: at most [`OUTSTANDING_PER_PEER`] plus one
-//! block for a peer and [`OUTSTANDING_BYTES`] over all (threat T10). A want
+//! block for a peer and [`OUTSTANDING_BYTES`] over all (threat T10). Presences have no such bytes, so the answers
+//! that wait for a peer are counted too. A want
 //! for a block that is not here stays, so that the peer gets the block when a pin brings it.
 //!
 //! Wants are bounded per peer and over all, and go with the peer (threat T1, CVE-2023-25568). Which peer is
@@ -34,8 +35,8 @@ use smallvec::SmallVec;
 
 use crate::config::Config;
 use crate::limits::{
-    ANSWER_TARGET_BYTES, FAIR_MIN_COST, FAIR_PENDING, OUTSTANDING_BYTES, OUTSTANDING_PER_PEER, READ_JOBS,
-    SERVER_WANTS, SERVER_WANTS_PER_PEER, STARVED_AFTER, hit,
+    ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, FAIR_MIN_COST, FAIR_PENDING, OUTSTANDING_BYTES,
+    OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STARVED_AFTER, hit,
 };
 use crate::message::{Message, WantEntry};
 use bucket::Bucket;
@@ -282,6 +283,7 @@ impl Server {
                 !peer.reading
                     && peer.wants.has_queued()
                     && peer.outstanding < bounds.outstanding_per_peer
+                    && peer.answers.len() < ANSWERS_PER_PEER
                     && peer.egress.as_ref().is_none_or(|bucket| bucket.is_open(now))
             })
             .min_by_key(|(_, peer)| {

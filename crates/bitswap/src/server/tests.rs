@@ -1,6 +1,5 @@
 //! The server alone: events and a made-up clock in, jobs and answers out.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,23 +10,11 @@ use libp2p::PeerId;
 use super::{Bounds, JOB_BYTES, Server};
 use crate::config::{Config, EgressLimit};
 use crate::limits::{
-    ANSWER_TARGET_BYTES, INLINE_BLOCK_BYTES, SERVER_WANTS, SERVER_WANTS_PER_PEER, STARVED_AFTER,
+    ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, INLINE_BLOCK_BYTES, OUTSTANDING_BYTES, OUTSTANDING_PER_PEER,
+    READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STARVED_AFTER,
 };
 use crate::message::{Message, Presence, WantEntry, WantKind};
-use crate::testing::{block, large};
-
-#[derive(Default)]
-struct Store(HashMap<Cid, Bytes>);
-
-impl LocalBlocks for Store {
-    fn size(&self, cid: &Cid) -> Result<Option<u32>, ReadError> {
-        Ok(self.0.get(cid).map(|data| u32::try_from(data.len()).unwrap()))
-    }
-
-    fn read(&self, cid: &Cid) -> Result<Option<Bytes>, ReadError> {
-        Ok(self.0.get(cid).cloned())
-    }
-}
+use crate::testing::{Store, block, large};
 
 struct World {
     server: Server,
@@ -52,7 +39,7 @@ impl World {
     }
 
     fn have(&mut self, blocks: &[Block]) {
-        self.store.0.extend(blocks.iter().map(|block| (*block.cid(), block.data().clone())));
+        self.store.extend(blocks);
     }
 
     fn wants(&mut self, peer: &PeerId, full: bool, wants: Vec<WantEntry>) {
@@ -196,6 +183,24 @@ fn t01_a_want_that_cannot_be_met_makes_place() {
 }
 
 #[test]
+fn t01_answers_that_nobody_reads_are_bounded() {
+    // The story: bytes of blocks were bounded and presences were not. A peer that asked for what is not here, a
+    // thousand blocks at a time, and read no answer had a DONT_HAVE kept for each of them, 160 bytes a want.
+    let mut world = World::new(Bounds::default());
+    let peer = world.peer();
+    for round in 0..50 {
+        world.wants(&peer, false, wants(round * 1_000..(round + 1) * 1_000));
+        while world.step().is_some() {}
+        let waiting = world.server.peers[&peer].answers.len();
+        assert!(waiting <= ANSWERS_PER_PEER, "{waiting} answers after {round} rounds");
+    }
+    let read = world.server.next_answer(&peer).unwrap();
+    assert!(read.presences.len() <= SERVER_WANTS_PER_PEER);
+    assert!(world.step().is_some(), "one is taken, the next is read");
+    assert!(world.step().is_none());
+}
+
+#[test]
 fn t01_everything_goes_with_the_peer() {
     // CVE-2023-25568: wants stayed in memory after the peer had gone.
     let mut world = World::new(Bounds::default());
@@ -259,6 +264,32 @@ fn t10_read_and_unwritten_bytes_are_bounded_per_peer() {
     assert!(world.step().is_none());
     world.server.written(&peer, 1);
     assert!(world.step().is_some(), "one byte below the bound");
+}
+
+#[test]
+fn the_bounds_of_a_running_server_are_the_limits() {
+    let Bounds { wants_per_peer, wants, outstanding_per_peer, outstanding, jobs } = Bounds::default();
+    assert_eq!((wants_per_peer, wants), (SERVER_WANTS_PER_PEER, SERVER_WANTS));
+    assert_eq!(
+        (outstanding_per_peer, outstanding, jobs),
+        (OUTSTANDING_PER_PEER, OUTSTANDING_BYTES, READ_JOBS)
+    );
+}
+
+#[test]
+fn t10_a_peer_is_read_for_below_its_bound() {
+    for (bytes, served) in
+        [(OUTSTANDING_PER_PEER - 1, true), (OUTSTANDING_PER_PEER, false), (OUTSTANDING_PER_PEER + 1, false)]
+    {
+        let mut world = World::new(Bounds::default());
+        let peer = world.peer();
+        let (first, second) = (large(0, bytes), block(1));
+        world.have(&[first.clone(), second.clone()]);
+        world.wants(&peer, false, vec![want(&first)]);
+        world.step().unwrap();
+        world.wants(&peer, false, vec![want(&second)]);
+        assert_eq!(world.step().is_some(), served, "{bytes}");
+    }
 }
 
 #[test]

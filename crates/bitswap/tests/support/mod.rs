@@ -20,13 +20,21 @@ use libp2p::{Multiaddr, PeerId, Swarm, noise, tcp, yamux};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-/// The monotonic clock of the machine.
-pub struct SystemClock(Instant);
+/// The monotonic clock of the machine, or one that runs so many times as fast: every timer of the node that has
+/// it is shorter by as much, and the sockets are as they are.
+pub struct SystemClock {
+    begun: Instant,
+    speed: u32,
+}
 
 impl SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "tests over real sockets need real time")]
     pub fn shared() -> Arc<dyn Clock> {
-        Arc::new(Self(Instant::now()))
+        Self::fast(1)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "tests over real sockets need real time")]
+    pub fn fast(speed: u32) -> Arc<dyn Clock> {
+        Arc::new(Self { begun: Instant::now(), speed })
     }
 }
 
@@ -36,11 +44,11 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.0.elapsed()
+        self.begun.elapsed() * self.speed
     }
 
     fn sleep(&self, for_: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(tokio::time::sleep(for_))
+        Box::pin(tokio::time::sleep(for_ / self.speed))
     }
 }
 
@@ -93,11 +101,16 @@ pub fn cids(blocks: &[Block]) -> Vec<Cid> {
     blocks.iter().map(|block| *block.cid()).collect()
 }
 
-/// A swarm with one behaviour, listening on loopback.
-pub fn swarm<B: NetworkBehaviour>(behaviour: B) -> Swarm<B> {
+/// A swarm with one behaviour, listening on loopback; its muxer allows so many streams.
+pub fn swarm<B: NetworkBehaviour>(behaviour: B, streams: usize) -> Swarm<B> {
+    let muxing = || {
+        let mut config = yamux::Config::default();
+        config.set_max_num_streams(streams);
+        config
+    };
     let mut swarm = libp2p::SwarmBuilder::with_new_identity()
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, muxing)
         .unwrap()
         .with_behaviour(|_| behaviour)
         .unwrap()
@@ -116,11 +129,61 @@ pub async fn address<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> Multiaddr {
     }
 }
 
+/// Nothing here takes this long; a test that hangs fails.
+pub async fn patient<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("in time")
+}
+
+/// A node that serves some blocks, a client that is connected to it, and the client's session for them.
+pub struct Pair {
+    pub seeder: Node,
+    pub client: Node,
+    pub session: BitswapSession,
+    pub wanted: Vec<Cid>,
+}
+
+impl Pair {
+    pub async fn over(blocks: &[Block]) -> Self {
+        Self::with(Config::default(), blocks).await
+    }
+
+    /// The seeder with this configuration.
+    pub async fn with(config: Config, blocks: &[Block]) -> Self {
+        let seeder = Node::with(config, MapBlocks::of(blocks)).await;
+        let client = Node::new(MapBlocks::of([])).await;
+        client.dial(&seeder).await;
+        client.connected(1).await;
+        let wanted = cids(blocks);
+        let mut session = client.handle.session(wanted[0]);
+        session.add_providers(&[seeder.peer]);
+        Self { seeder, client, session, wanted }
+    }
+
+    /// Fetches everything, in time.
+    pub async fn fetch_all(&mut self) -> Vec<Block> {
+        patient(fetch(&mut self.session, &self.wanted)).await
+    }
+}
+
 enum Command {
     Dial(Multiaddr),
     Disconnect(PeerId),
     /// Closes the oldest of several connections.
     CloseOldest,
+}
+
+/// How a node starts.
+pub struct NodeOptions {
+    pub config: Config,
+    pub clock: Arc<dyn Clock>,
+    /// Streams that its muxer allows.
+    pub streams: usize,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self { config: Config::default(), clock: SystemClock::shared(), streams: 512 }
+    }
 }
 
 /// A node: its swarm runs until it is dropped.
@@ -135,12 +198,17 @@ pub struct Node {
 
 impl Node {
     pub async fn new(blocks: Arc<dyn LocalBlocks>) -> Self {
-        Self::with(Config::default(), blocks).await
+        Self::start(NodeOptions::default(), blocks).await
     }
 
     pub async fn with(config: Config, blocks: Arc<dyn LocalBlocks>) -> Self {
-        let (behaviour, handle) = floe_bitswap::new(config, blocks, SystemClock::shared(), [7; 32]);
-        let mut swarm = swarm(behaviour);
+        Self::start(NodeOptions { config, ..NodeOptions::default() }, blocks).await
+    }
+
+    pub async fn start(options: NodeOptions, blocks: Arc<dyn LocalBlocks>) -> Self {
+        let NodeOptions { config, clock, streams } = options;
+        let (behaviour, handle) = floe_bitswap::new(config, blocks, clock, [7; 32]);
+        let mut swarm = swarm(behaviour, streams);
         let address = address(&mut swarm).await;
         let peer = *swarm.local_peer_id();
         let (commands, receiver) = mpsc::channel(8);

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use floe_core::clock::BoxFuture;
-use futures::future::{MapErr, TryFutureExt as _};
 use libp2p::Multiaddr;
 use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
-use parking_lot::Mutex;
 
+use super::inner::{Inner, Upgrade};
 use super::policy::{Policy, Refusal};
 use super::resolve::Resolve;
 use super::target::{Carrier, Host, Target};
@@ -29,15 +28,15 @@ pub(crate) enum GateError<E: std::error::Error + 'static> {
 
 /// A transport that dials only what the [`Policy`] allows, on addresses that it resolved itself.
 pub(crate) struct Gate<T> {
-    inner: Arc<Mutex<T>>,
+    inner: Inner<T>,
     carrier: Carrier,
     policy: Arc<Policy>,
     resolver: Arc<dyn Resolve>,
 }
 
-impl<T> Gate<T> {
+impl<T: Transport + Unpin> Gate<T> {
     pub(crate) fn new(inner: T, carrier: Carrier, policy: Arc<Policy>, resolver: Arc<dyn Resolve>) -> Self {
-        Self { inner: Arc::new(Mutex::new(inner)), carrier, policy, resolver }
+        Self { inner: Inner::new(inner), carrier, policy, resolver }
     }
 }
 
@@ -50,15 +49,15 @@ where
 {
     type Output = T::Output;
     type Error = GateError<T::Error>;
-    type ListenerUpgrade = MapErr<T::ListenerUpgrade, fn(T::Error) -> GateError<T::Error>>;
+    type ListenerUpgrade = Upgrade<T, Self::Error>;
     type Dial = BoxFuture<'static, Result<T::Output, Self::Error>>;
 
     fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<Self::Error>> {
-        self.inner.lock().listen_on(id, addr).map_err(|e| e.map(GateError::Inner))
+        self.inner.listen_on(id, addr, GateError::Inner)
     }
 
     fn remove_listener(&mut self, id: ListenerId) -> bool {
-        self.inner.lock().remove_listener(id)
+        self.inner.remove_listener(id)
     }
 
     fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<Self::Error>> {
@@ -66,19 +65,9 @@ where
         let Some(target) = target else { return Err(TransportError::MultiaddrNotSupported(addr)) };
         let (inner, policy, resolver) = (self.inner.clone(), self.policy.clone(), self.resolver.clone());
         Ok(Box::pin(async move {
-            let mut error = GateError::Unresolved;
-            for ip in permitted(&target, &policy, &*resolver).await? {
-                let dial = inner.lock().dial(target.resolved(ip), opts);
-                match dial {
-                    Ok(dial) => match dial.await {
-                        Ok(output) => return Ok(output),
-                        Err(e) => error = GateError::Inner(e),
-                    },
-                    Err(TransportError::Other(e)) => error = GateError::Inner(e),
-                    Err(TransportError::MultiaddrNotSupported(_)) => {}
-                }
-            }
-            Err(error)
+            let ips = permitted(&target, &policy, &*resolver).await?;
+            let addresses = ips.into_iter().map(|ip| target.resolved(ip));
+            inner.dial_first(addresses, opts, GateError::Unresolved, GateError::Inner).await
         }))
     }
 
@@ -86,14 +75,7 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
-        let mut inner = self.inner.lock();
-        Pin::new(&mut *inner).poll(cx).map(|event| {
-            event
-                .map_upgrade(|upgrade| {
-                    upgrade.map_err(GateError::Inner as fn(T::Error) -> GateError<T::Error>)
-                })
-                .map_err(GateError::Inner)
-        })
+        self.inner.poll(cx, GateError::Inner)
     }
 }
 
@@ -140,6 +122,7 @@ mod tests {
     use libp2p::core::Endpoint;
     use libp2p::core::transport::PortUse;
     use libp2p::websocket;
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::testing::Names;

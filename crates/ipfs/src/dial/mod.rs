@@ -24,6 +24,7 @@
 //! to be dialled anyway, and the peer at its end must prove that id.
 
 pub(crate) mod gate;
+mod inner;
 pub(crate) mod ip;
 pub(crate) mod origins;
 pub(crate) mod policy;

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use floe_core::clock::BoxFuture;
-use futures::future::{Either, FutureExt as _, MapErr, TryFutureExt as _};
+use futures::future::{Either, FutureExt as _, MapErr};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::proto::rr::RData;
 use libp2p::Multiaddr;
 use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
 use libp2p::multiaddr::Protocol;
-use parking_lot::Mutex;
 
+use super::inner::{Inner, Upgrade};
 use super::policy::Policy;
 use super::target::{Family, peer_of};
 use crate::limits::{self, MAX_ADDRESSES_PER_NAME, MAX_DNSADDR_LOOKUPS};
@@ -98,14 +98,14 @@ pub(crate) enum DnsaddrError<E: std::error::Error + 'static> {
 
 /// A transport that dials what a `/dnsaddr` stands for, one after another.
 pub(crate) struct Dnsaddr<T> {
-    inner: Arc<Mutex<T>>,
+    inner: Inner<T>,
     policy: Arc<Policy>,
     resolver: Arc<dyn Resolve>,
 }
 
-impl<T> Dnsaddr<T> {
+impl<T: Transport + Unpin> Dnsaddr<T> {
     pub(crate) fn new(inner: T, policy: Arc<Policy>, resolver: Arc<dyn Resolve>) -> Self {
-        Self { inner: Arc::new(Mutex::new(inner)), policy, resolver }
+        Self { inner: Inner::new(inner), policy, resolver }
     }
 }
 
@@ -121,40 +121,28 @@ where
 {
     type Output = T::Output;
     type Error = InnerError<T>;
-    type ListenerUpgrade = MapErr<T::ListenerUpgrade, fn(T::Error) -> InnerError<T>>;
+    type ListenerUpgrade = Upgrade<T, Self::Error>;
     type Dial = Either<
         MapErr<T::Dial, fn(T::Error) -> InnerError<T>>,
         BoxFuture<'static, Result<T::Output, Self::Error>>,
     >;
 
     fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<Self::Error>> {
-        self.inner.lock().listen_on(id, addr).map_err(|e| e.map(DnsaddrError::Inner))
+        self.inner.listen_on(id, addr, DnsaddrError::Inner)
     }
 
     fn remove_listener(&mut self, id: ListenerId) -> bool {
-        self.inner.lock().remove_listener(id)
+        self.inner.remove_listener(id)
     }
 
     fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<Self::Error>> {
         if !matches!(addr.iter().next(), Some(Protocol::Dnsaddr(_))) {
-            let dial = self.inner.lock().dial(addr, opts).map_err(|e| e.map(DnsaddrError::Inner))?;
-            return Ok(Either::Left(dial.map_err(DnsaddrError::Inner as fn(T::Error) -> InnerError<T>)));
+            return self.inner.dial(addr, opts, DnsaddrError::Inner).map(Either::Left);
         }
         let (inner, policy, resolver) = (self.inner.clone(), self.policy.clone(), self.resolver.clone());
         let dial = async move {
-            let mut error = DnsaddrError::NoAddress;
-            for address in expand(addr, &policy, &*resolver).await {
-                let dial = inner.lock().dial(address, opts);
-                match dial {
-                    Ok(dial) => match dial.await {
-                        Ok(output) => return Ok(output),
-                        Err(e) => error = DnsaddrError::Inner(e),
-                    },
-                    Err(TransportError::Other(e)) => error = DnsaddrError::Inner(e),
-                    Err(TransportError::MultiaddrNotSupported(_)) => {}
-                }
-            }
-            Err(error)
+            let addresses = expand(addr, &policy, &*resolver).await;
+            inner.dial_first(addresses, opts, DnsaddrError::NoAddress, DnsaddrError::Inner).await
         };
         Ok(Either::Right(dial.boxed()))
     }
@@ -163,12 +151,7 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
-        let mut inner = self.inner.lock();
-        Pin::new(&mut *inner).poll(cx).map(|event| {
-            event
-                .map_upgrade(|upgrade| upgrade.map_err(DnsaddrError::Inner as fn(T::Error) -> InnerError<T>))
-                .map_err(DnsaddrError::Inner)
-        })
+        self.inner.poll(cx, DnsaddrError::Inner)
     }
 }
 

@@ -1,7 +1,5 @@
 //! The dial filter, from the outside: sockets on loopback that nobody may reach.
 
-use libp2p::PeerId;
-
 use super::*;
 use crate::PrivateAddresses;
 use crate::testing::Trap;

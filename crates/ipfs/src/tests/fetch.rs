@@ -63,14 +63,19 @@ async fn a_peer_that_dials_us_is_a_provider_too() {
     assert_eq!(take(&mut session, 1).await, [block]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_delegated_router_names_the_provider() {
+/// A server, and a delegated router that names it as the provider of everything.
+async fn server_and_router() -> (Peer, HttpServer) {
     let server = Peer::start(|_| {}).await;
-    let block = block(1_000);
-    server.blocks.put(&block);
     let addresses = serde_json::to_string(&server.addresses()).unwrap();
     let record = format!(r#"{{"Schema":"peer","ID":"{}","Addrs":{addresses}}}"#, server.node.peer_id());
-    let router = HttpServer::start(Answer::ok("application/x-ndjson", record)).await;
+    (server, HttpServer::start(Answer::ok("application/x-ndjson", record)).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delegated_router_names_the_provider() {
+    let (server, router) = server_and_router().await;
+    let block = block(1_000);
+    server.blocks.put(&block);
     // Offline: no DHT, but configured routers are asked.
     let client = Peer::start(|s| s.routers = vec![router.url()]).await;
     let mut session = client.open(*block.cid(), &[], true);
@@ -81,12 +86,9 @@ async fn a_delegated_router_names_the_provider() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t11_a_routers_private_addresses_are_not_for_strangers() {
-    let server = Peer::start(|_| {}).await;
+    let (server, router) = server_and_router().await;
     let block = block(1_000);
     server.blocks.put(&block);
-    let addresses = serde_json::to_string(&server.addresses()).unwrap();
-    let record = format!(r#"{{"Schema":"peer","ID":"{}","Addrs":{addresses}}}"#, server.node.peer_id());
-    let router = HttpServer::start(Answer::ok("application/x-ndjson", record)).await;
     let client = Peer::start(|s| s.routers = vec![router.url()]).await;
     let mut session = client.open(*block.cid(), &[], false);
     session.want(&[*block.cid()]);

@@ -1,5 +1,6 @@
 //! Whole nodes on loopback.
 
+mod bounds;
 mod dialling;
 mod fetch;
 mod lifecycle;
@@ -13,9 +14,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use floe_core::ports::{Exchange as _, Network as _, NetworkEvent, Session, SessionHints};
 use floe_core::{Block, Cid};
+use libp2p::core::Transport as _;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::Boxed;
+use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
+use libp2p::{PeerId, noise, tcp};
 use tokio::sync::mpsc;
 
+use crate::behaviour::Connections;
 use crate::memory::Memory;
 use crate::node::World;
 use crate::testing::{Dice, MemoryBlocks, Names, SystemClock};
@@ -43,7 +50,11 @@ fn components(blocks: Arc<MemoryBlocks>) -> Components {
 }
 
 fn world() -> World {
-    World { resolver: Arc::new(Names::default()), memory: Memory::with(1 << 40, || 0), max_inbound: 256 }
+    World {
+        resolver: Arc::new(Names::default()),
+        memory: Memory::with(1 << 40, || 0),
+        connections: Connections::default(),
+    }
 }
 
 impl Peer {
@@ -83,6 +94,15 @@ impl Peer {
         })
         .await;
     }
+}
+
+/// The library's own parts: a peer that is not of this crate.
+fn plain_transport(key: &Keypair) -> Boxed<(PeerId, StreamMuxerBox)> {
+    tcp::tokio::Transport::default()
+        .upgrade(Version::V1)
+        .authenticate(noise::Config::new(key).unwrap())
+        .multiplex(libp2p::yamux::Config::default())
+        .boxed()
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {

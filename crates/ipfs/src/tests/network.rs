@@ -3,11 +3,9 @@
 use std::sync::atomic::AtomicBool;
 
 use futures::StreamExt as _;
-use libp2p::core::Transport as _;
-use libp2p::core::upgrade::Version;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{NetworkBehaviour, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, identify, noise, ping, relay, tcp};
+use libp2p::{Multiaddr, identify, ping, relay};
 
 use super::*;
 use crate::PrivateAddresses;
@@ -55,11 +53,7 @@ struct RelayServer {
 async fn relay_server() -> (Multiaddr, tokio::task::JoinHandle<()>) {
     let key = Keypair::generate_ed25519();
     let peer = key.public().to_peer_id();
-    let transport = tcp::tokio::Transport::default()
-        .upgrade(Version::V1)
-        .authenticate(noise::Config::new(&key).unwrap())
-        .multiplex(libp2p::yamux::Config::default())
-        .boxed();
+    let transport = plain_transport(&key);
     let behaviour = RelayServer {
         relay: relay::Behaviour::new(peer, relay::Config::default()),
         identify: identify::Behaviour::new(identify::Config::new("test".into(), key.public())),
@@ -107,29 +101,6 @@ async fn a_node_is_reached_through_its_relay() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(other.node.status().peers, 0);
     task.abort();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn t08_inbound_connections_are_bounded() {
-    const MOST: u32 = 3;
-    let mut world = world();
-    world.max_inbound = MOST;
-    let server = Peer::start_in(|_| {}, world).await;
-    let mut clients = Vec::new();
-    for count in 1..=MOST as usize + 1 {
-        let client = Peer::start(|_| {}).await;
-        let mut session = client.open(*block(8).cid(), &server.addresses(), true);
-        session.want(&[*block(8).cid()]);
-        if count <= MOST as usize {
-            until(|| server.node.status().peers == count).await;
-        } else {
-            // The connection may look established to the client for a moment, and then ends.
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            assert_eq!(server.node.status().peers, MOST as usize);
-            until(|| client.node.status().peers == 0).await;
-        }
-        clients.push((client, session));
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,113 @@
+//! The limits that the shell itself keeps: payloads that wait to be hashed, events, the time of a frame.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use floe_core::{ManualClock, Timestamp};
+use libp2p::PeerId;
+use libp2p::swarm::ConnectionId;
+
+use super::{Link, Shared};
+use crate::behaviour::{Event, Misbehaviour};
+use crate::client::Client;
+use crate::config::Config;
+use crate::limits::{EVENTS, HASH_SLICE_BYTES, INGEST_BYTES, TICK};
+use crate::message::Payload;
+use crate::server::Server;
+use crate::testing::{Store, block};
+
+fn shared() -> Arc<Shared> {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
+    let server = Server::new(&Config::default(), [1; 32]);
+    Arc::new(Shared::new(Client::default(), server, Arc::new(Store::default()), clock))
+}
+
+fn link() -> Arc<Link> {
+    Arc::new(Link::new(PeerId::random(), ConnectionId::new_unchecked(1)))
+}
+
+fn payload(len: usize) -> Payload {
+    Payload::new(block(0).cid(), Bytes::from(vec![0; len]))
+}
+
+/// A link with so many bytes waiting; nothing is hashed before the test yields.
+fn waiting(shared: &Arc<Shared>, bytes: usize) -> Arc<Link> {
+    let link = link();
+    shared.ingest(&link, vec![payload(bytes)]);
+    link
+}
+
+#[tokio::test]
+async fn t07_streams_are_not_read_while_too_much_waits_to_be_hashed() {
+    let shared = shared();
+    for (bytes, may) in [(INGEST_BYTES - 1, true), (INGEST_BYTES, false), (INGEST_BYTES + 1, false)] {
+        assert_eq!(waiting(&shared, bytes).may_read(), may, "{bytes}");
+    }
+}
+
+#[tokio::test]
+async fn reading_goes_on_when_hashing_has_caught_up() {
+    let shared = shared();
+    let link = waiting(&shared, INGEST_BYTES);
+    let woken = Arc::new(Woken::default());
+    link.register(&futures::task::waker(woken.clone()));
+    assert!(!link.may_read());
+    while !link.may_read() {
+        tokio::task::yield_now().await;
+    }
+    assert!(woken.0.load(std::sync::atomic::Ordering::Acquire), "the connection's task is told");
+}
+
+#[derive(Default)]
+struct Woken(std::sync::atomic::AtomicBool);
+
+impl futures::task::ArcWake for Woken {
+    fn wake_by_ref(woken: &Arc<Self>) {
+        woken.0.store(true, std::sync::atomic::Ordering::Release);
+    }
+}
+
+#[test]
+fn a_batch_to_hash_is_bounded() {
+    for (first, count) in [(HASH_SLICE_BYTES - 1, 2), (HASH_SLICE_BYTES, 1), (HASH_SLICE_BYTES + 1, 1)] {
+        let link = link();
+        link.ingest.lock().queue.extend([payload(first), payload(1), payload(1)]);
+        link.ingest.lock().bytes = first + 2;
+        assert_eq!(link.next_batch().len(), count, "{first}");
+    }
+}
+
+#[test]
+fn events_that_nobody_takes_are_bounded() {
+    let shared = shared();
+    let event = || Event::Misbehaved { peer: PeerId::random(), what: Misbehaviour::Malformed };
+    for sent in 1..=EVENTS + 1 {
+        shared.emit(event());
+        assert_eq!(shared.events.lock().len(), sent.min(EVENTS));
+    }
+    assert!(shared.next_event().is_some());
+    shared.emit(event());
+    assert_eq!(shared.events.lock().len(), EVENTS, "there is room again");
+}
+
+#[test]
+fn a_frame_is_late_after_its_deadline() {
+    let (link, deadline, step) = (link(), Duration::from_secs(10), Duration::from_millis(1));
+    assert!(!link.is_overdue(Duration::from_secs(1 << 40)), "nothing is being written");
+    link.set_deadline(Some(deadline));
+    for (now, late) in [(deadline - step, false), (deadline, false), (deadline + step, true)] {
+        assert_eq!(link.is_overdue(now), late, "{now:?}");
+    }
+}
+
+#[test]
+fn timers_run_while_a_frame_has_a_deadline() {
+    let (shared, link) = (shared(), link());
+    shared.links.lock().insert(link.peer, vec![link.clone()]);
+    assert_eq!(shared.next_tick(), None);
+    link.set_deadline(Some(Duration::from_secs(1)));
+    assert_eq!(shared.next_tick(), Some(TICK));
+    link.set_deadline(None);
+    assert_eq!(shared.next_tick(), None);
+}

@@ -1,0 +1,110 @@
+//! Peers that keep to the letter of the protocol and help nobody: they say HAVE and never send, ask and never
+//! read, take a stream and close it.
+//!
+//! The node under test has a clock that runs several times as fast as the machine's, so that its timers of ten
+//! seconds and more do not make the tests slow. The sockets and the other peers are as they are.
+
+mod support;
+#[path = "support/wire.rs"]
+mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use floe_bitswap::limits::{OPEN_ATTEMPTS, SEND_BASE, SEND_BYTES_PER_SECOND};
+use floe_bitswap::message::Message;
+use floe_bitswap::{Config, EgressLimit, Event, FrameReader, Misbehaviour};
+use futures::StreamExt as _;
+use support::{MapBlocks, Node, NodeOptions, SystemClock, cids, fetch, leaves, patient};
+use wire::Peer;
+
+/// How long a client of one honest peer and `stalling` others takes for a DAG, and what the others owe it.
+async fn pull(stalling: usize) -> (Duration, usize) {
+    let blocks = leaves(600, 10_000);
+    let wanted = cids(&blocks);
+    // The clean time is then 3 s on any machine: long beside the timers, which is what this is about.
+    let egress = Some(EgressLimit { bytes_per_second: 2_000_000, burst_bytes: 1 });
+    let honest = Node::with(Config { egress, ..Config::default() }, MapBlocks::of(&blocks)).await;
+    let options = NodeOptions { clock: SystemClock::fast(10), ..NodeOptions::default() };
+    let client = Node::start(options, MapBlocks::of([])).await;
+    let owed = Arc::new(AtomicUsize::new(0));
+    for _ in 0..stalling {
+        let peer = patient(Peer::dial(client.address.clone())).await;
+        tokio::spawn(wire::stall(peer, owed.clone()));
+    }
+    client.dial(&honest).await;
+    client.connected(stalling + 1).await;
+    let clock = SystemClock::shared();
+    let mut session = client.handle.session(wanted[0]);
+    let got = patient(fetch(&mut session, &wanted)).await;
+    assert_eq!(got.len(), blocks.len());
+    (clock.monotonic(), owed.load(Ordering::Relaxed))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t05_r22_one_honest_peer_of_twenty_is_enough() {
+    let (clean, _) = pull(0).await;
+    let (took, owed) = pull(19).await;
+    assert!(owed >= 19, "every staller was asked for blocks: {owed}");
+    assert!(took < 3 * clean, "{took:?} with 19 stalling peers, {clean:?} without");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t10_a_peer_that_asks_and_never_reads_is_dropped() {
+    const SPEED: u32 = 40;
+    let blocks = leaves(40, 256 << 10);
+    let options = NodeOptions { clock: SystemClock::fast(SPEED), ..NodeOptions::default() };
+    let mut node = Node::start(options, MapBlocks::of(&blocks)).await;
+    let mut peer = patient(Peer::dial(node.address.clone())).await;
+    peer.opener().send(&wire::wants(&cids(&blocks))).await.unwrap();
+    let clock = SystemClock::shared();
+    // It takes the streams, or nothing could be written at all, and leaves them unread.
+    let unread = tokio::spawn(async move {
+        let mut unread = Vec::new();
+        while let Some(stream) = peer.accept().await {
+            unread.push(stream);
+        }
+        unread.len()
+    });
+    let event = patient(node.events.recv()).await.unwrap();
+    assert!(matches!(event, Event::Misbehaved { what: Misbehaviour::SlowReader, .. }), "{event:?}");
+    // Each answer of two blocks had its time: a base and 12.5 kB/s.
+    let answer = SEND_BASE + Duration::from_secs(2 * (256 << 10) / SEND_BYTES_PER_SECOND);
+    let least = answer * OPEN_ATTEMPTS / SPEED;
+    assert!(clock.monotonic() >= least, "{:?} of {least:?}", clock.monotonic());
+    // A stream for each attempt; one more may be on its way when the last fails.
+    let attempts = patient(unread).await.unwrap();
+    assert!((OPEN_ATTEMPTS as usize..=OPEN_ATTEMPTS as usize + 1).contains(&attempts), "{attempts}");
+    node.connected(0).await;
+    assert_eq!(node.handle.stats().outstanding_bytes, 0, "no block is held for it");
+    assert_eq!(node.handle.stats().wants_held, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_drops_every_stream_counts_as_one_without_bitswap() {
+    // The story: a stream that was dropped before its negotiation ended was taken for "speaks no bitswap" at
+    // once. A Kubo at its resource limits drops streams like that, and was of no use until it reconnected.
+    let node = Node::new(MapBlocks::of([])).await;
+    let wanted = cids(&leaves(1, 100));
+    for drops in [OPEN_ATTEMPTS - 1, OPEN_ATTEMPTS] {
+        let mut peer = patient(Peer::dial(node.address.clone())).await;
+        node.connected(1).await;
+        let mut session = node.handle.session(wanted[0]);
+        session.add_providers(&[peer.id]);
+        session.want(&wanted);
+        for _ in 0..drops {
+            drop(patient(peer.inbound.recv()).await.unwrap());
+        }
+        if drops == OPEN_ATTEMPTS {
+            patient(node.connected(0)).await;
+        } else {
+            let mut frames = FrameReader::new(patient(peer.accept()).await.unwrap());
+            let message = Message::decode(&patient(frames.next()).await.unwrap().unwrap()).unwrap();
+            assert_eq!(message.wants[0].cid, wanted[0]);
+            assert_eq!(node.handle.stats().peers, 1);
+        }
+        drop(peer);
+        patient(node.connected(0)).await;
+    }
+}

@@ -1,0 +1,85 @@
+//! The transport below a filter: shared between the filter and the dials that it has begun, which look names up
+//! before they dial.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::{MapErr, TryFutureExt as _};
+use libp2p::Multiaddr;
+use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
+use parking_lot::Mutex;
+
+/// A shared transport. `wrap`, in what it does, makes the filter's errors of the transport's.
+pub(super) struct Inner<T>(Arc<Mutex<T>>);
+
+impl<T> Clone for Inner<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// How an inbound connection is set up, with the filter's errors.
+pub(super) type Upgrade<T, E> = MapErr<<T as Transport>::ListenerUpgrade, fn(<T as Transport>::Error) -> E>;
+
+impl<T: Transport + Unpin> Inner<T> {
+    pub(super) fn new(transport: T) -> Self {
+        Self(Arc::new(Mutex::new(transport)))
+    }
+
+    pub(super) fn listen_on<E>(
+        &self,
+        id: ListenerId,
+        address: Multiaddr,
+        wrap: fn(T::Error) -> E,
+    ) -> Result<(), TransportError<E>> {
+        self.0.lock().listen_on(id, address).map_err(|error| error.map(wrap))
+    }
+
+    pub(super) fn remove_listener(&self, id: ListenerId) -> bool {
+        self.0.lock().remove_listener(id)
+    }
+
+    pub(super) fn dial<E>(
+        &self,
+        address: Multiaddr,
+        opts: DialOpts,
+        wrap: fn(T::Error) -> E,
+    ) -> Result<MapErr<T::Dial, fn(T::Error) -> E>, TransportError<E>> {
+        let dial = self.0.lock().dial(address, opts).map_err(|error| error.map(wrap))?;
+        Ok(dial.map_err(wrap))
+    }
+
+    /// Dials one address after the other until one answers; else gives the last error, `none` where nothing
+    /// could be dialled.
+    pub(super) async fn dial_first<E>(
+        &self,
+        addresses: impl IntoIterator<Item = Multiaddr>,
+        opts: DialOpts,
+        none: E,
+        wrap: fn(T::Error) -> E,
+    ) -> Result<T::Output, E> {
+        let mut last = none;
+        for address in addresses {
+            match self.dial(address, opts, wrap) {
+                Ok(dial) => match dial.await {
+                    Ok(output) => return Ok(output),
+                    Err(error) => last = error,
+                },
+                Err(TransportError::Other(error)) => last = error,
+                Err(TransportError::MultiaddrNotSupported(_)) => {}
+            }
+        }
+        Err(last)
+    }
+
+    pub(super) fn poll<E>(
+        &self,
+        cx: &mut Context<'_>,
+        wrap: fn(T::Error) -> E,
+    ) -> Poll<TransportEvent<Upgrade<T, E>, E>> {
+        let mut transport = self.0.lock();
+        let event = Pin::new(&mut *transport).poll(cx);
+        event.map(|event| event.map_upgrade(|upgrade| upgrade.map_err(wrap)).map_err(wrap))
+    }
+}
