@@ -41,7 +41,7 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for Sent<T> {
 }
 
 /// The whole body, at no less than the least rate.
-async fn read(mut body: Body, pace: &Pace) -> Result<Bytes, ApiError> {
+pub(crate) async fn read(mut body: Body, pace: &Pace) -> Result<Bytes, ApiError> {
     let too_large = || {
         limits::hit("body_bytes");
         ApiError::payload_too_large(format!("the body has more than {} bytes", limits::BODY_BYTES))

@@ -311,7 +311,7 @@ mod tests {
     use tokio::time::Instant;
 
     use crate::limits::{HYPER_HEADER_BYTES, Pace};
-    use crate::testing::{Options, ask, hear, say, serve};
+    use crate::testing::{Options, ask, h2, hear, say, serve};
 
     const GET: &str = "GET /ok HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -417,6 +417,32 @@ mod tests {
         assert!(hear(&mut say(addr, GET).await).await.starts_with(b"HTTP/1.1 429 "));
     }
 
+    /// Each from an address of its own, so that only the bound over all of them counts.
+    #[tokio::test]
+    async fn t22_connections_of_all_clients_together_are_bounded() {
+        let (running, addr) = serve(pace(|p| (p.per_client, p.connections) = (1, 3))).await;
+        let from = async |host: u8| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(([127, 0, 1, host], 0).into()).unwrap();
+            let mut stream = socket.connect(addr).await.unwrap();
+            stream.write_all(GET.as_bytes()).await.unwrap();
+            let mut first = [0; 12];
+            stream.read_exact(&mut first).await.unwrap();
+            (String::from_utf8(first.to_vec()).unwrap(), stream)
+        };
+        let mut held = Vec::new();
+        for host in 1..=3 {
+            let (answer, stream) = from(host).await;
+            assert_eq!(answer, "HTTP/1.1 200", "{host}");
+            held.push(stream);
+        }
+        assert_eq!(from(4).await.0, "HTTP/1.1 429");
+        held.pop();
+        until("a place is free", || running.open() == 2).await;
+        assert_eq!(from(4).await.0, "HTTP/1.1 200");
+        assert_eq!(Pace::default().connections, 1024);
+    }
+
     #[tokio::test]
     async fn headers_are_refused_by_us_long_before_hyper_does() {
         let (_running, addr) = serve(Options::default()).await;
@@ -428,42 +454,37 @@ mod tests {
         assert!(ours.starts_with("HTTP/1.1 431") && ours.contains("HEADERS_TOO_LARGE"), "{ours}");
     }
 
-    /// HTTP/2 frames, written by hand: no client library sends what these tests send.
-    mod h2 {
-        pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-        pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-            let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
-            [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-        }
-
-        pub(super) fn settings() -> Vec<u8> {
-            frame(4, 0, 0, &[])
-        }
-
-        /// `GET /` to localhost; END_STREAM and END_HEADERS.
-        pub(super) fn get(stream: u32) -> Vec<u8> {
-            // Static table: 2 GET, 6 http, 4 "/"; a literal :authority (name 1).
-            frame(1, 0x5, stream, &[&[0x82, 0x86, 0x84, 0x01, 9][..], b"localhost"].concat())
-        }
-
-        pub(super) fn reset(stream: u32) -> Vec<u8> {
-            frame(3, 0, stream, &8u32.to_be_bytes())
-        }
-
-        /// The kinds of the frames in `bytes`.
-        pub(super) fn kinds(mut bytes: &[u8]) -> Vec<u8> {
-            let mut kinds = Vec::new();
-            while bytes.len() >= 9 {
-                let len = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
-                kinds.push(bytes[3]);
-                bytes = bytes.get(9 + len..).unwrap_or_default();
-            }
-            kinds
-        }
-    }
-
     const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+
+    #[tokio::test]
+    async fn t22_a_hundred_http2_streams_at_once_are_served_and_the_next_is_refused() {
+        let (_running, addr) = serve(Options::default()).await;
+        let mut stream = say(addr, [h2::PREFACE, &h2::settings()].concat()).await;
+        let mut heard = Vec::new();
+        // Streams have odd numbers; what they ask for does not end.
+        let mut ask_and_hear = async |numbers: Vec<u32>, answers: usize| {
+            let wants: Vec<u8> = numbers.iter().flat_map(|n| h2::get_path(*n, "/endless")).collect();
+            stream.write_all(&wants).await.unwrap();
+            let end = Instant::now() + Duration::from_secs(10);
+            loop {
+                let told = h2::frames(&heard);
+                let served = told.iter().filter(|(kind, _, _)| *kind == HEADERS).count();
+                let refused: Vec<_> = told.into_iter().filter(|(kind, _, _)| *kind == RST_STREAM).collect();
+                if served + refused.len() >= answers {
+                    return (served, refused);
+                }
+                let read = tokio::time::timeout_at(end, stream.read_buf(&mut heard)).await;
+                assert!(read.expect("they are answered").unwrap() > 0, "the connection stays open");
+            }
+        };
+        let numbers = |n: std::ops::Range<u32>| n.map(|i| 2 * i + 1).collect::<Vec<_>>();
+        assert_eq!(ask_and_hear(numbers(0..99), 99).await, (99, Vec::new()));
+        assert_eq!(ask_and_hear(numbers(99..100), 100).await, (100, Vec::new()));
+        let refused = vec![(RST_STREAM, 201, REFUSED_STREAM.to_vec())];
+        assert_eq!(ask_and_hear(numbers(100..101), 101).await, (100, refused));
+    }
 
     #[tokio::test]
     async fn http2_is_served_on_the_same_port_and_ends_when_idle() {

@@ -11,6 +11,8 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
+use crate::limits;
+
 /// An answer that is not success.
 #[derive(Debug)]
 pub(crate) struct ApiError {
@@ -189,7 +191,10 @@ fn of_records(error: RecordsError) -> ApiError {
         RecordsError::Quota(details) => ApiError::insufficient_funds(details),
         RecordsError::Busy { reason, retry_after } => ApiError::too_many_requests(reason, retry_after),
         RecordsError::KeyReused => ApiError::unprocessable(RecordsError::KeyReused.to_string()),
-        RecordsError::Deadline => ApiError::unavailable("the query took too long: narrow the filter"),
+        RecordsError::Deadline => {
+            let error = ApiError::unavailable("the query took too long: narrow the filter");
+            ApiError { retry_after: Some(limits::SCAN_AGAIN), ..error }
+        }
         RecordsError::Full => ApiError::insufficient_storage(),
         error => ApiError::internal(error),
     }
@@ -231,7 +236,7 @@ mod tests {
             (busy(2000).into(), "429 TOO_MANY_REQUESTS, after 2 s"),
             (busy(2001).into(), "429 TOO_MANY_REQUESTS, after 3 s"),
             (RecordsError::KeyReused.into(), "422 UNPROCESSABLE"),
-            (RecordsError::Deadline.into(), "503 UNAVAILABLE"),
+            (RecordsError::Deadline.into(), "503 UNAVAILABLE, after 10 s"),
             (RecordsError::Full.into(), "507 INSUFFICIENT_STORAGE"),
             (RecordsError::Sql("boom".into()).into(), "500 INTERNAL_SERVER_ERROR"),
             (BlocksError::ReadOnly.into(), "507 INSUFFICIENT_STORAGE"),

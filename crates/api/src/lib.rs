@@ -40,6 +40,8 @@ mod path;
 mod pins;
 mod router;
 #[cfg(test)]
+mod siege;
+#[cfg(test)]
 mod testing;
 
 use std::net::SocketAddr;

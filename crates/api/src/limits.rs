@@ -84,6 +84,9 @@ pub(crate) const PAGE_MOST: u32 = 1000;
 pub(crate) const PAGE_DEFAULT: u32 = 10;
 /// Pins of one batch.
 pub(crate) const BATCH_PINS: usize = 1000;
+/// What a client is told to wait whose query took too long: longer than the query did, so that one that only repeats
+/// it leaves the disk to others most of the time.
+pub(crate) const SCAN_AGAIN: Duration = Duration::from_secs(10);
 /// A comment on an event stream without news, so that proxies keep it open.
 pub(crate) const EVENT_COMMENT_EVERY: Duration = Duration::from_secs(15);
 
@@ -101,6 +104,7 @@ pub(crate) struct Pace {
     pub(crate) tick: Duration,
     pub(crate) per_client: usize,
     pub(crate) connections: usize,
+    pub(crate) event_comment: Duration,
 }
 
 impl Default for Pace {
@@ -112,6 +116,7 @@ impl Default for Pace {
             tick: DEADLINE_TICK,
             per_client: CONNECTIONS_PER_CLIENT,
             connections: CONNECTIONS,
+            event_comment: EVENT_COMMENT_EVERY,
         }
     }
 }

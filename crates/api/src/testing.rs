@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::routing::get;
+use axum::routing::{get, post};
 use floe_core::ports::Entropy;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -62,6 +62,10 @@ fn routes() -> Router {
         .route("/local", get(async |local: Local| local.0.to_string()))
         .route("/panic", get(async || -> &'static str { panic!("secret-host") }))
         .route("/cause", get(async || ApiError::internal("secret-host")))
+        .route(
+            "/upload",
+            post(async |body: Body| crate::body::read(body, &Pace::default()).await.map(|_| "ok")),
+        )
         .route("/refused", get(async || http::StatusCode::BAD_REQUEST))
         .route("/big", get(async || Body::from(Bytes::from(vec![0; BIG]))))
         .route(
@@ -117,4 +121,53 @@ pub(crate) async fn hear(stream: &mut TcpStream) -> Vec<u8> {
 pub(crate) async fn ask(addr: SocketAddr, head: &str) -> String {
     let request = format!("{head}\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     String::from_utf8_lossy(&hear(&mut say(addr, request).await).await).into_owned()
+}
+
+/// HTTP/2 frames, written by hand: no client library sends what these tests send.
+pub(crate) mod h2 {
+    pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    pub(crate) fn settings() -> Vec<u8> {
+        frame(4, 0, 0, &[])
+    }
+
+    /// `GET /` to localhost; END_STREAM and END_HEADERS.
+    pub(crate) fn get(stream: u32) -> Vec<u8> {
+        get_path(stream, "/")
+    }
+
+    /// `GET` of any short path.
+    pub(crate) fn get_path(stream: u32, path: &str) -> Vec<u8> {
+        // Static table: 2 GET, 6 http; a literal :path (name 4) and :authority (name 1).
+        let len = u8::try_from(path.len()).unwrap();
+        let path = [&[0x82, 0x86, 0x04, len][..], path.as_bytes()].concat();
+        frame(1, 0x5, stream, &[&path[..], &[0x01, 9], b"localhost"].concat())
+    }
+
+    pub(crate) fn reset(stream: u32) -> Vec<u8> {
+        frame(3, 0, stream, &8u32.to_be_bytes())
+    }
+
+    /// The kinds of the frames in `bytes`.
+    pub(crate) fn kinds(bytes: &[u8]) -> Vec<u8> {
+        frames(bytes).into_iter().map(|(kind, _, _)| kind).collect()
+    }
+
+    /// Kind, stream and payload of the whole frames in `bytes`.
+    pub(crate) fn frames(mut bytes: &[u8]) -> Vec<(u8, u32, Vec<u8>)> {
+        let mut frames = Vec::new();
+        while bytes.len() >= 9 {
+            let len = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
+            let stream = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]);
+            let Some(payload) = bytes.get(9..9 + len) else { break };
+            frames.push((bytes[3], stream, payload.to_vec()));
+            bytes = &bytes[9 + len..];
+        }
+        frames
+    }
 }

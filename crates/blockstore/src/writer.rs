@@ -428,7 +428,7 @@ impl Writer {
         fail::fail_point!("pack.append");
         file.sync().map_err(|e| self.shared.health.poison(&path, &e))?;
         fail::fail_point!("pack.synced");
-        uncache_behind(&*file, group.start(), group.end());
+        uncache_behind(&*file, group.start(), group.len());
         self.since += group.len();
         self.apply(&group)
     }
@@ -532,9 +532,9 @@ impl Writer {
 }
 
 /// What lies [`limits::CACHED_TAIL_BYTES`] behind a group that was just synced may leave the page cache.
-fn uncache_behind(file: &dyn crate::disk::DiskFile, start: u64, end: u64) {
+fn uncache_behind(file: &dyn crate::disk::DiskFile, start: u64, len: u64) {
     let from = start.saturating_sub(limits::CACHED_TAIL_BYTES);
-    let to = end.saturating_sub(limits::CACHED_TAIL_BYTES);
+    let to = (start + len).saturating_sub(limits::CACHED_TAIL_BYTES);
     file.uncache(from, to - from);
 }
 

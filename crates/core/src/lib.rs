@@ -15,6 +15,7 @@
 pub mod block;
 pub mod cid;
 pub mod clock;
+pub mod entropy;
 pub mod ids;
 pub mod pin;
 pub mod ports;
@@ -22,5 +23,6 @@ pub mod ports;
 pub use block::{Block, BlockError};
 pub use cid::{Cid, CidError, Multihash};
 pub use clock::{Clock, ManualClock, Timestamp};
+pub use entropy::Seeded;
 pub use ids::{AccountId, RequestId, TokenId};
 pub use pin::{PinEvent, PinStatus};

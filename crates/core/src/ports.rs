@@ -25,6 +25,10 @@ pub trait Exchange: Send + Sync + 'static {
 
     /// Forgets a parked root.
     fn unpark(&self, root: &Cid);
+
+    /// These blocks can be read here from now on: peers that wait for one of them may be answered. Cheap, and only
+    /// news: an exchange that serves nobody has nothing to do.
+    fn blocks_stored(&self, _cids: &[Cid]) {}
 }
 
 /// What is known about a DAG before its first block.

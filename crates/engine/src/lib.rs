@@ -155,7 +155,8 @@ impl Engine {
         Ok(Self { ctx, tasks: Arc::new(tokio::sync::Mutex::new(tasks)) })
     }
 
-    /// Adds pins: all or none, durable on return. Dropping the future leaves it open whether they were added.
+    /// Adds pins: all or none, durable on return. Dropping the future leaves it open whether they were added; if they
+    /// were, they are fetched at once all the same.
     ///
     /// # Errors
     /// [`Error::ReadOnly`] without disk space; [`Error::Records`] for quota, a full queue, a reused key.
@@ -167,15 +168,19 @@ impl Engine {
         key: Option<IdempotencyKey>,
     ) -> Result<Vec<PinRow>, Error> {
         self.takes_writes()?;
-        let rows =
-            self.ctx.records.add_pins(who.account.id, specs, local_request, key).await.map_err(no_space)?;
-        for row in &rows {
-            self.on_added(row).await;
-        }
-        Ok(rows)
+        let (ctx, account) = (Arc::clone(&self.ctx), who.account.id);
+        to_its_end(async move {
+            let rows = ctx.records.add_pins(account, specs, local_request, key).await.map_err(no_space)?;
+            for row in &rows {
+                on_added(&ctx, row).await;
+            }
+            Ok(rows)
+        })
+        .await
     }
 
-    /// Replaces a pin. The old one is gone on return; its blocks stay until the new one is pinned.
+    /// Replaces a pin. The old one is gone on return; its blocks stay until the new one is pinned. Dropping the
+    /// future is as for [`Engine::add_pins`].
     ///
     /// # Errors
     /// As [`Engine::add_pins`], and [`floe_records::Error::NotFound`].
@@ -188,13 +193,16 @@ impl Engine {
         key: Option<IdempotencyKey>,
     ) -> Result<PinRow, Error> {
         self.takes_writes()?;
-        let account = who.account.id;
-        let before = self.ctx.records.pin(account, old).await.ok();
-        let row =
-            self.ctx.records.replace_pin(account, old, spec, local_request, key).await.map_err(no_space)?;
-        self.on_removed(old, before);
-        self.on_added(&row).await;
-        Ok(row)
+        let (ctx, account) = (Arc::clone(&self.ctx), who.account.id);
+        to_its_end(async move {
+            let before = ctx.records.pin(account, old).await.ok();
+            let replaced = ctx.records.replace_pin(account, old, spec, local_request, key).await;
+            let row = replaced.map_err(no_space)?;
+            on_removed(&ctx, old, before);
+            on_added(&ctx, &row).await;
+            Ok(row)
+        })
+        .await
     }
 
     /// Removes a pin, also while it is being fetched. Goes on without disk space.
@@ -202,10 +210,14 @@ impl Engine {
     /// # Errors
     /// [`floe_records::Error::NotFound`].
     pub async fn remove_pin(&self, who: &Principal, id: RequestId) -> Result<(), Error> {
-        let before = self.ctx.records.pin(who.account.id, id).await?;
-        self.ctx.records.remove_pin(who.account.id, id).await?;
-        self.on_removed(id, Some(before));
-        Ok(())
+        let (ctx, account) = (Arc::clone(&self.ctx), who.account.id);
+        to_its_end(async move {
+            let before = ctx.records.pin(account, id).await?;
+            ctx.records.remove_pin(account, id).await?;
+            on_removed(&ctx, id, Some(before));
+            Ok(())
+        })
+        .await
     }
 
     /// One pin.
@@ -380,34 +392,50 @@ impl Engine {
         }
         Ok(())
     }
+}
 
-    /// Lets a new pin's fetch begin, or hear of more origins, at once.
-    async fn on_added(&self, row: &PinRow) {
-        if row.status.is_settled() {
-            return;
-        }
-        let origins = row.spec.origins.clone();
-        let more = Control::Origins { origins, local_request: row.local_request };
-        if self.ctx.running.tell(row.dag, more) {
-            return;
-        }
-        if row.progress.next_attempt.is_some() {
-            // Parked for an earlier pin. Its owner asks anew, so look anew. The pin is durable: that this
-            // fails must not make the answer an error.
-            if let Err(error) = self.ctx.records.wake(None, Some(&canonical(&row.spec.cid))).await {
-                tracing::warn!(%error, "a parked pin waits for its time");
-            }
-        }
-        self.ctx.fetch_due.notify_one();
+/// Runs a change to its end, also where its caller goes away: a client that hangs up drops the future of its request,
+/// and what was committed for it must not wait for the next poll (30 s) until somebody hears of it. As many run at a
+/// time as there are requests whose writes are queued, which is bounded.
+async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::spawn(change).await {
+        Ok(done) => done,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime shuts down.
+            Err(_) => Err(Error::Stopping),
+        },
     }
+}
 
-    fn on_removed(&self, id: RequestId, before: Option<PinRow>) {
-        self.ctx.changes.pin(id);
-        if let Some(row) = before {
-            self.ctx.running.tell(row.dag, Control::Check);
-        }
-        self.ctx.jobs_due.notify_one();
+/// Lets a new pin's fetch begin, or hear of more origins, at once.
+async fn on_added(ctx: &Context, row: &PinRow) {
+    if row.status.is_settled() {
+        return;
     }
+    let origins = row.spec.origins.clone();
+    let more = Control::Origins { origins, local_request: row.local_request };
+    if ctx.running.tell(row.dag, more) {
+        return;
+    }
+    if row.progress.next_attempt.is_some() {
+        // Parked for an earlier pin. Its owner asks anew, so look anew. The pin is durable: that this fails must
+        // not make the answer an error.
+        if let Err(error) = ctx.records.wake(None, Some(&canonical(&row.spec.cid))).await {
+            tracing::warn!(%error, "a parked pin waits for its time");
+        }
+    }
+    ctx.fetch_due.notify_one();
+}
+
+fn on_removed(ctx: &Context, id: RequestId, before: Option<PinRow>) {
+    ctx.changes.pin(id);
+    if let Some(row) = before {
+        ctx.running.tell(row.dag, Control::Check);
+    }
+    ctx.jobs_due.notify_one();
 }
 
 /// A full disk under the rows is the same news as one under the blocks.

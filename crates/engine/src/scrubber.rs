@@ -246,6 +246,7 @@ async fn mend_some(
 async fn repair(ctx: &Context, block: Block) -> Result<(), StoreError> {
     let cid = *block.cid();
     ctx.blocks.repair(block).await?;
+    ctx.exchange.blocks_stored(&[cid]);
     tracing::info!(%cid, "{cid} was damaged and is repaired");
     Ok(())
 }

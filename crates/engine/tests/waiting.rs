@@ -42,6 +42,58 @@ async fn a_findable_pin_behind_a_hundred_dead_ones_is_pinned_within_a_minute() {
     world.reaches(&bob, row.id, PinStatus::Pinned).await;
 }
 
+/// The clock stands still, so none of these searches ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_dags_of_an_account_and_64_of_the_node_are_fetched_at_once() {
+    let world = World::new().await;
+    let mut next = 300_000;
+    let mut add = async |who: &floe_engine::Principal, pins: usize| {
+        let mut rows = Vec::new();
+        for _ in 0..pins {
+            next += 1;
+            rows.push(world.add(who, leaf(next, 50).cid()).await);
+        }
+        rows
+    };
+    let open = async |sessions: usize| {
+        until(&format!("{sessions} are searching"), || async { world.net.open_sessions() == sessions }).await;
+        for _ in 0..20 {
+            support::settle().await;
+        }
+        assert_eq!(world.net.open_sessions(), sessions, "and no more");
+    };
+    let first = world.account("account 0", None).await;
+    let mut rows = add(&first, 9).await;
+    open(9).await;
+    rows.extend(add(&first, 1).await);
+    open(10).await;
+    rows.extend(add(&first, 1).await);
+    open(10).await;
+    assert_eq!(world.status(&first, rows[10].id).await, PinStatus::Queued);
+    for n in 1..=5 {
+        let who = world.account(&format!("account {n}"), None).await;
+        add(&who, 10).await;
+    }
+    open(60).await;
+    let last = world.account("account 6", None).await;
+    let mut late = add(&last, 3).await;
+    open(63).await;
+    late.extend(add(&last, 1).await);
+    open(64).await;
+    late.extend(add(&last, 1).await);
+    open(64).await;
+    assert_eq!(world.status(&last, late[4].id).await, PinStatus::Queued);
+    // A slot of the node that becomes free is the last account's; the first one's own bound holds its eleventh back.
+    let other = world.account("account 1", None).await;
+    let filter =
+        floe_engine::PinFilter { statuses: vec![PinStatus::Pinning], limit: 1, ..Default::default() };
+    let one = world.engine.pins(&other, filter).await.unwrap().pins[0].id;
+    world.engine.remove_pin(&other, one).await.unwrap();
+    world.reaches(&last, late[4].id, PinStatus::Pinning).await;
+    open(64).await;
+    assert_eq!(world.status(&first, rows[10].id).await, PinStatus::Queued);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t05_a_pin_without_progress_parks_and_fails_only_after_the_whole_time() {
     let world = World::new().await;

@@ -212,11 +212,6 @@ impl Node {
         }
     }
 
-    /// Tells peers that wait for them that these blocks can now be read locally.
-    pub fn blocks_stored(&self, cids: &[Cid]) {
-        self.inner.bitswap.notify_blocks(cids);
-    }
-
     async fn change_provides(
         &self,
         roots: &[Cid],
@@ -353,6 +348,10 @@ impl Exchange for Node {
 
     fn unpark(&self, root: &Cid) {
         self.inner.bitswap.unpark(root);
+    }
+
+    fn blocks_stored(&self, cids: &[Cid]) {
+        self.inner.bitswap.notify_blocks(cids);
     }
 }
 

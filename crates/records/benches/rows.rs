@@ -155,6 +155,15 @@ async fn pages(world: &World, records: &Records, account: AccountId, pins: u32) 
         ("exact name", PinFilter { name: Some((NameMatch::Exact, "name 7".into())), ..queued.clone() }),
         ("after the newest but 1000", PinFilter { after: Some(world.clock.now()), ..queued.clone() }),
         ("before the middle (counts half)", PinFilter { before: Some(middle), ..queued.clone() }),
+        (
+            "between two moments, four statuses",
+            PinFilter {
+                after: Some(Timestamp::from_millis(support::START + u64::from(pins / 3))),
+                before: Some(middle),
+                statuses: PinStatus::ALL.to_vec(),
+                ..queued.clone()
+            },
+        ),
     ];
     for (what, filter) in filters {
         let mut times = Vec::new();

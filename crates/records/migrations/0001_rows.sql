@@ -85,7 +85,7 @@ CREATE TABLE keeps (
 );
 CREATE INDEX keeps_dag ON keeps (dag);
 
--- One row for each account that waits for a DAG. lane: 0 fresh or woken, 1 retry.
+-- One row for each account that waits for a DAG. lane: 0 fresh, 1 retry, 2 woken.
 CREATE TABLE waits (
     account BIGINT NOT NULL,
     dag BYTEA NOT NULL,

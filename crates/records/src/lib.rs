@@ -51,7 +51,7 @@ pub use types::{
 };
 
 use crate::pins::add::{Add, add, replace};
-use crate::pins::row::{key, num, status_of, uuid_of};
+use crate::pins::row::{key, uuid_of};
 use crate::writer::{Tx, Urgency};
 
 /// Plain settings.
@@ -388,12 +388,8 @@ impl Records {
     /// # Errors
     /// Those of the database.
     pub async fn pin_counts(&self) -> Result<BTreeMap<PinStatus, u64>, Error> {
-        let rows: Vec<(i64, i64)> = sqlx::query_as("SELECT status, pins FROM pin_counts WHERE account = 0")
-            .fetch_all(&mut *self.reader().await?)
-            .await?;
-        let mut counts: BTreeMap<_, _> = PinStatus::ALL.into_iter().map(|status| (status, 0)).collect();
-        counts.extend(rows.into_iter().filter_map(|(code, pins)| Some((status_of(code)?, num(pins)))));
-        Ok(counts)
+        let counts = pins::counts::ever(&mut *self.reader().await?, pins::counts::EVERYBODY).await?;
+        Ok(PinStatus::ALL.into_iter().zip(counts).collect())
     }
 
     /// Checks pages, digests and every sum, in one read transaction.

@@ -22,6 +22,8 @@ pub(crate) const CREATED_AHEAD: Duration = Duration::from_secs(2);
 pub(crate) const PINS_PER_REQUEST: usize = 1_000;
 /// Pins of one page (pinning-api M13).
 pub(crate) const PAGE: u32 = 1_000;
+/// Damaged rows passed over for one page: each may cost a read. More is no list any more, but a case for a backup.
+pub(crate) const DAMAGED_PER_PAGE: u64 = 1_000;
 /// CIDs of one filter (limits.md).
 pub(crate) const CIDS_PER_FILTER: usize = 100;
 /// How long an idempotency key is kept (limits.md).
@@ -32,8 +34,8 @@ pub(crate) const KEY_BYTES: usize = 255;
 pub(crate) const KEYS_PURGED: i64 = 16;
 /// Tokens of an account that are not revoked (limits.md).
 pub(crate) const TOKENS_PER_ACCOUNT: i64 = 100;
-/// Origins kept of one pin for waking it (limits.md: 20 are used).
-pub(crate) const ORIGINS_PER_PIN: usize = 20;
+/// Peers kept of one pin's origins for waking it (limits.md: 20 origins are used). Each is a row while the pin waits.
+pub(crate) const PEERS_PER_PIN: usize = 20;
 /// Origins handed to one fetch, over all pins of its root.
 pub(crate) const ORIGINS_PER_DAG: usize = 100;
 /// Accounts looked at in one claim; the next claim goes on where it ended.

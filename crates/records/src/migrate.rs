@@ -7,7 +7,8 @@ use sqlx::{Connection, Row, SqliteConnection};
 
 use crate::Error;
 
-const STEPS: [&str; 1] = [include_str!("../migrations/0001_rows.sql")];
+const STEPS: [&str; 2] =
+    [include_str!("../migrations/0001_rows.sql"), include_str!("../migrations/0002_counts.sql")];
 
 /// Brings the schema up to date.
 pub(crate) async fn migrate(conn: &mut SqliteConnection) -> Result<(), Error> {
@@ -75,15 +76,57 @@ mod tests {
         let mut conn = memory().await;
         migrate(&mut conn).await.unwrap();
         migrate(&mut conn).await.unwrap();
-        assert_eq!(version(&mut conn).await.unwrap(), 1);
+        assert_eq!(version(&mut conn).await.unwrap(), 2);
+    }
+
+    /// Pins of two accounts on both sides of the edges of stretches; what `counts` must hold is counted by hand.
+    #[tokio::test]
+    async fn r09_the_counters_of_an_older_file_are_made_from_its_pins() {
+        let mut conn = memory().await;
+        migrate_with(&mut conn, &STEPS[..1]).await.unwrap();
+        let pins = [(1, 16_383, 0), (1, 16_384, 2), (1, 16_385, 2), (1, 33_554_432, 3), (2, 33_554_431, 1)];
+        sqlx::raw_sql("PRAGMA foreign_keys = OFF").execute(&mut conn).await.unwrap();
+        for (account, created, status) in pins {
+            sqlx::query(
+                "INSERT INTO pins VALUES (randomblob(16), $1, $2, $3, '', x'', NULL, NULL, '', '', 0, x'', NULL, 0, 0, x'')",
+            )
+            .bind(account)
+            .bind(created)
+            .bind(status)
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        }
+        migrate(&mut conn).await.unwrap();
+        type Row = (i64, i64, i64, i64, i64, i64, i64);
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT account, width, start, queued, pinning, pinned, failed FROM counts ORDER BY account, width, start",
+        )
+        .fetch_all(&mut conn)
+        .await
+        .unwrap();
+        use crate::pins::counts::{LONG, SHORT};
+        let want = [
+            (0, 0, 0, 1, 1, 2, 1),
+            (1, 0, 0, 1, 0, 2, 1),
+            (1, SHORT, 0, 1, 0, 0, 0),
+            (1, SHORT, SHORT, 0, 0, 2, 0),
+            (1, SHORT, LONG, 0, 0, 0, 1),
+            (1, LONG, 0, 1, 0, 2, 0),
+            (1, LONG, LONG, 0, 0, 0, 1),
+            (2, 0, 0, 0, 1, 0, 0),
+            (2, SHORT, LONG - SHORT, 0, 1, 0, 0),
+            (2, LONG, 0, 0, 1, 0, 0),
+        ];
+        assert_eq!(rows, want);
     }
 
     #[tokio::test]
     async fn r10_a_newer_schema_is_refused() {
         let mut conn = memory().await;
         migrate(&mut conn).await.unwrap();
-        sqlx::raw_sql("INSERT INTO floe_schema VALUES (2)").execute(&mut conn).await.unwrap();
-        assert!(matches!(migrate(&mut conn).await, Err(Error::Newer { found: 2, known: 1 })));
+        sqlx::raw_sql("INSERT INTO floe_schema VALUES (3)").execute(&mut conn).await.unwrap();
+        assert!(matches!(migrate(&mut conn).await, Err(Error::Newer { found: 3, known: 2 })));
     }
 
     #[tokio::test]

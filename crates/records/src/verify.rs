@@ -5,22 +5,43 @@
 
 use sqlx::{Row, SqliteConnection};
 
-use crate::pins::row::{Stored, pin_columns};
+use crate::pins::row::{Stored, select_pins};
 use crate::{Error, RowsReport, limits, tokens};
 
 /// Sums that must agree: what is compared, and a statement whose rows are the disagreements.
-const SUMS: [(&str, &str); 7] = [
+const SUMS: [(&str, &str); 8] = [
     (
-        "the counter of an account and status",
-        "SELECT 'account ' || k.account || ' status ' || k.status FROM \
-         (SELECT account, status FROM pin_counts WHERE account > 0 UNION SELECT account, status FROM pins) k WHERE \
-         COALESCE((SELECT pins FROM pin_counts c WHERE c.account = k.account AND c.status = k.status), 0) <> \
-         (SELECT COUNT(*) FROM pins p WHERE p.account = k.account AND p.status = k.status)",
+        "the counters of an account",
+        "SELECT 'account ' || a.id FROM accounts a LEFT JOIN counts c ON c.account = a.id AND c.width = 0 WHERE \
+         COALESCE(c.queued, 0) <> (SELECT COUNT(*) FROM pins p WHERE p.account = a.id AND p.status = 0) OR \
+         COALESCE(c.pinning, 0) <> (SELECT COUNT(*) FROM pins p WHERE p.account = a.id AND p.status = 1) OR \
+         COALESCE(c.pinned, 0) <> (SELECT COUNT(*) FROM pins p WHERE p.account = a.id AND p.status = 2) OR \
+         COALESCE(c.failed, 0) <> (SELECT COUNT(*) FROM pins p WHERE p.account = a.id AND p.status = 3)",
     ),
     (
-        "the counter of a status over all accounts",
-        "SELECT 'status ' || t.status FROM pin_counts t WHERE t.account = 0 AND \
-         t.pins <> (SELECT COUNT(*) FROM pins p WHERE p.status = t.status)",
+        "the counters of a stretch of time",
+        "SELECT 'account ' || c.account || ', ' || c.width || ' ms from ' || c.start FROM counts c WHERE c.width > 0 AND ( \
+         c.queued <> (SELECT COUNT(*) FROM pins p WHERE p.account = c.account AND p.status = 0 \
+                      AND p.created >= c.start AND p.created < c.start + c.width) OR \
+         c.pinning <> (SELECT COUNT(*) FROM pins p WHERE p.account = c.account AND p.status = 1 \
+                       AND p.created >= c.start AND p.created < c.start + c.width) OR \
+         c.pinned <> (SELECT COUNT(*) FROM pins p WHERE p.account = c.account AND p.status = 2 \
+                      AND p.created >= c.start AND p.created < c.start + c.width) OR \
+         c.failed <> (SELECT COUNT(*) FROM pins p WHERE p.account = c.account AND p.status = 3 \
+                      AND p.created >= c.start AND p.created < c.start + c.width))",
+    ),
+    (
+        "the sum of an account's counters of short or long stretches, or of all accounts' counters",
+        "SELECT 'account ' || t.account || ', ' || t.width || ' ms' FROM \
+         (SELECT e.account, w.width, e.queued, e.pinning, e.pinned, e.failed FROM counts e, \
+          (SELECT 16384 AS width UNION SELECT 33554432) w WHERE e.width = 0 AND e.account > 0 \
+          UNION ALL SELECT account, width, queued, pinning, pinned, failed FROM counts WHERE account = 0) t \
+         LEFT JOIN (SELECT account, width, SUM(queued) AS queued, SUM(pinning) AS pinning, SUM(pinned) AS pinned, \
+                    SUM(failed) AS failed FROM counts WHERE width > 0 GROUP BY account, width \
+                    UNION ALL SELECT 0, 0, SUM(queued), SUM(pinning), SUM(pinned), SUM(failed) FROM counts \
+                    WHERE width = 0 AND account > 0) s ON s.account = t.account AND s.width = t.width \
+         WHERE t.queued <> COALESCE(s.queued, 0) OR t.pinning <> COALESCE(s.pinning, 0) \
+         OR t.pinned <> COALESCE(s.pinned, 0) OR t.failed <> COALESCE(s.failed, 0)",
     ),
     (
         "the bytes an account uses",
@@ -79,15 +100,11 @@ pub(crate) async fn verify(conn: &mut SqliteConnection) -> Result<RowsReport, Er
 async fn check_pins(conn: &mut SqliteConnection, report: &mut RowsReport) -> Result<(), Error> {
     let mut last: Vec<u8> = Vec::new();
     loop {
-        let rows = sqlx::query(concat!(
-            "SELECT ",
-            pin_columns!(),
-            "FROM pins p JOIN dags d ON d.id = p.dag WHERE p.id > $1 ORDER BY p.id LIMIT $2"
-        ))
-        .bind(last)
-        .bind(limits::SCAN_STEP)
-        .fetch_all(&mut *conn)
-        .await?;
+        let rows = sqlx::query(select_pins!("WHERE p.id > $1 ORDER BY p.id LIMIT $2"))
+            .bind(last)
+            .bind(limits::SCAN_STEP)
+            .fetch_all(&mut *conn)
+            .await?;
         let Some(end) = rows.last() else { return Ok(()) };
         last = end.try_get("id")?;
         for row in &rows {

@@ -11,6 +11,7 @@
 //!
 //! Crash: what was answered is in the WAL and synced. Stop: the queue is closed and run empty.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub(crate) struct Tx {
     pub(crate) settle: bool,
     /// Where the next claim goes on, so that every account has its turn.
     pub(crate) last_claimed_for: i64,
+    /// Accounts whose last turn went to what was woken; one entry for each account at most.
+    pub(crate) woken_last: HashSet<i64>,
 }
 
 /// Whether a request frees space, and so may use the reserve of a full disk.
@@ -167,7 +170,7 @@ pub(crate) fn start(
     let (queue, requests) = mpsc::channel(limits::WRITE_QUEUE);
     let (poison_tx, poison) = watch::channel(None);
     let now = clock.now();
-    let tx = Tx { conn, now, entropy, settle: true, last_claimed_for: 0 };
+    let tx = Tx { conn, now, entropy, settle: true, last_claimed_for: 0, woken_last: HashSet::new() };
     let writer =
         Writer { tx, clock, poison: poison_tx, reserve, reserve_missing_since: None, settle_later: false };
     (Handle { queue, poison }, tokio::spawn(writer.run(requests)))
@@ -432,6 +435,55 @@ mod tests {
         done.await.unwrap();
         assert_eq!(ran.load(Ordering::Relaxed), 3, "in the group, alone, with the reserve");
         assert!(!reserve.exists());
+    }
+
+    #[tokio::test]
+    async fn what_takes_space_is_refused_while_the_queue_is_full_and_what_frees_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let (handle, _task) = writer(&dir).await;
+        let nothing = |urgency| handle.write(urgency, |_: &mut Tx| Box::pin(async { Ok(()) }));
+        // The writer is held inside a request, so that nothing leaves the queue.
+        let (begun, mut is_begun) = mpsc::channel::<()>(1);
+        let hold = Arc::new(tokio::sync::Semaphore::new(0));
+        let held = Arc::clone(&hold);
+        let mut first = Box::pin(handle.write(Urgency::Frees, move |_: &mut Tx| {
+            let (begun, held) = (begun.clone(), Arc::clone(&held));
+            Box::pin(async move {
+                let _ = begun.try_send(());
+                held.acquire().await.expect("never closed").forget();
+                Ok(())
+            })
+        }));
+        assert!(futures_now(&mut first).is_none());
+        is_begun.recv().await.unwrap();
+        let mut queued = Vec::new();
+        for _ in 0..limits::WRITE_QUEUE {
+            let mut write = Box::pin(nothing(Urgency::Takes));
+            assert!(futures_now(&mut write).is_none(), "there is room for it");
+            queued.push(write);
+        }
+        match futures_now(&mut Box::pin(nothing(Urgency::Takes))) {
+            Some(Err(Error::Busy { retry_after, .. })) => assert_eq!(retry_after, Duration::from_secs(1)),
+            other => panic!("{other:?}"),
+        }
+        let mut waits = Box::pin(nothing(Urgency::Frees));
+        assert!(futures_now(&mut waits).is_none(), "our own work waits for its turn");
+        hold.add_permits(1);
+        first.await.unwrap();
+        for write in queued {
+            write.await.unwrap();
+        }
+        waits.await.unwrap();
+        nothing(Urgency::Takes).await.unwrap();
+    }
+
+    /// Polls once.
+    fn futures_now<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::Pin::new(future).poll(&mut cx) {
+            std::task::Poll::Ready(out) => Some(out),
+            std::task::Poll::Pending => None,
+        }
     }
 
     #[tokio::test]

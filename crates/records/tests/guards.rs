@@ -216,11 +216,11 @@ async fn queued_pins_are_bounded_per_account_and_over_all() {
     add_one(&records, own, spec(7)).await;
     add_one(&records, other, spec(7)).await;
     // One below the bound: one more fits, and the next does not.
-    let sql = "UPDATE pin_counts SET pins = 9999 WHERE account = 2 AND status = 0";
+    let sql = "UPDATE counts SET queued = 9999 WHERE account = 2 AND width = 0";
     assert_eq!(queue_is(&world, sql, &records, other).await, [true, false]);
-    let sql = "UPDATE pin_counts SET pins = 9999 WHERE account = 1 AND status = 0";
+    let sql = "UPDATE counts SET queued = 9999 WHERE account = 1 AND width = 0";
     assert_eq!(queue_is(&world, sql, &records, own).await, [true, true], "the operator's own has no bound");
-    let sql = "UPDATE pin_counts SET pins = 999999 WHERE account = 0 AND status = 0";
+    let sql = "UPDATE counts SET queued = 999999 WHERE account = 0 AND width = 0";
     assert_eq!(queue_is(&world, sql, &records, own).await, [true, false]);
 }
 
@@ -245,20 +245,158 @@ async fn m15_created_runs_two_seconds_ahead_at_most_and_never_back() {
     assert!(records.add_pins(account, batch(1_001), false, None).await.is_err());
 }
 
+/// One damaged row made every page that it would have been on an error, and so hid all of an account's pins.
 #[tokio::test]
-async fn r04_a_damaged_row_is_named_and_never_served() {
+async fn r04_a_damaged_row_is_named_and_never_served_and_hides_no_other() {
     let world = World::new();
     let records = world.open().await;
     let account = default_account(&records).await;
-    let row = add_one(&records, account, named(1, "before")).await;
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let specs = names.iter().zip(1..).map(|(name, n)| named(n, name)).collect();
+    let rows = records.add_pins(account, specs, false, None).await.unwrap();
     let (_, secret) = records.create_token("default", &[Scope::PinsRead], None).await.unwrap();
-    raw(&world, "UPDATE pins SET name = 'after'; UPDATE tokens SET scopes = '[\"admin\"]'").await;
-    let error = records.pin(account, row.id).await.unwrap_err();
-    assert!(matches!(&error, Error::Damaged(what) if what.contains(&row.id.to_string())), "{error}");
-    assert!(matches!(records.pins(account, any_status()).await, Err(Error::Damaged(_))));
+    // Another name; a status that none has; a DAG that is not there.
+    raw(&world, "UPDATE pins SET name = 'x' WHERE name = 'f'; UPDATE pins SET meta = '?' WHERE name = 'c'")
+        .await;
+    raw(&world, "PRAGMA foreign_keys = OFF; UPDATE pins SET dag = x'00' WHERE name = 'a'").await;
+    raw(&world, "UPDATE tokens SET scopes = '[\"admin\"]'").await;
+    for damaged in [&rows[0], &rows[2], &rows[5]] {
+        for error in [
+            records.pin(account, damaged.id).await.err(),
+            records.remove_pin(account, damaged.id).await.err(),
+        ] {
+            assert!(
+                matches!(&error, Some(Error::Damaged(what)) if what.contains(&damaged.id.to_string())),
+                "{error:?}"
+            );
+        }
+    }
     assert!(matches!(records.authenticate(&secret).await, Err(Error::Damaged(_))));
     let report = records.verify().await.unwrap();
-    assert_eq!((report.pins, report.tokens, report.findings.len()), (1, 1, 2), "{report:?}");
+    for damaged in [&rows[0], &rows[2], &rows[5]] {
+        assert!(report.findings.iter().any(|found| found.contains(&damaged.id.to_string())), "{report:?}");
+    }
+    assert_eq!((report.pins, report.tokens), (6, 1), "{report:?}");
+
+    let left: Vec<RequestId> = [4, 3, 1].map(|n: usize| rows[n].id).into();
+    let meta = PinFilter { name: Some((NameMatch::IPartial, String::new())), ..any_status() };
+    for filter in [any_status(), meta] {
+        let page = records.pins(account, filter).await.unwrap();
+        assert_eq!((page.count, page.pins.iter().map(|row| row.id).collect()), (3, left.clone()));
+    }
+    // A pager ends, and has seen all that can be seen, whatever the size of its pages.
+    for limit in 1..=7 {
+        let (mut seen, mut before) = (Vec::new(), None);
+        loop {
+            let page = records.pins(account, PinFilter { limit, before, ..any_status() }).await.unwrap();
+            let Some(last) = page.pins.last() else {
+                assert_eq!(page.count, 0, "no more pins are promised than there are");
+                break;
+            };
+            before = Some(last.created);
+            seen.extend(page.pins.iter().map(|row| row.id));
+        }
+        assert_eq!(seen, left, "pages of {limit}");
+    }
+}
+
+/// A claim reads all pins of its DAG, and a damaged one made it fail: for every DAG of every account, again and again.
+#[tokio::test]
+async fn r04_a_damaged_row_keeps_no_other_pin_from_being_fetched() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    let damaged = add_one(&records, account, spec(1)).await;
+    let beside = add_one(&records, account, spec(1)).await;
+    let lost = add_one(&records, account, spec(2)).await;
+    let other = add_one(&records, account, spec(3)).await;
+    world.clock.advance(Duration::from_secs(1));
+    raw(&world, "UPDATE pins SET name = 'x' WHERE created = (SELECT MIN(created) FROM pins)").await;
+    raw(
+        &world,
+        "UPDATE dags SET root = x'ffff' WHERE id = (SELECT dag FROM pins ORDER BY created LIMIT 1 OFFSET 2)",
+    )
+    .await;
+    let claimed = records.claim_dags(9, 9).await.unwrap();
+    assert_eq!(claimed.iter().map(|dag| dag.dag).collect::<Vec<_>>(), [beside.dag, other.dag]);
+    for dag in &claimed {
+        records.dag_progress(dag.dag, 1, 5, None).await.unwrap();
+        complete(&records, dag, 5).await;
+    }
+    for id in [beside.id, other.id] {
+        assert_eq!(status(&records, account, id).await, floe_core::PinStatus::Pinned);
+    }
+    assert!(matches!(records.pin(account, damaged.id).await, Err(Error::Damaged(_))));
+    assert_eq!(status(&records, account, lost.id).await, floe_core::PinStatus::Queued);
+    assert_eq!(records.parked_roots(9).await.unwrap(), []);
+    let findings = records.verify().await.unwrap().findings;
+    assert!(findings.iter().any(|found| found.contains("waiting pin")), "{findings:?}");
+}
+
+#[tokio::test]
+async fn a_page_passes_a_thousand_damaged_rows_and_no_more() {
+    for (damaged, passes) in [(999_u32, true), (1_000, true), (1_001, false)] {
+        let world = World::new();
+        let records = world.open().await;
+        let account = default_account(&records).await;
+        add_one(&records, account, spec(0)).await;
+        for batch in [damaged.min(1_000), damaged.saturating_sub(1_000)] {
+            world.clock.advance(Duration::from_secs(2));
+            let specs = (0..batch).map(|_| named(1, "to be damaged")).collect();
+            records.add_pins(account, specs, false, None).await.unwrap();
+        }
+        raw(&world, "UPDATE pins SET meta = '?' WHERE name IS NOT NULL").await;
+        let page = records.pins(account, PinFilter { limit: 500, ..any_status() }).await;
+        match page {
+            Ok(page) => assert_eq!((passes, page.count, page.pins.len()), (true, 1, 1), "{damaged}"),
+            Err(error) => assert!(!passes && matches!(error, Error::Damaged(_)), "{damaged}: {error}"),
+        }
+    }
+}
+
+/// Time that passes with each look at it, so that a scan meets its deadline at a step that the test chooses.
+struct Ticking {
+    tick: Duration,
+    looks: std::sync::atomic::AtomicU32,
+}
+
+impl Clock for Ticking {
+    fn now(&self) -> floe_core::Timestamp {
+        floe_core::Timestamp::from_millis(START)
+    }
+    fn monotonic(&self) -> Duration {
+        self.tick * self.looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst)
+    }
+    fn sleep(&self, _: Duration) -> floe_core::clock::BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_scan_ends_at_its_deadline_of_two_seconds() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    records.add_pins(account, (0..1_000).map(spec).collect(), false, None).await.unwrap();
+    world.clock.advance(Duration::from_secs(2));
+    records.add_pins(account, (0..1_000).map(spec).collect(), false, None).await.unwrap();
+    records.close().await;
+    // Two full steps and an empty one look at the clock, after the look that sets the deadline.
+    for (tick, passes) in [(666, true), (667, false)] {
+        let clock = Ticking { tick: Duration::from_millis(tick), looks: 0.into() };
+        let components = floe_records::Components {
+            clock: std::sync::Arc::new(clock),
+            entropy: std::sync::Arc::<Counted>::clone(&world.entropy),
+        };
+        let settings = floe_records::Settings { path: world.path() };
+        let records = Records::open(settings, components).await.unwrap();
+        let filter = PinFilter { name: Some((NameMatch::IPartial, "nowhere".into())), ..any_status() };
+        match records.pins(account, filter).await {
+            Ok(page) => assert!(passes && page.count == 0, "{tick}"),
+            Err(error) => assert!(!passes && matches!(error, Error::Deadline), "{tick}: {error}"),
+        }
+        records.close().await;
+    }
 }
 
 #[tokio::test]
@@ -270,6 +408,13 @@ async fn r04_verify_finds_sums_that_are_wrong() {
     assert_sound(&records).await;
     raw(&world, "UPDATE accounts SET used_bytes = 5; UPDATE dags SET refs = 9; DELETE FROM waits").await;
     assert_eq!(records.verify().await.unwrap().findings.len(), 3);
+    // One short stretch: its own counter, and the sum of the account's short ones.
+    raw(&world, "UPDATE counts SET pinned = 7 WHERE width = 16384").await;
+    assert_eq!(records.verify().await.unwrap().findings.len(), 5);
+    // All time of the account: its own counter, both sums of stretches, and the sum over all accounts.
+    raw(&world, "UPDATE counts SET pinned = 0; UPDATE counts SET failed = 7 WHERE width = 0 AND account = 1")
+        .await;
+    assert_eq!(records.verify().await.unwrap().findings.len(), 7);
 }
 
 #[tokio::test]

@@ -143,6 +143,65 @@ async fn a_findable_pin_behind_a_hundred_dead_ones_is_claimed_at_once() {
     assert_eq!(claim_one(&records).await.root, root(77));
 }
 
+/// It stayed `queued` until it was `pinned`, hours later for a large DAG: clients that wait for `pinning` before they
+/// announce their blocks waited in vain.
+#[tokio::test]
+async fn s3_a_pin_that_joins_a_dag_being_fetched_is_pinning_with_the_next_report() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    let poor = records.create_account("poor", Some(50), None).await.unwrap().id;
+    add_one(&records, account, spec(1)).await;
+    let dag = claim_one(&records).await;
+    let (late, refused) = (add_one(&records, account, spec(1)).await, add_one(&records, poor, spec(1)).await);
+    assert_eq!(status(&records, account, late.id).await, PinStatus::Queued, "a client sees queued first");
+    records.dag_progress(dag.dag, 2, 60, None).await.unwrap();
+    assert_eq!(status(&records, account, late.id).await, PinStatus::Pinning);
+    assert_eq!(status(&records, poor, refused.id).await, PinStatus::Failed, "there was no room for it");
+    assert_sound(&records).await;
+    complete(&records, &dag, 60).await;
+    assert_eq!(status(&records, account, late.id).await, PinStatus::Pinned);
+}
+
+/// A peer that connected again and again woke all parked pins that name it to the front of their queue, and what the
+/// account asked for since was never looked for.
+#[tokio::test]
+async fn t05_what_is_woken_again_and_again_keeps_no_other_pin_waiting() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    let named = |n| {
+        let origins = vec!["/ip4/1.2.3.4/tcp/4001/p2p/12D3KooWpeer".to_owned()];
+        floe_records::PinSpec { origins, ..spec(n) }
+    };
+    records.add_pins(account, (0..5).map(named).collect(), false, None).await.unwrap();
+    let next_attempt = world.clock.now().after(Duration::from_secs(600));
+    let park = async |dag: uuid::Uuid| {
+        let parked = DagOutcome::Parked { next_attempt, reason: "nobody".into(), progressed: false };
+        records.finish_dag(dag, parked).await.unwrap();
+    };
+    world.clock.advance(Duration::from_secs(1));
+    for _ in 0..5 {
+        park(claim_one(&records).await.dag).await;
+    }
+    records.add_pins(account, (10..13).map(spec).collect(), false, None).await.unwrap();
+    let fresh: Vec<_> = (10..13).map(root).collect();
+    world.clock.advance(Duration::from_secs(1));
+    let mut turns = Vec::new();
+    for _ in 0..6 {
+        records.wake(Some("12D3KooWpeer"), None).await.unwrap();
+        let dag = claim_one(&records).await;
+        let is_fresh = fresh.contains(&dag.root);
+        if !is_fresh {
+            park(dag.dag).await;
+        }
+        turns.push(is_fresh);
+    }
+    assert_eq!(turns, [false, true, false, true, false, true]);
+    assert_eq!(records.claim_dags(9, 9).await.unwrap().len(), 5, "and with nobody else waiting, all of them");
+    assert_sound(&records).await;
+}
+
 #[tokio::test]
 async fn s7_a_peer_wakes_the_pins_whose_origins_name_it() {
     let world = World::new();

@@ -251,6 +251,10 @@ impl Model {
                 self.pins.get_mut(&id).unwrap().charged = held;
             }
         }
+        // Those that joined since the claim are fetched for as well.
+        for id in self.unsettled(dag) {
+            self.pins.get_mut(&id).unwrap().status = Pinning;
+        }
     }
 
     fn end_claim(&mut self, dag: Uuid, retry: bool, due: u64) {

@@ -5,18 +5,20 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use serde_json::Value;
 
-use crate::schema;
 use crate::support::{Client, World, leaf};
+use crate::{leaks, schema};
 
 /// Reads a stream to its end.
 async fn follow(client: Client, id: String) -> Vec<Value> {
     let response = client.request("GET", &format!("/pins/{id}/events")).send().await.unwrap();
-    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let headers = response.headers().clone();
+    assert_eq!(headers["content-type"], "text/event-stream");
     let mut text = String::new();
     let mut chunks = response.bytes_stream();
     while let Some(chunk) = chunks.next().await {
         text += std::str::from_utf8(&chunk.unwrap()).unwrap();
     }
+    leaks::look_for(&headers, &text);
     text.split("\n\n").filter(|event| !event.is_empty()).map(status_of).collect()
 }
 

@@ -1,7 +1,10 @@
 //! `Idempotency-Key`: a request that is sent again is one request (T46).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
+use floe_core::Seeded;
+use floe_core::ports::Entropy as _;
 use serde_json::json;
 
 use crate::support::{Client, Reply, World, leaf};
@@ -72,4 +75,74 @@ async fn t46_batch_and_replace_take_a_key_too() {
     );
     let (count, _) = alice.list("status=queued,pinning,pinned").await;
     assert_eq!(count, 2);
+}
+
+/// Clients that lose patience, that ask again, and that ask twice at once: ten thousand requests under a thousand keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t46_ten_thousand_random_retries_make_one_pin_for_each_key() {
+    const KEYS: u64 = 1_000;
+    const REQUESTS: u64 = 10_000;
+    // Together they have the 64 connections of one address, three for each that asks three times at once.
+    const CLIENTS: u64 = 16;
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let clients = (0..CLIENTS).map(|n| {
+        let alice = Client { http: reqwest::Client::new(), ..alice.clone() };
+        tokio::spawn(async move {
+            let dice = Seeded::new(n);
+            let random = |below: u64| {
+                let mut bytes = [0; 8];
+                dice.fill(&mut bytes);
+                u64::from_le_bytes(bytes) % below
+            };
+            let mut answers = Vec::new();
+            let mut given_up = 0;
+            let mut sent = 0;
+            while sent < REQUESTS / CLIENTS {
+                // Near each other, so that the clients meet at the same keys.
+                let key = (sent * CLIENTS * KEYS / REQUESTS + random(20)) % KEYS;
+                let copies = 1 + random(3);
+                let patience =
+                    if random(4) == 0 { Duration::from_micros(random(3_000)) } else { Duration::MAX };
+                let tries = (0..copies).map(|_| try_once(&alice, key, patience));
+                for answer in futures::future::join_all(tries).await {
+                    match answer {
+                        Some(id) => answers.push((key, id)),
+                        None => given_up += 1,
+                    }
+                }
+                sent += copies;
+            }
+            (answers, given_up)
+        })
+    });
+    let mut ids = BTreeMap::<u64, HashSet<String>>::new();
+    let mut given_up = 0;
+    for client in clients.collect::<Vec<_>>() {
+        let (answers, impatient) = client.await.unwrap();
+        given_up += impatient;
+        for (key, id) in answers {
+            ids.entry(key).or_default().insert(id);
+        }
+    }
+    assert!(given_up > 100, "{given_up} requests were cut off or refused");
+    for key in 0..KEYS {
+        ids.entry(key).or_default().extend(try_once(&alice, key, Duration::MAX).await);
+    }
+    assert!(ids.values().all(|ids| ids.len() == 1), "{ids:?}");
+    let (count, _) = alice.list("status=queued,pinning,pinned,failed").await;
+    assert_eq!(count, KEYS);
+}
+
+/// `None` where the client lost patience, or was told to come again.
+async fn try_once(client: &Client, key: u64, patience: Duration) -> Option<String> {
+    let body = json!({ "cid": leaf(&format!("block {key}")).cid().to_string() });
+    let key = format!("key {key}");
+    let request = post(client, "/pins", &key, &body);
+    let reply = tokio::time::timeout(patience, request).await.ok()?;
+    if reply.status == 429 {
+        return None;
+    }
+    reply.is_status(202);
+    Some(reply.id())
 }

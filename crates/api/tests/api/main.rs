@@ -10,6 +10,7 @@ mod clients;
 mod documents;
 mod events;
 mod idempotency;
+mod leaks;
 mod listing;
 mod net;
 mod pins;

@@ -2,36 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use floe_api::{Components, Server, Settings};
 use floe_blockstore::BlockStore;
-use floe_core::ports::Entropy;
-use floe_core::{Block, Cid, Clock, ManualClock, Timestamp, cid::code};
+use floe_core::{Block, Cid, Clock, ManualClock, Seeded, Timestamp, cid::code};
 use floe_engine::{Engine, Scope};
 use floe_records::Records;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
 use crate::net::Peers;
-use crate::schema;
-
-/// The same bytes in every run.
-pub(crate) struct Seeded(AtomicU64);
-
-impl Entropy for Seeded {
-    fn fill(&self, out: &mut [u8]) {
-        for chunk in out.chunks_mut(8) {
-            // SplitMix64.
-            let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            chunk.copy_from_slice(&(z ^ (z >> 31)).to_le_bytes()[..chunk.len()]);
-        }
-    }
-}
+use crate::{leaks, schema};
 
 pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
@@ -52,10 +35,20 @@ impl World {
 
     /// On a disk of which so many bytes have to stay free.
     pub(crate) async fn on_disk(reserve_bytes: u64, change: impl FnOnce(&mut Settings)) -> Self {
+        let metrics: floe_api::RenderMetrics = Arc::new(|| "floe_up 1\n".to_owned());
+        Self::rendering(metrics, reserve_bytes, change).await
+    }
+
+    /// With these metrics on the ops listener.
+    pub(crate) async fn rendering(
+        metrics: floe_api::RenderMetrics,
+        reserve_bytes: u64,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = ManualClock::new(Timestamp::from_millis(1_780_000_000_000));
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let entropy = || Arc::new(Seeded(AtomicU64::new(7)));
+        let entropy = || Arc::new(Seeded::new(7));
         let blocks = open_blocks(&dir, reserve_bytes, Arc::clone(&shared)).await;
         let settings = floe_records::Settings { path: dir.path().join("pins-1.sqlite") };
         let components = floe_records::Components { clock: Arc::clone(&shared), entropy: entropy() };
@@ -73,7 +66,6 @@ impl World {
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = Settings { api_addr: free, ops_addr: free, ..Settings::default() };
         change(&mut settings);
-        let metrics = Arc::new(|| "floe_up 1\n".to_owned());
         let components = Components { engine: engine.clone(), entropy: entropy(), metrics };
         let server = floe_api::start(settings, components).await.unwrap();
         Self { dir, clock, peers, engine, server }
@@ -178,10 +170,15 @@ impl Client {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
     }
 
+    /// Sends, and looks at the answer as every client of these tests does: an error has the spec's shape, and nothing
+    /// tells of the network and the machine behind (T45).
     pub(crate) async fn send(&self, request: RequestBuilder) -> Reply {
-        let response = request.send().await.unwrap();
+        let request = request.build().unwrap();
+        leaks::note_sent(&request);
+        let response = self.http.execute(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let text = response.text().await.unwrap();
+        leaks::look_for(&headers, &text);
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
         if status.is_client_error() || status.is_server_error() {
             schema::conforms("Failure", &json);

@@ -242,8 +242,9 @@ impl Driver {
         if checkpoint {
             self.checkpoint_at = now;
         }
+        let exchange = Arc::clone(&self.ctx.exchange);
         self.work.push(Box::pin(async move {
-            let mut saved = walker.save().await;
+            let mut saved = walker.save(&*exchange).await;
             if checkpoint && saved.is_ok() {
                 saved = walker.checkpoint().await;
             }
@@ -337,12 +338,15 @@ impl Driver {
     }
 
     fn on_origins(&mut self, origins: Vec<String>, local_request: bool) {
-        if let Some(session) = &mut self.session {
-            session.add_origins(&origins, local_request);
+        match &mut self.session {
+            // It keeps as many as it can use; here they would pile up with each pin that joins.
+            Some(session) => session.add_origins(&origins, local_request),
+            None => self.dag.origins.extend(origins),
         }
         self.dag.local_request |= local_request;
-        self.dag.origins.extend(origins);
-        // The pin that joined is `queued` until the rows hear that its DAG is being fetched.
+        // The pin that joined is `queued` until the rows hear that its DAG is being fetched. A report that is on its
+        // way may have been too early for it.
+        self.check = true;
         self.start_report();
     }
 
@@ -479,7 +483,7 @@ impl Driver {
             (walker, result)
         });
         let Ok((mut walker, Ok(()) | Err(StepError::Store(_)))) = stepped.await else { return };
-        let saved = match walker.save().await {
+        let saved = match walker.save(&*self.ctx.exchange).await {
             Ok(()) => walker.checkpoint().await,
             Err(error) => Err(error),
         };

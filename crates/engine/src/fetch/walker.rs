@@ -19,6 +19,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 
 use floe_blockstore::{BlockStore, Claim, Error as StoreError, ManifestTotals, Protect};
+use floe_core::ports::Exchange;
 use floe_core::{Block, Cid, Multihash};
 use floe_dag::{Budget, Next, Walk, WalkError};
 
@@ -329,9 +330,10 @@ impl Walker {
         self.unanswered.is_none() && self.fresh.is_empty() && self.walk.is_done()
     }
 
-    /// Makes what came durable. After an error everything is still held and the call can be repeated: storing a
-    /// block twice is harmless. Cancel safe in the same sense.
-    pub(super) async fn save(&mut self) -> Result<(), StoreError> {
+    /// Makes what came durable, and lets the exchange know, for peers that wait for the same blocks. After an error
+    /// everything is still held and the call can be repeated: storing a block twice is harmless. Cancel safe in the
+    /// same sense.
+    pub(super) async fn save(&mut self, exchange: &dyn Exchange) -> Result<(), StoreError> {
         let is_new = |b: &&Block| self.flight.get(b.cid().hash()).is_none_or(|f| f.purpose == Purpose::New);
         let (new, mended): (Vec<&Block>, Vec<&Block>) = self.fresh.iter().partition(is_new);
         let new: Vec<Block> = new.into_iter().cloned().collect();
@@ -342,6 +344,8 @@ impl Walker {
         for block in mended {
             self.blocks.repair(block).await?;
         }
+        let stored: Vec<Cid> = self.fresh.iter().map(|block| *block.cid()).collect();
+        exchange.blocks_stored(&stored);
         for block in self.fresh.drain(..) {
             self.flight.remove(block.cid().hash());
         }
@@ -407,12 +411,65 @@ impl Scanned {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use floe_core::cid::code;
 
     use super::*;
 
     fn cid(n: u32) -> Cid {
         *Block::of(code::DAG_CBOR, n.to_be_bytes().to_vec().into()).unwrap().cid()
+    }
+
+    /// A dag-cbor list of links to blocks that are nowhere.
+    fn list(links: u16) -> Block {
+        let mut bytes = vec![0x99];
+        bytes.extend(links.to_be_bytes());
+        for n in 0..links {
+            let link = cid(n.into()).to_bytes();
+            // Tag 42; a byte string of the zero that stands before a binary CID, and the CID.
+            bytes.extend([0xd8, 0x2a, 0x58, u8::try_from(link.len() + 1).unwrap(), 0]);
+            bytes.extend(link);
+        }
+        Block::of(code::DAG_CBOR, bytes.into()).unwrap()
+    }
+
+    /// What a step of a new walk finds missing under a root with so many links, step by step until nothing is left
+    /// to look at.
+    async fn missing_by_step(links: u16) -> Vec<usize> {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = floe_blockstore::Settings {
+            dir: dir.path().join("blocks-1"),
+            index: floe_blockstore::IndexKind::Redb,
+            pack_bytes: 64 << 20,
+            reserve_bytes: Some(1 << 20),
+        };
+        let clock = Arc::new(floe_core::ManualClock::default());
+        let components = floe_blockstore::Components { disk: Arc::new(floe_blockstore::RealDisk), clock };
+        let blocks = BlockStore::open(settings, components).unwrap();
+        let root = list(links);
+        let protect = blocks.protect(uuid::Uuid::nil(), *root.cid()).await.unwrap();
+        let budget = Budget { max_blocks: u64::MAX, max_bytes: u64::MAX, max_depth: 9 };
+        let mut walker = Walker::new(protect, *root.cid(), budget, blocks).unwrap();
+        let (first, _) = walker.step(Vec::new());
+        assert_eq!(first.wants, [*root.cid()]);
+        let (mut found, mut incoming) = (Vec::new(), vec![root]);
+        loop {
+            let (step, result) = walker.step(std::mem::take(&mut incoming));
+            result.unwrap();
+            found.push(step.wants.len());
+            if step.exhausted {
+                return found;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_step_ends_at_so_many_wants_as_are_kept_ready() {
+        assert_eq!(READY_WANTS, 4_096);
+        assert_eq!(missing_by_step(4_095).await, [4_095]);
+        assert_eq!(missing_by_step(4_096).await, [4_096, 0]);
+        assert_eq!(missing_by_step(4_097).await, [4_096, 1]);
     }
 
     #[test]

@@ -11,37 +11,14 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use floe_blockstore::BlockStore;
-use floe_core::ports::Entropy;
-use floe_core::{AccountId, Cid, Clock, ManualClock, PinStatus, RequestId, Timestamp};
+use floe_core::{AccountId, Cid, Clock, ManualClock, PinStatus, RequestId, Seeded, Timestamp};
 use floe_engine::{Components, Engine, PinRow, PinSpec, Principal, Scope, Settings};
 use floe_records::Records;
 
 pub use self::net::Net;
-
-/// The same bytes in every run.
-pub struct Seeded(AtomicU64);
-
-impl Seeded {
-    pub fn new(seed: u64) -> Arc<Self> {
-        Arc::new(Self(AtomicU64::new(seed)))
-    }
-}
-
-impl Entropy for Seeded {
-    fn fill(&self, out: &mut [u8]) {
-        for chunk in out.chunks_mut(8) {
-            // SplitMix64.
-            let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            chunk.copy_from_slice(&(z ^ (z >> 31)).to_le_bytes()[..chunk.len()]);
-        }
-    }
-}
 
 pub struct World {
     pub clock: ManualClock,
@@ -197,7 +174,7 @@ async fn open(
     let blocks =
         tokio::task::spawn_blocking(move || BlockStore::open(settings, components)).await.unwrap().unwrap();
     let settings = floe_records::Settings { path: dir.join("pins-1.sqlite") };
-    let entropy = Seeded::new(seed);
+    let entropy = Arc::new(Seeded::new(seed));
     let records = Records::open(settings, floe_records::Components { clock, entropy }).await.unwrap();
     (blocks, records)
 }
@@ -215,7 +192,7 @@ async fn start(
         exchange: Arc::clone(net) as _,
         network: Arc::clone(net) as _,
         clock: Arc::new(clock.clone()),
-        entropy: Seeded::new(7),
+        entropy: Arc::new(Seeded::new(7)),
     };
     Engine::start(settings.clone(), components).await.unwrap()
 }

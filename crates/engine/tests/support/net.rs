@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
+use floe_blockstore::BlockStore;
 use floe_core::clock::BoxFuture;
 use floe_core::ports::{
     EventSink, Exchange, ExchangeClosed, Network, NetworkEvent, NetworkStatus, ReadError, Session,
@@ -26,6 +27,9 @@ struct State {
     sessions: Vec<Weak<Mutex<Inbox>>>,
     sink: Option<EventSink>,
     spoilt: HashSet<Multihash>,
+    stored: Vec<Cid>,
+    /// Where what is said to be stored must be.
+    store: Option<BlockStore>,
 }
 
 #[derive(Default)]
@@ -128,6 +132,16 @@ impl Net {
         self.0.state.lock().late_origins.clone()
     }
 
+    /// From now on, what is said to be stored is looked for there.
+    pub fn stores_in(&self, store: BlockStore) {
+        self.0.state.lock().store = Some(store);
+    }
+
+    /// What peers that wait would be answered with, in order.
+    pub fn stored(&self) -> Vec<Cid> {
+        self.0.state.lock().stored.clone()
+    }
+
     pub fn open_sessions(&self) -> usize {
         self.0.state.lock().sessions.iter().filter(|s| s.strong_count() > 0).count()
     }
@@ -171,6 +185,14 @@ impl Exchange for Net {
 
     fn unpark(&self, root: &Cid) {
         self.0.state.lock().parked.remove(root);
+    }
+
+    fn blocks_stored(&self, cids: &[Cid]) {
+        let mut state = self.0.state.lock();
+        if let Some(store) = &state.store {
+            assert!(cids.iter().all(|cid| store.get(cid).unwrap().is_some()), "said before it was true");
+        }
+        state.stored.extend_from_slice(cids);
     }
 }
 

@@ -63,6 +63,26 @@ async fn a_peer_that_dials_us_is_a_provider_too() {
     assert_eq!(take(&mut session, 1).await, [block]);
 }
 
+/// A peer that asks for a block before it is here waits with its want. Nobody told it of a block that a pin brought
+/// since, so it got it only when it asked again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_waits_for_a_block_gets_it_when_it_is_stored() {
+    let server = Peer::start(|_| {}).await;
+    let client = Peer::start(|_| {}).await;
+    let (here, late) = (block(1_000), block(1_000));
+    server.blocks.put(&here);
+    let mut session = client.open(*late.cid(), &server.addresses(), true);
+    session.want(&[*late.cid(), *here.cid()]);
+    // Asked in one message: with this one answered, the other was looked for and is waited for.
+    assert_eq!(take(&mut session, 1).await, [here]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.blocks.put(&late);
+    let exchange: &dyn floe_core::ports::Exchange = &server.node;
+    exchange.blocks_stored(&[*late.cid()]);
+    let soon = tokio::time::timeout(Duration::from_secs(2), take(&mut session, 1)).await;
+    assert_eq!(soon.expect("long before it asks again"), [late]);
+}
+
 /// A server, and a delegated router that names it as the provider of everything.
 async fn server_and_router() -> (Peer, HttpServer) {
     let server = Peer::start(|_| {}).await;

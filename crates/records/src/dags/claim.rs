@@ -3,14 +3,17 @@
 //! Each account that waits for a DAG has a row in `waits`; a claim goes round the accounts, one DAG a turn, and
 //! takes the first due of each by index. So its cost follows what is claimed, not what is queued, and neither a
 //! thousand dead pins of one account nor its next in line can hold up another's.
+//!
+//! Within an account, what was woken comes before what waits, but not twice in a row: a peer that connects again and
+//! again wakes every parked pin that names it, and would else keep the account's other pins waiting without end.
 
 use floe_core::{AccountId, Cid, Timestamp, cid};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use super::{FRESH, IDLE, RETRY, WAITING, set_state, wait_until};
+use super::{FRESH, IDLE, RETRY, WAITING, WOKEN, set_state, wait_until};
 use crate::pins::change::{step, unsettled};
-use crate::pins::row::{Stored, db, key, num, uuid_of};
+use crate::pins::row::{Stored, db, intact, key, num, uuid_of};
 use crate::writer::Tx;
 use crate::{ClaimedDag, Error, limits};
 
@@ -29,7 +32,7 @@ pub(crate) async fn claim(tx: &mut Tx, most: usize, per_account: usize) -> Resul
                 continue;
             }
             if let Some(dag) = first_due(tx, account).await? {
-                claimed.push(take(tx, account, dag).await?);
+                claimed.extend(take(tx, account, dag).await?);
                 tx.last_claimed_for = account;
                 still.push(account);
             }
@@ -75,7 +78,8 @@ async fn in_flight(tx: &mut Tx, account: i64) -> Result<i64, Error> {
 }
 
 async fn first_due(tx: &mut Tx, account: i64) -> Result<Option<Uuid>, Error> {
-    for lane in [FRESH, RETRY] {
+    let woken_last = tx.woken_last.remove(&account);
+    for lane in if woken_last { [FRESH, RETRY, WOKEN] } else { [WOKEN, FRESH, RETRY] } {
         let due: Option<Vec<u8>> = sqlx::query_scalar(
             "SELECT dag FROM waits WHERE account = $1 AND lane = $2 AND next_at <= $3 ORDER BY next_at, dag LIMIT 1",
         )
@@ -85,13 +89,17 @@ async fn first_due(tx: &mut Tx, account: i64) -> Result<Option<Uuid>, Error> {
         .fetch_optional(&mut tx.conn)
         .await?;
         if let Some(dag) = due {
+            if lane == WOKEN {
+                tx.woken_last.insert(account);
+            }
             return Ok(Some(uuid_of(dag)));
         }
     }
     Ok(None)
 }
 
-async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<ClaimedDag, Error> {
+/// `None` for a DAG that cannot be fetched because its row is damaged.
+async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>, Error> {
     let (root, attempts, progress_at): (Vec<u8>, i64, i64) = sqlx::query_as(
         "UPDATE dags SET state = 1, claimed_for = $2, attempts = attempts + 1, next_at = NULL WHERE id = $1 \
          RETURNING root, attempts, progress_at",
@@ -101,41 +109,48 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<ClaimedDag, Error>
     .fetch_one(&mut tx.conn)
     .await?;
     sqlx::query("DELETE FROM waits WHERE dag = $1").bind(key(dag)).execute(&mut tx.conn).await?;
+    let Some(root) = intact(root_of(dag, &root)) else {
+        // Out of the queue, so that it holds up nobody; `floe verify` names it.
+        sqlx::query("UPDATE dags SET state = 0, claimed_for = NULL WHERE id = $1")
+            .bind(key(dag))
+            .execute(&mut tx.conn)
+            .await?;
+        return Ok(None);
+    };
     let mut pins = unsettled(&mut tx.conn, dag).await?;
     for pin in pins.iter_mut().filter(|pin| pin.status == floe_core::PinStatus::Queued) {
         step(&mut tx.conn, pin, floe_core::pin::PinEvent::Claimed).await?;
     }
     let oldest = pins.iter().map(|pin| pin.created).min().unwrap_or(progress_at);
-    Ok(ClaimedDag {
+    Ok(Some(ClaimedDag {
         dag,
-        root: root_of(dag, &root)?,
+        root,
         account: AccountId(account),
-        origins: origins_of(&pins)?,
+        origins: origins_of(&pins),
         local_request: pins.iter().any(|pin| pin.local_request),
         attempts: u32::try_from(attempts - 1).unwrap_or(u32::MAX),
         since: Timestamp::from_millis(num(oldest.max(progress_at))),
         byte_allowance: super::progress::allowance(&mut tx.conn, dag).await?,
-    })
+    }))
 }
 
 /// Origins of all pins, each once.
-fn origins_of(pins: &[Stored]) -> Result<Vec<String>, Error> {
+fn origins_of(pins: &[Stored]) -> Vec<String> {
     let mut origins = Vec::new();
-    for pin in pins {
-        let of_pin: Vec<String> = serde_json::from_str(&pin.origins).map_err(|_| {
-            Error::Damaged(format!("the row of pin {} has origins that do not parse", pin.id))
-        })?;
-        for origin in of_pin {
-            if origins.len() == limits::ORIGINS_PER_DAG {
-                limits::hit("origins_per_dag");
-                return Ok(origins);
-            }
-            if !origins.contains(&origin) {
-                origins.push(origin);
-            }
+    let parse = |pin: &Stored| {
+        serde_json::from_str(&pin.origins)
+            .map_err(|_| Error::Damaged(format!("the row of pin {} has origins that do not parse", pin.id)))
+    };
+    for origin in pins.iter().filter_map(|pin| intact::<Vec<String>>(parse(pin))).flatten() {
+        if origins.len() == limits::ORIGINS_PER_DAG {
+            limits::hit("origins_per_dag");
+            break;
+        }
+        if !origins.contains(&origin) {
+            origins.push(origin);
         }
     }
-    Ok(origins)
+    origins
 }
 
 fn root_of(dag: Uuid, bytes: &[u8]) -> Result<Cid, Error> {
@@ -176,8 +191,11 @@ pub(super) async fn give_back(tx: &mut Tx, dag: Uuid, lane: i64, next_at: i64) -
     set_state(&mut tx.conn, dag, if accounts.is_empty() { IDLE } else { WAITING }).await
 }
 
-/// One transaction's part of [`crate::Records::wake`]. What is woken is known to be findable, so it goes to the
-/// front of its account's queue.
+/// One transaction's part of [`crate::Records::wake`]. What is woken is likely to be findable, so it goes before
+/// what waits; behind what was woken before it, so that nobody is overtaken twice by the same DAG.
+///
+/// A DAG that is woken is not parked any more, so a peer that comes and goes wakes it again only after another
+/// attempt: the work of a wake is bounded by the fetches, not by the peer.
 pub(crate) async fn wake(tx: &mut Tx, peer: Option<&str>, root: Option<&Cid>) -> Result<u64, Error> {
     let parked: Vec<Vec<u8>> = sqlx::query_scalar(
         "SELECT id FROM dags WHERE state = 0 AND next_at IS NOT NULL AND id IN \
@@ -190,8 +208,10 @@ pub(crate) async fn wake(tx: &mut Tx, peer: Option<&str>, root: Option<&Cid>) ->
     .fetch_all(&mut tx.conn)
     .await?;
     for dag in &parked {
-        sqlx::query("UPDATE waits SET lane = 0, next_at = 0 WHERE dag = $1")
+        sqlx::query("UPDATE waits SET lane = $2, next_at = $3 WHERE dag = $1")
             .bind(dag)
+            .bind(WOKEN)
+            .bind(db(tx.now.as_millis()))
             .execute(&mut tx.conn)
             .await?;
         sqlx::query("UPDATE dags SET next_at = NULL WHERE id = $1").bind(dag).execute(&mut tx.conn).await?;
@@ -210,5 +230,5 @@ pub(crate) async fn parked_roots(conn: &mut SqliteConnection, most: usize) -> Re
     .bind(db(most as u64))
     .fetch_all(conn)
     .await?;
-    rows.into_iter().map(|(id, root)| root_of(uuid_of(id), &root)).collect()
+    Ok(rows.into_iter().filter_map(|(id, root)| intact(root_of(uuid_of(id), &root))).collect())
 }

@@ -39,10 +39,12 @@ pub(crate) const COMPLETE: i64 = 2;
 pub(crate) const IDLE: i64 = 3;
 pub(crate) const GONE: i64 = 4;
 
-/// The lane of what was never tried, and of what was woken: before all retries.
+/// The lane of what was never tried: before all retries.
 pub(crate) const FRESH: i64 = 0;
 /// The lane of what was parked.
 pub(crate) const RETRY: i64 = 1;
+/// The lane of what was parked and woken: every other turn of its account, while others wait.
+pub(crate) const WOKEN: i64 = 2;
 
 /// What a new pin joins.
 pub(crate) struct Joined {
@@ -140,7 +142,7 @@ async fn wait_until(
     sqlx::query(
         "INSERT INTO waits (account, dag, lane, next_at) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (account, dag) DO UPDATE SET lane = excluded.lane, next_at = excluded.next_at \
-         WHERE waits.lane > excluded.lane",
+         WHERE waits.lane = 1",
     )
     .bind(account)
     .bind(key(dag))
@@ -173,8 +175,7 @@ pub(crate) async fn stop_waiting(conn: &mut SqliteConnection, account: i64, dag:
 }
 
 async fn name_peers(tx: &mut Tx, dag: Uuid, origins: &[String]) -> Result<(), Error> {
-    let peers = origins.iter().filter_map(|origin| peer_of(origin)).take(limits::ORIGINS_PER_PIN);
-    for peer in peers {
+    for peer in peers_of(origins) {
         sqlx::query(
             "INSERT INTO origin_peers (peer, dag) VALUES ($1, $2) ON CONFLICT (peer, dag) DO NOTHING",
         )
@@ -184,6 +185,24 @@ async fn name_peers(tx: &mut Tx, dag: Uuid, origins: &[String]) -> Result<(), Er
         .await?;
     }
     Ok(())
+}
+
+/// The peers that origins name, each once: Kubo sends all addresses of one peer, and those that nobody else can dial
+/// come first. Twenty *peers* are more than the twenty origins of the spec can name, so only a client that sends
+/// more is cut, and for it the others are tried at the pin's next attempt all the same.
+fn peers_of(origins: &[String]) -> Vec<&str> {
+    let mut peers = Vec::new();
+    for peer in origins.iter().filter_map(|origin| peer_of(origin)) {
+        if peers.contains(&peer) {
+            continue;
+        }
+        if peers.len() == limits::PEERS_PER_PIN {
+            limits::hit("peers_per_pin");
+            break;
+        }
+        peers.push(peer);
+    }
+    peers
 }
 
 /// The peer that a multiaddr ends at, as it is written. Origins are hints: what names none is no error.
@@ -245,7 +264,22 @@ pub(crate) async fn set_state(conn: &mut SqliteConnection, dag: Uuid, state: i64
 
 #[cfg(test)]
 mod tests {
-    use super::peer_of;
+    use super::{peer_of, peers_of};
+    use crate::limits::PEERS_PER_PIN;
+
+    /// A client behind NAT sent thirty addresses of its own before the one of its relay: only the first twenty
+    /// origins were looked at, so the relay's connection woke nothing.
+    #[test]
+    fn s7_a_peer_counts_once_however_many_addresses_it_has() {
+        let own = (0..30).map(|port| format!("/ip4/10.0.0.1/tcp/{port}/p2p/own"));
+        let origins: Vec<String> = own.chain(["/dns4/x/tcp/4001/p2p/relay".to_owned()]).collect();
+        assert_eq!(peers_of(&origins), ["own", "relay"]);
+        for peers in [PEERS_PER_PIN - 1, PEERS_PER_PIN, PEERS_PER_PIN + 1] {
+            let origins: Vec<String> =
+                (0..peers).map(|n| format!("/ip4/10.0.0.1/tcp/1/p2p/peer{n}")).collect();
+            assert_eq!(peers_of(&origins).len(), peers.min(PEERS_PER_PIN));
+        }
+    }
 
     #[test]
     fn s7_the_peer_at_the_end_of_an_origin() {

@@ -3,6 +3,7 @@
 //! Each pin is charged the bytes its DAG holds, whoever else pins it (threat T26): so the charge grows with the
 //! fetch, and a pin whose account has no room fails then, and not only when all is fetched.
 
+use floe_core::pin::PinEvent;
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
@@ -38,6 +39,7 @@ pub(crate) async fn progress(
     .await?;
     let Some((held, _)) = row else { return Ok(None) };
     charge_growth(tx, dag, held).await?;
+    take_in_late(tx, dag).await?;
     let (state, wanted): (i64, i64) = match sqlx::query_as(
         "SELECT state, (SELECT COUNT(*) FROM (SELECT 1 FROM pins WHERE dag = $1 AND status IN (0, 1) LIMIT 1) w) \
          FROM dags WHERE id = $1",
@@ -56,6 +58,14 @@ pub(crate) async fn progress(
         (_, 0) => Ok(Some(Some(num(held)))),
         _ => allowance(&mut tx.conn, dag).await.map(Some),
     }
+}
+
+/// Pins that joined after the claim: the DAG is being fetched for them too.
+async fn take_in_late(tx: &mut Tx, dag: Uuid) -> Result<(), Error> {
+    for mut pin in change::queued(&mut tx.conn, dag).await? {
+        change::step(&mut tx.conn, &mut pin, PinEvent::Claimed).await?;
+    }
+    Ok(())
 }
 
 /// Charges every waiting pin what the DAG holds by now.

@@ -11,8 +11,8 @@ use floe_core::{AccountId, PinStatus, RequestId, Timestamp, cid};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use super::change;
 use super::row::{Stored, db, key, num};
+use super::{change, counts};
 use crate::fold::fold;
 use crate::writer::Tx;
 use crate::{DagProgress, Error, IdempotencyKey, PinRow, PinSpec, dags, limits};
@@ -52,7 +52,7 @@ pub(crate) async fn add(tx: &mut Tx, args: &Add) -> Result<Vec<PinRow>, Error> {
         };
         rows.push(insert_pin(tx, slot, spec).await?.into_row()?);
     }
-    change::count(&mut tx.conn, args.account, PinStatus::Queued, db(count as u64)).await?;
+    counts::added(&mut tx.conn, args.account, first, count).await?;
     remember(tx, args, &rows).await?;
     fail::fail_point!("pin.queued");
     Ok(rows)
@@ -85,7 +85,7 @@ pub(crate) async fn replace(tx: &mut Tx, args: &Add, old: Uuid) -> Result<PinRow
         replaces: true,
     };
     let new = insert_pin(tx, slot, &args.specs[0]).await?;
-    change::count(&mut tx.conn, args.account, PinStatus::Queued, 1).await?;
+    counts::added(&mut tx.conn, args.account, created, 1).await?;
     change::charge(&mut tx.conn, args.account, old.charged, 0).await?;
     inherit(tx, &old, &new, inherited).await?;
     let row = new.into_row()?;
@@ -216,18 +216,13 @@ fn check_pins(account: &AccountRow, more: i64) -> Result<(), Error> {
 
 async fn check_queue(tx: &mut Tx, account: &AccountRow, more: u64) -> Result<(), Error> {
     let busy = |reason: String| Error::Busy { reason, retry_after: Duration::from_secs(60) };
-    let counts: Vec<(i64, i64)> =
-        sqlx::query_as("SELECT account, pins FROM pin_counts WHERE account IN (0, $1) AND status = 0")
-            .bind(account.id)
-            .fetch_all(&mut tx.conn)
-            .await?;
-    let queued =
-        |of: i64| counts.iter().find(|(account, _)| *account == of).map_or(0, |(_, pins)| num(*pins));
-    if account.name != DEFAULT_ACCOUNT && queued(account.id) + more > limits::QUEUED_PER_ACCOUNT {
+    let [of_account, ..] = counts::ever(&mut tx.conn, account.id).await?;
+    let [over_all, ..] = counts::ever(&mut tx.conn, counts::EVERYBODY).await?;
+    if account.name != DEFAULT_ACCOUNT && of_account + more > limits::QUEUED_PER_ACCOUNT {
         limits::hit("queued_per_account");
         return Err(busy(format!("{} pins are queued already", limits::QUEUED_PER_ACCOUNT)));
     }
-    if queued(0) + more > limits::QUEUED_OVER_ALL {
+    if over_all + more > limits::QUEUED_OVER_ALL {
         limits::hit("queued_over_all");
         return Err(busy("the service has too many queued pins".into()));
     }

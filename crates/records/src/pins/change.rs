@@ -1,39 +1,47 @@
 //! The steps that every change of a pin is made of: its row, the counters and the account's charge, together.
+//!
+//! A row that is damaged is never changed: whoever names it gets [`Error::Damaged`], and what concerns all pins of a
+//! DAG passes it over.
 
 use floe_core::PinStatus;
 use floe_core::pin::PinEvent;
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use super::row::{Stored, code, key, pin_columns};
+use super::counts;
+use super::row::{Stored, code, intact, key, select_pins};
 use crate::writer::Tx;
 use crate::{Error, dags};
 
 /// The row of one account's pin.
 pub(crate) async fn load(conn: &mut SqliteConnection, account: i64, id: Uuid) -> Result<Stored, Error> {
-    let row = sqlx::query(concat!(
-        "SELECT ",
-        pin_columns!(),
-        "FROM pins p JOIN dags d ON d.id = p.dag WHERE p.id = $1 AND p.account = $2"
-    ))
-    .bind(key(id))
-    .bind(account)
-    .fetch_optional(conn)
-    .await?;
+    let row = sqlx::query(select_pins!("WHERE p.id = $1 AND p.account = $2"))
+        .bind(key(id))
+        .bind(account)
+        .fetch_optional(conn)
+        .await?;
     Stored::read(&row.ok_or(Error::NotFound)?)
 }
 
 /// The pins of a DAG that are neither pinned nor failed, the oldest first.
 pub(crate) async fn unsettled(conn: &mut SqliteConnection, dag: Uuid) -> Result<Vec<Stored>, Error> {
-    let rows = sqlx::query(concat!(
-        "SELECT ",
-        pin_columns!(),
-        "FROM pins p JOIN dags d ON d.id = p.dag WHERE p.dag = $1 AND p.status IN (0, 1) ORDER BY p.created, p.id"
-    ))
-    .bind(key(dag))
-    .fetch_all(conn)
-    .await?;
-    rows.iter().map(Stored::read).collect()
+    up_to(conn, dag, PinStatus::Pinning).await
+}
+
+/// The pins of a DAG that are still queued, the oldest first.
+pub(crate) async fn queued(conn: &mut SqliteConnection, dag: Uuid) -> Result<Vec<Stored>, Error> {
+    up_to(conn, dag, PinStatus::Queued).await
+}
+
+/// The pins of a DAG that have come as far as `status` in the order of life. A damaged one is left out: it must not
+/// keep the others waiting.
+async fn up_to(conn: &mut SqliteConnection, dag: Uuid, status: PinStatus) -> Result<Vec<Stored>, Error> {
+    let rows = sqlx::query(select_pins!("WHERE p.dag = $1 AND p.status <= $2 ORDER BY p.created, p.id"))
+        .bind(key(dag))
+        .bind(code(status))
+        .fetch_all(conn)
+        .await?;
+    Ok(rows.iter().filter_map(|row| intact(Stored::read(row))).collect())
 }
 
 /// Writes a new row.
@@ -72,8 +80,7 @@ pub(crate) async fn step(
 ) -> Result<(), Error> {
     let next = pin.status.after(event).map_err(|illegal| Error::Sql(format!("pin {}: {illegal}", pin.id)))?;
     if next != pin.status {
-        count(conn, pin.account, pin.status, -1).await?;
-        count(conn, pin.account, next, 1).await?;
+        counts::moved(conn, pin.account, pin.created, pin.status, next).await?;
         pin.status = next;
     }
     store_state(conn, pin).await
@@ -103,26 +110,6 @@ pub(crate) async fn fail(tx: &mut Tx, mut pin: Stored, reason: &str) -> Result<(
     step(&mut tx.conn, &mut pin, PinEvent::GaveUp).await?;
     dags::let_go(tx, pin.dag, 1).await?;
     dags::stop_waiting(&mut tx.conn, pin.account, pin.dag).await
-}
-
-/// Adds `pins` (may be negative) to the counters of the account and of all accounts (account 0).
-pub(crate) async fn count(
-    conn: &mut SqliteConnection,
-    account: i64,
-    status: PinStatus,
-    pins: i64,
-) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO pin_counts (account, status, pins) VALUES ($1, $3, $4), ($2, $3, $4) \
-         ON CONFLICT (account, status) DO UPDATE SET pins = pin_counts.pins + excluded.pins",
-    )
-    .bind(account)
-    .bind(0_i64)
-    .bind(code(status))
-    .bind(pins)
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// Adds to what an account uses (may be negative).
@@ -194,7 +181,7 @@ pub(crate) async fn remove(tx: &mut Tx, account: i64, id: Uuid) -> Result<(), Er
 /// Deletes the row, its count, and `refund` of the account's bytes. What it holds is the caller's.
 pub(crate) async fn delete(tx: &mut Tx, pin: &Stored, refund: i64) -> Result<(), Error> {
     sqlx::query("DELETE FROM pins WHERE id = $1").bind(key(pin.id)).execute(&mut tx.conn).await?;
-    count(&mut tx.conn, pin.account, pin.status, -1).await?;
+    counts::removed(&mut tx.conn, pin.account, pin.created, pin.status).await?;
     let pins = if pin.status == PinStatus::Failed { 0 } else { -1 };
     charge(&mut tx.conn, pin.account, -refund, pins).await
 }

@@ -5,15 +5,20 @@
 //! many pins there are; a sort over several statuses would read them all. Parts of names and meta have no index:
 //! they scan the account in short steps, under a deadline, and compare here rather than by LIKE, whose folding
 //! and wildcards differ between databases.
+//!
+//! A row that is damaged is left out of its page and of the count that comes with it, and named in the log: whoever
+//! lists wants to see the others. Asked for by its id it is an error.
 
 use std::time::Duration;
 
 use floe_core::{AccountId, Clock, PinStatus, cid};
+use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
 
-use super::row::{Stored, code, db, num, pin_columns};
+use super::counts;
+use super::row::{Stored, code, db, intact, num, select_pins};
 use crate::fold::fold;
-use crate::{Error, NameMatch, PinFilter, PinPage, limits};
+use crate::{Error, NameMatch, PinFilter, PinPage, PinRow, limits};
 
 /// One page.
 pub(crate) async fn page(
@@ -32,11 +37,10 @@ pub(crate) async fn page(
         None => {
             // One snapshot for both, so that a pager never sees a count that its page contradicts.
             let mut tx = pool.begin().await?;
-            let count = query.count(&mut tx, filter).await?;
-            let pins = query.rows(&mut tx, query.before, query.after, query.limit).await?;
+            let count = query.count(&mut tx).await?;
+            let (pins, damaged) = query.page(&mut tx).await?;
             tx.commit().await?;
-            let pins = pins.into_iter().map(Stored::into_row).collect::<Result<_, _>>()?;
-            Ok(PinPage { count, pins })
+            Ok(PinPage { count: count.saturating_sub(damaged), pins })
         }
     }
 }
@@ -50,6 +54,22 @@ struct Query {
     after: Option<i64>,
     ascending: bool,
     limit: u32,
+}
+
+/// The time that is left to read, without its ends.
+#[derive(Clone, Copy)]
+struct Window {
+    before: Option<i64>,
+    after: Option<i64>,
+}
+
+/// Some rows in their order.
+struct Step {
+    rows: Vec<Stored>,
+    /// How many there were with those that are left out.
+    found: usize,
+    /// What is left behind them; `None` where there was no row.
+    rest: Option<Window>,
 }
 
 /// The equal part of an index.
@@ -98,62 +118,84 @@ impl Query {
     }
 
     /// All that match, `before` and `after` included (M14).
-    async fn count(&self, conn: &mut SqliteConnection, filter: &PinFilter) -> Result<u64, Error> {
-        let by_status_alone =
-            self.roots.is_empty() && filter.name.is_none() && self.before.is_none() && self.after.is_none();
+    async fn count(&self, conn: &mut SqliteConnection) -> Result<u64, Error> {
+        if self.roots.is_empty() && self.name.is_none() {
+            return counts::between(conn, self.account, &self.statuses, self.after, self.before).await;
+        }
         let mut sql = QueryBuilder::new("SELECT CAST(COALESCE(SUM(n), 0) AS BIGINT) FROM (");
-        if by_status_alone {
-            sql.push("SELECT pins AS n FROM pin_counts WHERE account = ").push_bind(self.account);
-            sql.push(" AND status IN (");
-            let mut list = sql.separated(", ");
-            self.statuses.iter().for_each(|status| {
-                list.push_bind(code(*status));
-            });
-            sql.push(")");
-        } else {
-            for (i, range) in self.ranges().into_iter().enumerate() {
-                sql.push(if i > 0 { " UNION ALL " } else { "" }).push("SELECT COUNT(*) AS n FROM pins p");
-                self.push_where(&mut sql, range, self.before, self.after);
-            }
+        for (i, range) in self.ranges().into_iter().enumerate() {
+            sql.push(if i > 0 { " UNION ALL " } else { "" }).push("SELECT COUNT(*) AS n FROM pins p");
+            self.push_where(&mut sql, range, Window { before: self.before, after: self.after });
         }
         sql.push(") counts");
         let count: i64 = sql.build_query_scalar().fetch_one(conn).await?;
         Ok(num(count))
     }
 
-    async fn rows(
-        &self,
-        conn: &mut SqliteConnection,
-        before: Option<i64>,
-        after: Option<i64>,
-        limit: u32,
-    ) -> Result<Vec<Stored>, Error> {
+    /// The page, and how many damaged rows were passed over. It is full while there are pins to fill it with: a pager
+    /// takes a short page for the last one.
+    async fn page(&self, conn: &mut SqliteConnection) -> Result<(Vec<PinRow>, u64), Error> {
+        let (mut pins, mut damaged) = (Vec::new(), 0);
+        let mut window = Window { before: self.before, after: self.after };
+        loop {
+            let wanted = self.limit - u32::try_from(pins.len()).expect("a page is small");
+            let step = self.step(conn, window, wanted).await?;
+            let (found, known) = (step.found, pins.len());
+            pins.extend(step.rows.into_iter().filter_map(|row| intact(row.into_row())));
+            let left_out = (known + found - pins.len()) as u64;
+            damaged += left_out;
+            match step.rest {
+                Some(rest) if left_out > 0 => window = rest,
+                _ => return Ok((pins, damaged)),
+            }
+            if damaged > limits::DAMAGED_PER_PAGE {
+                limits::hit("damaged_per_page");
+                return Err(Error::Damaged(format!(
+                    "more than {} rows of this page are damaged: restore the database from a backup",
+                    limits::DAMAGED_PER_PAGE
+                )));
+            }
+        }
+    }
+
+    /// The next rows of a window, up to `limit`.
+    async fn step(&self, conn: &mut SqliteConnection, window: Window, limit: u32) -> Result<Step, Error> {
         let order = if self.ascending { " ORDER BY created ASC" } else { " ORDER BY created DESC" };
-        // Ids first, from the indexes alone; then the rows of one page.
-        let mut sql = QueryBuilder::new(concat!(
-            "SELECT ",
-            pin_columns!(),
-            "FROM pins p JOIN dags d ON d.id = p.dag WHERE p.id IN (SELECT id FROM ("
-        ));
+        // Ids first, so that rows are read for one page alone, however many ranges there are.
+        let mut sql = QueryBuilder::new(select_pins!("WHERE p.id IN (SELECT id FROM ("));
         for (i, range) in self.ranges().into_iter().enumerate() {
             sql.push(if i > 0 { " UNION ALL " } else { "" });
             sql.push("SELECT * FROM (SELECT p.id, p.created FROM pins p");
-            self.push_where(&mut sql, range, before, after);
+            self.push_where(&mut sql, range, window);
             sql.push(order).push(" LIMIT ").push_bind(i64::from(limit)).push(") r");
         }
         sql.push(") ids").push(order).push(" LIMIT ").push_bind(i64::from(limit)).push(")");
         sql.push(if self.ascending { " ORDER BY p.created ASC" } else { " ORDER BY p.created DESC" });
-        let rows = sql.build().fetch_all(conn).await?;
-        rows.iter().map(Stored::read).collect()
+        let found = sql.build().fetch_all(conn).await?;
+        let rest = found.iter().rev().find_map(|row| self.behind(window, row));
+        if rest.is_none() && !found.is_empty() {
+            return Err(Error::Damaged(
+                "an index of the pins is damaged: restore the database from a backup".into(),
+            ));
+        }
+        let rows: Vec<Stored> = found.iter().filter_map(|row| intact(Stored::read(row))).collect();
+        Ok(Step { found: found.len(), rows, rest })
     }
 
-    fn push_where(
-        &self,
-        sql: &mut QueryBuilder<Sqlite>,
-        range: Range<'_>,
-        before: Option<i64>,
-        after: Option<i64>,
-    ) {
+    /// What is left of a window behind a row. `None` where the row says another time than the index that it was found
+    /// by: going on from there could go round in a circle.
+    fn behind(&self, window: Window, row: &SqliteRow) -> Option<Window> {
+        let at: i64 = row.try_get("created").ok()?;
+        let inside =
+            window.before.is_none_or(|before| at < before) && window.after.is_none_or(|after| at > after);
+        inside.then_some(if self.ascending {
+            Window { after: Some(at), ..window }
+        } else {
+            Window { before: Some(at), ..window }
+        })
+    }
+
+    fn push_where(&self, sql: &mut QueryBuilder<Sqlite>, range: Range<'_>, window: Window) {
         sql.push(" WHERE p.account = ").push_bind(self.account);
         sql.push(" AND p.status = ").push_bind(code(range.status));
         if let Some(root) = range.root {
@@ -162,10 +204,10 @@ impl Query {
         if let Some(name) = &self.name {
             sql.push(" AND p.name = ").push_bind(name.clone());
         }
-        if let Some(before) = before {
+        if let Some(before) = window.before {
             sql.push(" AND p.created < ").push_bind(before);
         }
-        if let Some(after) = after {
+        if let Some(after) = window.after {
             sql.push(" AND p.created > ").push_bind(after);
         }
     }
@@ -201,7 +243,7 @@ impl<'a> Scan<'a> {
         query: &Query,
         until: Duration,
     ) -> Result<PinPage, Error> {
-        let (mut before, mut after) = (query.before, query.after);
+        let mut window = Window { before: query.before, after: query.after };
         let mut page = PinPage { count: 0, pins: Vec::new() };
         loop {
             if clock.monotonic() >= until {
@@ -209,17 +251,13 @@ impl<'a> Scan<'a> {
                 return Err(Error::Deadline);
             }
             let mut conn = pool.acquire().await?;
-            let step = u32::try_from(limits::SCAN_STEP).expect("a step is small");
-            let rows = query.rows(&mut conn, before, after, step).await?;
+            let limit = u32::try_from(limits::SCAN_STEP).expect("a step is small");
+            let step = query.step(&mut conn, window, limit).await?;
             drop(conn);
-            let Some(last) = rows.last().map(|row| row.created) else { return Ok(page) };
-            if query.ascending {
-                after = Some(last)
-            } else {
-                before = Some(last)
-            }
-            for row in rows.into_iter().filter(|row| self.name_matches(row)) {
-                let row = row.into_row()?;
+            let Some(rest) = step.rest else { return Ok(page) };
+            window = rest;
+            let named = step.rows.into_iter().filter(|row| self.name_matches(row));
+            for row in named.filter_map(|row| intact(row.into_row())) {
                 if self.filter.meta.iter().all(|(key, value)| row.spec.meta.get(key) == Some(value)) {
                     page.count += 1;
                     if page.pins.len() < query.limit as usize {

@@ -1,6 +1,7 @@
-//! Pins: how they come, change, go and are found.
+//! Pins: how they come, change, go, are counted and are found.
 
 pub(crate) mod add;
 pub(crate) mod change;
+pub(crate) mod counts;
 pub(crate) mod list;
 pub(crate) mod row;

@@ -11,15 +11,20 @@ use uuid::Uuid;
 
 use crate::{DagProgress, Error, PinRow, PinSpec};
 
-/// The columns of a pin and its DAG's progress, for `FROM pins p JOIN dags d ON d.id = p.dag`.
-macro_rules! pin_columns {
-    () => {
-        "p.id, p.account, p.created, p.status, p.cid_text, p.root, p.name, p.folded, p.origins, p.meta, \
-         p.local_request, p.dag, p.reason, p.charged, p.kept, p.digest, \
-         d.blocks, d.bytes, d.attempts, d.last_error, d.next_at, d.state "
+/// Pins `p` with their DAGs' progress, for [`Stored::read`]; what follows says which. A pin whose DAG is not there
+/// comes without: it is damaged, and is to be named rather than passed over.
+macro_rules! select_pins {
+    ($which:literal) => {
+        concat!(
+            "SELECT p.id, p.account, p.created, p.status, p.cid_text, p.root, p.name, p.folded, p.origins, p.meta, \
+             p.local_request, p.dag, p.reason, p.charged, p.kept, p.digest, \
+             d.blocks, d.bytes, d.attempts, d.last_error, d.next_at, d.state \
+             FROM pins p LEFT JOIN dags d ON d.id = p.dag ",
+            $which
+        )
     };
 }
-pub(crate) use pin_columns;
+pub(crate) use select_pins;
 
 /// A pin as the table has it.
 #[derive(Debug, Clone)]
@@ -137,6 +142,11 @@ fn progress(row: &SqliteRow) -> Result<DagProgress, sqlx::Error> {
         next_attempt: next_at.filter(|_| waiting).map(|at| Timestamp::from_millis(num(at))),
         queue_position: None,
     })
+}
+
+/// The row, or a line in the log where it is damaged: for what shows or does as much as it can.
+pub(crate) fn intact<T>(read: Result<T, Error>) -> Option<T> {
+    read.inspect_err(|error| tracing::error!(%error, "a row is left out: {error}")).ok()
 }
 
 /// A length and the bytes; a missing field differs from an empty one.
