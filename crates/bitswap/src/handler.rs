@@ -12,9 +12,10 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures::stream::SelectAll;
-use futures::{AsyncWrite, StreamExt};
+use futures::{AsyncRead, AsyncWrite, StreamExt};
 use libp2p::Stream;
 use libp2p::swarm::handler::{
     ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
@@ -23,7 +24,7 @@ use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeErro
 
 use crate::behaviour::Misbehaviour;
 use crate::frame::{FrameError, FrameReader};
-use crate::limits::{INBOUND_STREAMS, OPEN_ATTEMPTS, hit, send_timeout};
+use crate::limits::{HANG_UP_PAUSE, INBOUND_STREAMS, OPEN_ATTEMPTS, hit, send_timeout};
 use crate::message::{DecodeError, Frame, Message, Version};
 use crate::protocol::{Negotiated, Protocol};
 use crate::shared::{Link, Shared};
@@ -43,6 +44,8 @@ pub struct Handler {
     writing: Option<Writing>,
     /// Streams that failed since a frame last got out.
     failures: u32,
+    /// When a stream that the peer let go of is a reason to say everything again.
+    say_again_from: Duration,
 }
 
 enum Outbound {
@@ -52,6 +55,8 @@ enum Outbound {
         stream: Stream,
         version: Version,
         unflushed: bool,
+        /// The peer wrote to it.
+        answers_back: bool,
     },
     /// The peer does not speak bitswap, or not with us.
     Unsupported,
@@ -117,6 +122,7 @@ impl Handler {
             outbound: Outbound::Closed,
             writing: None,
             failures: 0,
+            say_again_from: Duration::ZERO,
         }
     }
 
@@ -179,6 +185,7 @@ impl Handler {
             }
             match self.poll_write(cx) {
                 Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) if self.is_hung_up(cx) => self.on_hang_up(),
                 Poll::Ready(Ok(false)) | Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => self.on_write_error(&error),
             }
@@ -274,6 +281,34 @@ impl Handler {
         }
         self.shared.client(|client, _| client.start_over(&peer));
         self.failed(slow.then_some(Misbehaviour::SlowReader));
+    }
+
+    /// Whether the peer let go of our stream while nothing was being written. Helia does so with one that is idle.
+    fn is_hung_up(&mut self, cx: &mut Context<'_>) -> bool {
+        let Outbound::Open { stream, answers_back, .. } = &mut self.outbound else { return false };
+        if *answers_back {
+            return false;
+        }
+        match Pin::new(stream).poll_read(cx, &mut [0]) {
+            Poll::Pending => false,
+            // Nothing is said on this side of a stream: it is not listened to any further.
+            Poll::Ready(Ok(1)) => {
+                *answers_back = true;
+                false
+            }
+            Poll::Ready(_) => true,
+        }
+    }
+
+    /// What was written last may not have been read, and no write fails that would tell: wants are said again, but
+    /// not each time to a peer that always closes its side at once.
+    fn on_hang_up(&mut self) {
+        self.outbound = Outbound::Closed;
+        let now = self.shared.now();
+        if now >= self.say_again_from {
+            self.say_again_from = now + HANG_UP_PAUSE;
+            self.shared.client(|client, _| client.start_over(&self.link.peer));
+        }
     }
 
     fn drop_answer(&self, answer: &mut Writing) {
@@ -392,7 +427,7 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, .. }) => {
                 let Negotiated { mut stream, version } = protocol;
                 stream.ignore_for_keep_alive();
-                self.outbound = Outbound::Open { stream, version, unflushed: false };
+                self.outbound = Outbound::Open { stream, version, unflushed: false, answers_back: false };
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => self.on_dial_error(&error),
             _ => {}

@@ -182,6 +182,11 @@ pub const SEND_TIMEOUT_MIN: Duration = Duration::from_secs(10);
 /// See [`SEND_BASE`].
 pub const SEND_TIMEOUT_MAX: Duration = Duration::from_secs(120);
 
+/// Between two times that a peer is told its wants again because it let go of our stream. A want lost with a stream
+/// would otherwise only be asked elsewhere, and a peer that closes each stream at once must not hear the same wants
+/// for ever.
+pub const HANG_UP_PAUSE: Duration = PROGRESS_TIMEOUT;
+
 /// Attempts to open the outbound stream before the peer counts as one that does not speak bitswap.
 pub const OPEN_ATTEMPTS: u32 = 4;
 
