@@ -179,6 +179,9 @@ async fn a_flipped_bit_is_found_never_served_and_fetched_again() -> Result<()> {
     ensure!(flipped == 1, "the block stands in {flipped} files");
     let offline = run(&["verify", "--offline", "--data-dir", &home_arg, "--json"], &[])?;
     ensure!(offline.status.code() == Some(13), "verify --offline ended with {:?}", offline.status);
+    let said: Value = serde_json::from_slice(&offline.stdout)?;
+    ensure!(said["blocks"] == blocks.len(), "verify --offline counts other things than blocks: {said}");
+    ensure!(said["damaged"].to_string().contains(&id), "verify --offline names no pin: {said}");
 
     // Nobody has a good copy: it is not served, and reported.
     seeder.stop().await;

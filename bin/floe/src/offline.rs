@@ -4,7 +4,7 @@
 //! pack, every row, and compares the DAGs that rows call complete with the manifests that hold their blocks. A
 //! damaged block is named by its CID and the pins whose DAG holds it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -21,7 +21,7 @@ use crate::config::flags::Flags;
 use crate::config::{Config, Layers, Log, LogFormat};
 use crate::datadir::{DataDir, Layout};
 use crate::exit::{Code, Failure};
-use crate::output::{Output, Table};
+use crate::output::Output;
 use crate::system::{self, SystemClock, SystemEntropy};
 use crate::{client, init, logs, stores};
 
@@ -43,10 +43,10 @@ pub(crate) async fn init(layout: Layout, out: Output) -> anyhow::Result<()> {
     })
 }
 
-/// What `floe verify --offline` prints. The first four fields are those of the online report.
+/// What `floe verify --offline` prints: the online report, and more.
 #[derive(Debug, Clone, Default, Serialize)]
 struct Report {
-    /// Blocks read.
+    /// Live blocks read.
     blocks: u64,
     /// Bytes read.
     bytes: u64,
@@ -56,6 +56,8 @@ struct Report {
     damaged_records: u64,
     /// Nothing is fetched offline.
     repaired: u64,
+    /// The block index disagreed with the packs; the next start makes it again.
+    index_wrong: bool,
     /// What is wrong with the rows, in words.
     rows: Vec<String>,
     /// DAGs that rows call complete and no sealed manifest holds.
@@ -104,19 +106,32 @@ async fn examine(records: &Records, blocks: &BlockStore) -> anyhow::Result<Repor
         blocks: scrub.blocks,
         bytes: scrub.bytes,
         damaged_records: scrub.damaged_records,
+        index_wrong: scrub.index_wrong,
         rows: rows.findings,
         ..Report::default()
     };
     let pins = Pins { records };
     let spoilt: Vec<Multihash> = scrub.damaged.into_iter().chain(scrub.missing).collect();
+    let holders = holders(blocks, &spoilt).await?;
     for hash in spoilt {
         let cid = Cid::new_v1(code::RAW, hash).to_string();
-        report.damaged.push(Damaged { cid, repaired: false, pins: Vec::new() });
+        let dags = holders.get(&hash).map_or(&[][..], Vec::as_slice);
+        report.damaged.push(Damaged { cid, repaired: false, pins: pins.of(dags).await? });
     }
     for dag in not_whole(records, blocks).await? {
         report.incomplete.push(Incomplete { dag, pins: pins.of(&[dag]).await? });
     }
     Ok(report)
+}
+
+/// Which manifests, and so which DAGs, hold these blocks.
+async fn holders(blocks: &BlockStore, spoilt: &[Multihash]) -> anyhow::Result<HashMap<Multihash, Vec<Uuid>>> {
+    if spoilt.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let (store, spoilt) = (blocks.clone(), spoilt.to_vec());
+    let found = tokio::task::spawn_blocking(move || store.holders(&spoilt)).await;
+    found.context("reading manifests panicked")?.context("cannot read which pins hold damaged blocks")
 }
 
 /// The DAGs that rows call complete without a sealed manifest. Manifests without rows are no damage: a crash
@@ -156,14 +171,6 @@ impl Report {
         if self.damaged_records > 0 {
             out.push_str(&format!("{} damaged records that are no blocks\n", self.damaged_records));
         }
-        if !self.incomplete.is_empty() {
-            let mut table = Table::new(&["INCOMPLETE DAG", "PINS (account:request id)"]);
-            for Incomplete { dag, pins } in &self.incomplete {
-                let pins: Vec<String> = pins.iter().map(|(account, id)| format!("{account}:{id}")).collect();
-                table.row([&dag.to_string(), &pins.join(" ")]);
-            }
-            out.push_str(&table.render());
-        }
         if self.rows.is_empty() {
             out.push_str("rows are right\n");
         }
@@ -177,14 +184,14 @@ impl Report {
         let found = [
             (self.damaged.len() as u64, "damaged blocks"),
             (self.damaged_records, "damaged records that are no blocks"),
-            (self.incomplete.len() as u64, "incomplete DAGs"),
             (self.rows.len() as u64, "problems in the rows"),
         ];
-        let words: Vec<String> = found
+        let mut words: Vec<String> = found
             .iter()
             .filter(|(count, _)| *count > 0)
             .map(|(count, what)| format!("{count} {what}"))
             .collect();
+        words.extend(client::verify_words(&json!(self)));
         if words.is_empty() { Ok(()) } else { Err(Failure::new(Code::Damage, words.join(", ")).into()) }
     }
 }

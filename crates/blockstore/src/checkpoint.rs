@@ -86,17 +86,21 @@ impl Checkpointer {
 
     fn write(&self, shared: &Shared, batch: &Batch, done: &mut Option<Done>) -> Result<(), Error> {
         let index = shared.kv.index();
-        let mut failed = 0;
+        let (mut failed, mut was_full) = (0, false);
         loop {
             fail::fail_point!("index.apply");
             let error = match index.checkpoint(batch) {
                 Ok(()) => {
                     fail::fail_point!("index.checkpoint");
+                    if was_full {
+                        shared.health.found_space();
+                    }
                     return Ok(());
                 }
                 Err(error) => error,
             };
             if matches!(error, IndexError::Full) {
+                was_full = true;
                 limits::hit("blockstore_checkpoint_disk_full");
                 shared.health.give_up_kept(&*shared.disk, &shared.layout);
                 shared.health.full(&*shared.disk, &shared.layout, 0);
@@ -110,7 +114,7 @@ impl Checkpointer {
             }
             if let Err(error) = index.reopen() {
                 tracing::error!("the block index does not open again: {error}");
-                failed += 1;
+                failed += u32::from(!matches!(error, IndexError::Full));
             }
             if failed >= limits::CHECKPOINT_TRIES {
                 return Err(shared.health.poison(&shared.layout.root, &index_error(error)));

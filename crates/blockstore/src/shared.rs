@@ -249,6 +249,11 @@ impl Health {
         self.look(disk, layout);
     }
 
+    /// A write that had met ENOSPC went through: under a quota the volume does not show when there is space again.
+    pub(crate) fn found_space(&self) {
+        self.wanted.store(0, Ordering::Relaxed);
+    }
+
     /// Takes space for what must go on when the disk is full. Best effort: a small disk goes without.
     pub(crate) fn keep(&self, disk: &dyn Disk, layout: &Layout) {
         let kept = || -> io::Result<Arc<dyn DiskFile>> {

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::backoff::Attempt;
 use crate::context::Context;
 use crate::fetch::{Ended, Entered, fetch, words};
-use crate::limits;
+use crate::{limits, recovery};
 
 const NAME: &str = "fetcher";
 
@@ -171,7 +171,9 @@ impl Fetcher {
             let ctx = Arc::clone(&self.ctx);
             self.fetches.spawn(async move {
                 let ended = attempt(&ctx, &dag, true, &mut entered).await;
-                Finished::Healed(heal_outcome(&ctx, dag, ended))
+                let again = heal_outcome(&ctx, dag, ended);
+                recovery::thaw(&ctx).await;
+                Finished::Healed(again)
             });
         }
     }

@@ -45,7 +45,7 @@ pub use floe_records::{
     Account, DagProgress, Error as RecordsError, IdempotencyKey, NameMatch, PinFilter, PinPage, PinRow,
     PinSpec, Principal, Scope, Token,
 };
-pub use scrubber::{DamagedBlock, VerifyReport};
+pub use scrubber::{DamagedBlock, IncompleteDag, VerifyReport};
 pub use watch::{PinEventItem, PinEvents};
 pub use workers::WorkerStatus;
 

@@ -13,7 +13,7 @@ use floe_records::Job;
 
 use crate::backoff::jittered;
 use crate::context::Context;
-use crate::limits;
+use crate::{limits, recovery};
 
 const NAME: &str = "outbox";
 
@@ -98,6 +98,7 @@ async fn routing_jobs(ctx: &Context, jobs: &[(i64, Job)]) -> Result<(), String> 
 }
 
 async fn release_jobs(ctx: &Context, jobs: &[(i64, Job)]) -> Result<(), String> {
+    let mut released = false;
     for (id, job) in jobs {
         let Job::Release(dag) = job else { continue };
         // A fetch that still runs, or was claimed a moment ago, would write into the manifest again.
@@ -105,6 +106,10 @@ async fn release_jobs(ctx: &Context, jobs: &[(i64, Job)]) -> Result<(), String> 
         ctx.running.stop(*dag).await;
         ctx.blocks.release(*dag).await.map_err(|e| format!("cannot release the blocks of {dag}: {e}"))?;
         ctx.records.job_done(*id).await.map_err(|e| e.to_string())?;
+        released = true;
+    }
+    if released {
+        recovery::thaw(ctx).await;
     }
     Ok(())
 }

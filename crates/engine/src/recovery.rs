@@ -62,7 +62,36 @@ pub(crate) async fn recover(ctx: &Context) -> Result<Leftovers, Error> {
         ctx.board
             .error("fetcher", format!("{count} pinned DAGs were not whole at start; they are fetched again"));
     }
+    thaw(ctx).await;
     Ok(leftovers)
+}
+
+/// The DAGs that the rows call complete and that are not whole in the block store. Where there are none, nothing
+/// that its packs may have lost is missed, and it collects again.
+pub(crate) async fn confirm(ctx: &Context) -> Result<Vec<Uuid>, Error> {
+    let rows = ctx.records.dag_ids().await?;
+    let needed: Vec<Uuid> = rows.into_iter().filter(|(_, complete)| *complete).map(|(dag, _)| dag).collect();
+    let blocks = ctx.blocks.clone();
+    let lacking = tokio::task::spawn_blocking(move || blocks.confirm(&needed)).await;
+    Ok(lacking.map_err(|_| Error::Stopping)??)
+}
+
+/// To be called when a DAG became whole, or went: ends the freeze of collection where that was the last one.
+pub(crate) async fn thaw(ctx: &Context) {
+    if !ctx.blocks.stats().in_doubt {
+        return;
+    }
+    match confirm(ctx).await {
+        Ok(lacking) if lacking.is_empty() => {}
+        Ok(lacking) => {
+            tracing::warn!(
+                dags = lacking.len(),
+                "nothing is collected: {} DAGs are not whole",
+                lacking.len()
+            );
+        }
+        Err(error) => tracing::warn!(%error, "cannot look whether the DAGs are whole: {error}"),
+    }
 }
 
 /// What is needed to fetch a complete DAG again, from the pins that name it.

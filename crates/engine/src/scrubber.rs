@@ -41,6 +41,18 @@ pub struct VerifyReport {
     /// Whether the block index disagreed with the packs: what it had lost is served again, and it is made again at
     /// the next start.
     pub index_wrong: bool,
+    /// DAGs that rows call complete and that lost records in the packs. They are walked again from the start on;
+    /// while there are any, nothing is collected.
+    pub incomplete: Vec<IncompleteDag>,
+}
+
+/// A DAG that is not whole.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct IncompleteDag {
+    /// Its id in rows and manifests.
+    pub dag: Uuid,
+    /// `(account, request id)` of its pins.
+    pub pins: Vec<(i64, RequestId)>,
 }
 
 /// A damaged or missing block.
@@ -111,9 +123,14 @@ pub(crate) async fn verify(ctx: &Context) -> Result<VerifyReport, Error> {
     let _one_at_a_time = ctx.scrub.lock().await;
     ctx.board.state(NAME, "reading every block", 0);
     let found = ctx.blocks.scrub().await?;
-    let report = answer(ctx, found).await;
+    let mut report = answer(ctx, found).await?;
+    let mut pins = Pins::default();
+    for dag in recovery::confirm(ctx).await? {
+        let named = pins.of(ctx, dag).await?.iter().map(|(account, id)| (account.0, *id)).collect();
+        report.incomplete.push(IncompleteDag { dag, pins: named });
+    }
     ctx.board.state(NAME, progress(ctx.blocks.patrol_state()), 0);
-    report
+    Ok(report)
 }
 
 /// Fetches again what a scrub found spoilt, and names who holds it.

@@ -132,6 +132,56 @@ async fn r04_verify_finds_a_flipped_bit_heals_it_from_a_peer_and_names_the_pins_
     assert!(world.engine.verify().await.unwrap().damaged.is_empty());
 }
 
+/// Flips a bit where a manifest says that it holds this block, and takes the index away.
+fn lose_a_manifest_record(world: &World, block: &Block) {
+    let hash = block.cid().hash().to_bytes();
+    let len = u32::try_from(block.data().len()).unwrap();
+    let member = [&[hash.len() as u8][..], &hash, &len.to_le_bytes()].concat();
+    let mut flipped = 0;
+    for path in packs(&world.dir.path().join("blocks-1/packs")) {
+        let bytes = std::fs::read(&path).unwrap();
+        let Some(at) = bytes.windows(member.len()).position(|window| window == member) else { continue };
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[bytes[at + 9] ^ 4], at as u64 + 9).unwrap();
+        flipped += 1;
+    }
+    assert_eq!(flipped, 1, "one manifest holds the block");
+    std::fs::remove_file(world.dir.path().join("blocks-1/index-1.redb")).unwrap();
+}
+
+/// Once a rebuild of the index had met a damaged manifest record, nothing was collected any more, for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r04_a_pin_that_lost_a_record_is_walked_again_and_collection_goes_on() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let (dag, gone) = (tree(54, 30, 1_000, 10), tree(55, 5, 300, 5));
+    world.net.has(&dag.blocks);
+    world.net.has(&gone.blocks);
+    let row = world.add(&alice, &dag.root()).await;
+    world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    let other = world.add(&alice, &gone.root()).await;
+    world.reaches(&alice, other.id, PinStatus::Pinned).await;
+
+    lose_a_manifest_record(&world, &dag.blocks[3]);
+    world.net.forget_asked();
+    let world = world
+        .crash_and(|blocks, _| async move {
+            assert!(blocks.stats().in_doubt, "what is lost is known to be lost");
+        })
+        .await;
+    world.advance_until(SECOND, 2 * MINUTE, || async { !world.blocks.stats().in_doubt }).await;
+    assert!(world.has_all(&dag.blocks));
+    assert_eq!(world.net.asked_in_all(), 0, "all of it was here");
+    world.engine.remove_pin(&alice, other.id).await.unwrap();
+    world.engine.collect().await.unwrap();
+    assert!(gone.blocks.iter().all(|b| !world.has(b.cid())), "collected again");
+    let report = world.engine.verify().await.unwrap();
+    assert!(
+        world.has_all(&dag.blocks) && report.damaged.is_empty() && report.incomplete.is_empty(),
+        "{report:?}"
+    );
+}
+
 /// A walk that meets a damaged block of its own, or another pin's, asks for it like for a missing one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r05_a_walk_over_a_damaged_node_mends_it() {

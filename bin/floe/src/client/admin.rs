@@ -81,13 +81,26 @@ pub(crate) async fn gc(client: &Client, out: Output) -> anyhow::Result<()> {
 pub(crate) async fn verify(client: &Client, out: Output) -> anyhow::Result<()> {
     let report = client.call(Call::post("/admin/v1/verify", json!({})).long()).await?;
     out.print(&report, || verify_text(&report))?;
-    let damaged = rows(&report, "damaged").len();
-    if damaged == 0 {
-        return Ok(());
+    let (damaged, repaired) = (rows(&report, "damaged").len(), number(&report["repaired"]));
+    let mut found = Vec::new();
+    if damaged > 0 {
+        found.push(format!("{damaged} damaged blocks, {repaired} of them fetched again"));
     }
-    let repaired = number(&report["repaired"]);
-    Err(Failure::new(Code::Damage, format!("{damaged} damaged blocks, {repaired} of them fetched again"))
-        .into())
+    found.extend(verify_words(&report));
+    if found.is_empty() { Ok(()) } else { Err(Failure::new(Code::Damage, found.join(", ")).into()) }
+}
+
+/// What is wrong beside damaged blocks, in words for the last line.
+pub(crate) fn verify_words(report: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let incomplete = rows(&report["incomplete"], "").len();
+    if incomplete > 0 {
+        found.push(format!("{incomplete} incomplete DAGs"));
+    }
+    if report["index_wrong"] == true {
+        found.push("a wrong index, which the next start makes again".to_owned());
+    }
+    found
 }
 
 /// The rows of a list, whether it is a bare array or inside an object.
@@ -217,19 +230,28 @@ fn workers_table(workers: &[Value]) -> String {
 /// What `floe verify` prints, online and offline.
 pub(crate) fn verify_text(report: &Value) -> String {
     let mut out = format!("read {} blocks, {}\n", number(&report["blocks"]), size(number(&report["bytes"])));
-    let damaged = rows(report, "damaged");
+    let pins = |of: &Value| -> String {
+        let pin = |pin: &Value| format!("{}:{}", plain(&pin[0]), plain(&pin[1]));
+        rows(&of["pins"], "").iter().map(pin).collect::<Vec<_>>().join(" ")
+    };
+    let (damaged, incomplete) = (rows(report, "damaged"), rows(&report["incomplete"], ""));
     if damaged.is_empty() {
         out.push_str("no damaged blocks\n");
-        return out;
+    } else {
+        let mut table = Table::new(&["DAMAGED", "STATE", "PINS (account:request id)"]);
+        for block in damaged {
+            let state = if block["repaired"] == true { "fetched again" } else { "lost here" };
+            table.row([&plain(&block["cid"]), state, &pins(block)]);
+        }
+        out.push_str(&table.render());
     }
-    let mut table = Table::new(&["DAMAGED", "STATE", "PINS (account:request id)"]);
-    for block in damaged {
-        let state = if block["repaired"] == true { "fetched again" } else { "lost here" };
-        let pin = |pin: &Value| format!("{}:{}", plain(&pin[0]), plain(&pin[1]));
-        let pins: Vec<String> = rows(&block["pins"], "").iter().map(pin).collect();
-        table.row([&plain(&block["cid"]), state, &pins.join(" ")]);
+    if !incomplete.is_empty() {
+        let mut table = Table::new(&["INCOMPLETE DAG", "PINS (account:request id)"]);
+        for dag in incomplete {
+            table.row([&plain(&dag["dag"]), &pins(dag)]);
+        }
+        out.push_str(&table.render());
     }
-    out.push_str(&table.render());
     out
 }
 
@@ -247,7 +269,14 @@ mod tests {
         assert!(text.starts_with("read 3 blocks, 2.00 KiB\n"), "{text}");
         assert!(text.contains("bafkgood  fetched again  1:id-1 2:id-2"), "{text}");
         assert!(text.contains("bafkbad   lost here"), "{text}");
-        assert!(verify_text(&json!({"blocks": 0, "bytes": 0, "damaged": []})).contains("no damaged blocks"));
+        let report = json!({"blocks": 0, "bytes": 0, "damaged": [], "index_wrong": true, "incomplete": [
+            {"dag": "dag-1", "pins": [[3, "id-3"]]},
+        ]});
+        let text = verify_text(&report);
+        assert!(text.contains("no damaged blocks") && text.contains("dag-1           3:id-3"), "{text}");
+        let words = verify_words(&report).join(", ");
+        assert_eq!(words, "1 incomplete DAGs, a wrong index, which the next start makes again");
+        assert!(verify_words(&json!({"damaged": [], "index_wrong": false, "incomplete": []})).is_empty());
     }
 
     #[test]

@@ -39,12 +39,14 @@ impl RedbIndex {
     fn with<T>(&self, f: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, IndexError> {
         let db = self.db.read();
         let db = db.as_ref().ok_or(IndexError::Closed)?;
-        super::fenced(|| {
-            f(db).map_err(|e| match e {
-                redb::Error::Io(e) if is_full(&e) => IndexError::Full,
-                e => broken(&e),
-            })
-        })
+        super::fenced(|| f(db).map_err(|e| error(&e)))
+    }
+}
+
+fn error(e: &redb::Error) -> IndexError {
+    match e {
+        redb::Error::Io(e) if is_full(e) => IndexError::Full,
+        e => broken(e),
     }
 }
 
@@ -105,7 +107,7 @@ impl BlockIndex for RedbIndex {
             Ok(())
         })?;
         let file = self.disk.open(&self.path, Open::Any).map_err(|e| broken(&e))?;
-        *slot = Some(super::fenced(|| open(Backend(file)).map_err(|e| broken(&e)))?);
+        *slot = Some(super::fenced(|| open(Backend(file)).map_err(|e| error(&e)))?);
         Ok(())
     }
 
@@ -120,6 +122,10 @@ impl BlockIndex for RedbIndex {
 
 fn open(backend: Backend) -> Result<Database, redb::Error> {
     let db = Database::builder().set_cache_size(limits::INDEX_CACHE_BYTES).create_with_backend(backend)?;
+    // Opened again on a full disk, it must not need space.
+    if db.begin_read()?.open_table(TABLE).is_ok() {
+        return Ok(db);
+    }
     // A table that was never written cannot be opened for reading.
     let tx = db.begin_write()?;
     drop(tx.open_table(TABLE)?);
