@@ -4,7 +4,7 @@
 //! windows of connections that are already there can grow far beyond it. So above a second, higher share
 //! the node closes inbound connections, the least useful first.
 
-use crate::limits::{MEMORY_CLOSE_PERCENT, MEMORY_REFUSE_PERCENT};
+use crate::limits::{MEMORY_CLOSE_BATCH, MEMORY_CLOSE_PERCENT, MEMORY_REFUSE_PERCENT};
 
 /// The memory budget, and how to measure against it.
 pub(crate) struct Memory {
@@ -37,6 +37,26 @@ impl Memory {
     }
 }
 
+/// How many connections to close, from one look to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Guard {
+    /// Looks in a row that found too much in use.
+    over: u32,
+}
+
+impl Guard {
+    /// Twice as many as at the last look, for as long as it is `over`; `None` where it is not.
+    pub(crate) fn next(&mut self, over: bool) -> Option<usize> {
+        if !over {
+            self.over = 0;
+            return None;
+        }
+        let batch = MEMORY_CLOSE_BATCH.saturating_mul(1 << self.over.min(16));
+        self.over += 1;
+        Some(batch)
+    }
+}
+
 fn machine_bytes() -> u64 {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
@@ -54,6 +74,17 @@ mod tests {
             assert_eq!(Memory::with(1_000, move || used).is_over(), over, "{used}");
         }
         assert_eq!(Memory::with(1_000, || 0).refuse_bytes(), 400);
+    }
+
+    #[test]
+    fn t07_the_guard_closes_more_while_it_does_not_help() {
+        let mut guard = Guard::default();
+        assert_eq!(guard.next(false), None);
+        for batch in [1, 2, 4, 8] {
+            assert_eq!(guard.next(true), Some(batch * MEMORY_CLOSE_BATCH));
+        }
+        assert_eq!(guard.next(false), None);
+        assert_eq!(guard.next(true), Some(MEMORY_CLOSE_BATCH), "a spike that is over is forgotten");
     }
 
     #[test]

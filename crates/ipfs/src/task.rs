@@ -34,9 +34,9 @@ use crate::dial::origins;
 use crate::dial::policy::{Asker, Policy};
 use crate::limits::{
     self, CLOSE_WITHIN, COMMANDS_PER_TURN, MAX_PEER_ADDRESSES, MAX_PEER_PROTOCOLS, MAX_ROUTER_REQUESTS,
-    MAX_SEARCHES, MEMORY_CLOSE_BATCH, TICK,
+    MAX_SEARCHES, MEMORY_LOOK, TICK,
 };
-use crate::memory::Memory;
+use crate::memory::{Guard, Memory};
 use crate::provide::worker::Announce;
 use crate::routers::{Found, RouterError, Routers};
 use crate::search::Search;
@@ -85,6 +85,7 @@ pub(crate) struct State {
     /// Inbound connections, the oldest first.
     inbound: VecDeque<(ConnectionId, PeerId)>,
     blocked: blocked::Blocked,
+    guard: Guard,
 }
 
 pub(crate) use listen::Relays;
@@ -95,6 +96,8 @@ impl Task {
         let stop = self.stop.clone();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(MEMORY_LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let mut budget = COMMANDS_PER_TURN;
             while budget > 0
@@ -110,6 +113,7 @@ impl Task {
                 Some(answer) = self.state.asked.join_next() => self.on_router(answer.ok()),
                 event = self.swarm.select_next_some() => self.on_event(event),
                 _ = tick.tick() => self.on_tick(),
+                _ = look.tick() => self.guard_memory(),
             }
         }
         self.close().await;
@@ -364,9 +368,6 @@ impl Task {
         while let Some(peer) = self.state.blocked.next_free(now) {
             self.swarm.behaviour_mut().blocked.unblock_peer(peer);
         }
-        if self.memory.is_over() {
-            self.close_least_useful();
-        }
         self.renew_reservations(now);
         self.dht_ready.send_if_modified(|ready| {
             std::mem::replace(ready, self.swarm.behaviour_mut().kad.as_mut().is_some_and(kad::has_peers))
@@ -390,15 +391,16 @@ impl Task {
         }
     }
 
-    /// Closes some inbound connections: first those that serve no pin, the youngest of them first, because an old
-    /// one has proved its use and a flood is young.
-    fn close_least_useful(&mut self) {
+    /// Where too much memory is in use, closes some inbound connections: first those that serve no pin, the
+    /// youngest of them first, because an old one has proved its use and a flood is young.
+    fn guard_memory(&mut self) {
+        let Some(batch) = self.state.guard.next(self.memory.is_over()) else { return };
         limits::hit("memory_guard");
         let keep = &self.swarm.behaviour().keep;
         let mut scored: Vec<_> =
             self.state.inbound.iter().rev().map(|(id, peer)| (keep.is_kept(peer), *id)).collect();
         scored.sort_by_key(|(kept, _)| *kept);
-        for (_, id) in scored.into_iter().take(MEMORY_CLOSE_BATCH) {
+        for (_, id) in scored.into_iter().take(batch) {
             self.swarm.close_connection(id);
         }
     }

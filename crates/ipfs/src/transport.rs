@@ -22,7 +22,7 @@ use crate::dial::gate::Gate;
 use crate::dial::policy::Policy;
 use crate::dial::resolve::{Dnsaddr, Resolve};
 use crate::dial::target::Carrier;
-use crate::limits::{QUIC_CONNECTION_WINDOW, QUIC_STREAM_WINDOW, QUIC_STREAMS, TRANSPORT_TIMEOUT};
+use crate::limits::{QUIC_CONNECTION_WINDOW, QUIC_IDLE, QUIC_STREAM_WINDOW, QUIC_STREAMS, TRANSPORT_TIMEOUT};
 use crate::{tls, yamux};
 
 /// All transports of the node, behind one.
@@ -68,6 +68,9 @@ pub(crate) fn build(
 fn quic_config(key: &Keypair) -> quic::Config {
     let mut config = quic::Config::new(key);
     config.max_concurrent_stream_limit = QUIC_STREAMS;
+    config.handshake_timeout = TRANSPORT_TIMEOUT;
+    config.max_idle_timeout =
+        u32::try_from(QUIC_IDLE.as_millis()).expect("the constant is less than a month");
     config.max_stream_data = QUIC_STREAM_WINDOW;
     config.max_connection_data = QUIC_CONNECTION_WINDOW;
     config

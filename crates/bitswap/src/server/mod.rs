@@ -36,7 +36,7 @@ use smallvec::SmallVec;
 use crate::config::Config;
 use crate::limits::{
     ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, FAIR_MIN_COST, FAIR_PENDING, OUTSTANDING_BYTES,
-    OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STARVED_AFTER, hit,
+    OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STANDING_ROOM, STARVED_AFTER, hit,
 };
 use crate::message::{Message, WantEntry};
 use bucket::Bucket;
@@ -158,6 +158,10 @@ impl Server {
         self.outstanding -= peer.outstanding;
         for cid in peer.wants.standing() {
             self.forget_standing(cid.hash(), id);
+        }
+        // A table keeps the room of its largest day. Seldom enough that moving what is left costs nothing.
+        if self.standing.capacity() > STANDING_ROOM.max(8 * self.standing.len()) {
+            self.standing.shrink_to(2 * self.standing.len());
         }
     }
 

@@ -11,7 +11,7 @@ use super::{Bounds, JOB_BYTES, Server};
 use crate::config::{Config, EgressLimit};
 use crate::limits::{
     ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, INLINE_BLOCK_BYTES, OUTSTANDING_BYTES, OUTSTANDING_PER_PEER,
-    READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STARVED_AFTER,
+    READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STANDING_ROOM, STARVED_AFTER,
 };
 use crate::message::{Message, Presence, WantEntry, WantKind};
 use crate::testing::{Store, block, large};
@@ -222,6 +222,10 @@ fn t01_everything_goes_with_the_peer() {
             assert!(!world.server.finish(done, world.now));
         });
         assert_eq!(world.server.footprint(), 0);
+        // The story: every want was forgotten and the table was as large as on its largest day, 90 MiB for good
+        // after 200 peers.
+        let room = world.server.standing.capacity();
+        assert!(room <= STANDING_ROOM, "room for {room} wants of nobody");
     }
 }
 

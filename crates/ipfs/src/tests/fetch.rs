@@ -31,6 +31,30 @@ async fn a_dag_comes_over_quic() {
     fetch_over("/ip4/127.0.0.1/udp/0/quic-v1").await;
 }
 
+/// The story: this suite's fetch over QUIC twice found no provider in time on a busy machine. The library breaks a
+/// handshake off after 5 s, and the peer was dialled again 15 s later; TCP waits 20 s for the same peer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quic_handshake_waits_for_a_busy_peer() {
+    const BUSY: Duration = Duration::from_secs(6);
+    let machine = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listen = |s: &mut Settings| s.swarm = vec!["/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap()];
+    let server = machine.spawn(Peer::start(listen)).await.unwrap();
+    let client = Peer::start(|_| {}).await;
+    // Its one thread does something else.
+    machine.spawn(async { std::thread::sleep(BUSY) });
+    let root = *block(8).cid();
+    let mut session = client.open(root, &server.addresses(), true);
+    session.want(&[root]);
+    let connected = async {
+        while client.node.status().peers == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(BUSY + Duration::from_secs(6), connected).await;
+    machine.shutdown_background();
+    assert!(in_time.is_ok(), "not by the first dial: {:?}", session.progress());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dag_comes_over_websocket() {
     fetch_over("/ip4/127.0.0.1/tcp/0/ws").await;
