@@ -102,6 +102,9 @@ pub(crate) enum Command {
 /// Arguments of `floe serve`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
+    /// Most time for a clean stop; what is not done then is cut off, and nothing acknowledged is lost [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) stop_within: Option<Duration>,
     #[command(flatten)]
     pub(crate) flags: Flags,
 }

@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-/// Time for a clean stop: the server drains, workers save their place, stores close. systemd's own default is 90 s;
-/// the unit in docs/OPERATING.md gives 40 (limits.md, graceful drain).
+/// Time for a clean stop where `--stop-within` does not say otherwise: the server drains, workers save their place,
+/// stores close. systemd's own default is 90 s; the unit in docs/OPERATING.md gives 40 (limits.md, graceful drain).
 pub(crate) const DRAIN: Duration = Duration::from_secs(30);
-
-/// The server's part of [`DRAIN`]: what is in flight then is cut, so that the stores still have time to close.
-pub(crate) const API_DRAIN: Duration = Duration::from_secs(15);
 
 /// Open files to ask the kernel for: 512 connections, as many streams of QUIC again, packs and rows fit several times.
 pub(crate) const OPEN_FILES: u64 = 65_536;

@@ -13,8 +13,8 @@
 //! on, then nothing talks to peers, then the stores close, and the lock goes last.
 //!
 //! # Ends
-//! - SIGTERM or SIGINT: a clean stop within [`limits::DRAIN`], exit code 0. A second signal ends the process at
-//!   once; that loses nothing acknowledged, because acknowledged means synced.
+//! - SIGTERM or SIGINT: a clean stop within `--stop-within` ([`crate::limits::DRAIN`] by default), exit code 0. A
+//!   second signal ends the process at once; that loses nothing acknowledged, because acknowledged means synced.
 //! - A failed sync: no clean stop. What is on disk is unknown, so nothing more is written or acknowledged; exit
 //!   code 12, and the next start recovers from what was synced.
 //! - The node's task ends by itself: a clean stop of the rest, exit code 1.
@@ -22,6 +22,7 @@
 //!   names a process id for those who want to know.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use floe_api::Server;
@@ -41,10 +42,15 @@ use crate::metrics::Metrics;
 use crate::output::Output;
 use crate::signals::Signals;
 use crate::system::{self, SystemClock, SystemEntropy};
-use crate::{banner, endpoints, init, limits, logs, stores};
+use crate::{banner, endpoints, init, logs, stores};
 
 /// Runs the service until it is told to stop.
-pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    layout: Layout,
+    flags: Flags,
+    stop_within: Duration,
+    out: Output,
+) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     system::keep_files_private();
     let mut dir = DataDir::open_or_make(layout)?;
@@ -71,7 +77,7 @@ pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::
         reason = floe.engine.poisoned() => Ending::Poisoned(reason),
         reason = floe.node.failed() => Ending::NodeFailed(reason),
     };
-    floe.end(ending, dir.layout(), signals).await
+    floe.end(ending, dir.layout(), stop_within, signals).await
 }
 
 /// Why a running node ends.
@@ -172,7 +178,14 @@ impl Floe {
         )
     }
 
-    async fn end(self, ending: Ending, layout: &Layout, mut signals: Signals) -> anyhow::Result<()> {
+    async fn end(
+        self,
+        ending: Ending,
+        layout: &Layout,
+        within: Duration,
+        mut signals: Signals,
+    ) -> anyhow::Result<()> {
+        let said = humantime::format_duration(within);
         let outcome = match ending {
             Ending::Poisoned(reason) => {
                 return Err(Failure::new(
@@ -182,27 +195,25 @@ impl Floe {
                 .into());
             }
             Ending::Asked(signal) => {
-                tracing::info!(
-                    "{signal}: stopping within {} s; a second signal ends at once",
-                    limits::DRAIN.as_secs()
-                );
+                tracing::info!("{signal}: stopping within {said}; a second signal ends at once");
                 Ok(())
             }
             Ending::NodeFailed(reason) => Err(anyhow::anyhow!("the IPFS node ended by itself: {reason}")),
         };
         tokio::select! {
-            stopped = tokio::time::timeout(limits::DRAIN, self.stop(layout)) => match stopped {
+            stopped = tokio::time::timeout(within, self.stop(layout, within)) => match stopped {
                 Ok(stopped) => stopped.and(outcome),
-                Err(_) => Err(anyhow::anyhow!("did not stop within {} s; nothing acknowledged is lost", limits::DRAIN.as_secs())),
+                Err(_) => Err(anyhow::anyhow!("did not stop within {said}; nothing acknowledged is lost")),
             },
             signal = signals.next() => Err(anyhow::anyhow!("{signal} again: ended at once; nothing acknowledged is lost")),
         }
     }
 
-    /// Stops every part, the last started first.
-    async fn stop(self, layout: &Layout) -> anyhow::Result<()> {
+    /// Stops every part, the last started first. Requests in flight have half of the time, and are cut then, so that
+    /// the stores still have time to close.
+    async fn stop(self, layout: &Layout, within: Duration) -> anyhow::Result<()> {
         endpoints::remove(layout)?;
-        self.server.stop(limits::API_DRAIN).await;
+        self.server.stop(within / 2).await;
         self.engine.stop().await;
         self.node.stop().await;
         let closed = self.blocks.close().await.context("cannot close the block store");

@@ -104,37 +104,71 @@ fn sigint_is_a_clean_stop_too() {
     assert!(!dir.join("endpoints.json").exists());
 }
 
-#[test]
-fn a_second_signal_ends_it_at_once() {
+/// A request whose body never comes: it keeps a drain waiting for as long as it is let.
+fn endless_request(dir: &std::path::Path) -> std::net::TcpStream {
     use std::io::Write as _;
-    let (_keep, dir) = fresh();
-    let mut child = Node::spawn(&dir, &[], &[]);
     let begun = now();
     let endpoints = loop {
         let text = std::fs::read_to_string(dir.join("endpoints.json")).unwrap_or_default();
         if let Ok(endpoints) = serde_json::from_str::<Value>(&text) {
             break endpoints;
         }
-        assert!(begun.elapsed() < Duration::from_secs(40), "{}", log(&dir));
+        assert!(begun.elapsed() < Duration::from_secs(40), "{}", log(dir));
         std::thread::sleep(Duration::from_millis(10));
     };
-    // A request whose body never comes keeps the drain waiting.
     let addr = endpoints["api"].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
     let token = std::fs::read_to_string(dir.join("pin.token")).unwrap();
     let mut stream = std::net::TcpStream::connect(&addr).unwrap();
     let head = format!("POST /pins HTTP/1.1\r\nHost: {addr}\r\nAuthorization: Bearer {}\r\n", token.trim());
     write!(stream, "{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{").unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    let term =
-        || std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    term();
+    stream
+}
+
+fn term(child: &std::process::Child) {
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let (_keep, dir) = fresh();
+    let mut child = Node::spawn(&dir, &[], &[]);
+    let stream = endless_request(&dir);
+    term(&child);
     std::thread::sleep(Duration::from_millis(700));
-    term();
+    term(&child);
     let second = now();
     assert_eq!(exit_code(&mut child), 1, "{}", log(&dir));
     assert!(second.elapsed() < Duration::from_secs(5), "it went on draining");
     assert!(log(&dir).contains("SIGTERM again"), "{}", log(&dir));
     drop(stream);
+}
+
+#[test]
+fn a_request_that_never_ends_is_cut_and_the_stop_is_clean_and_in_time() {
+    let (_keep, dir) = fresh();
+    let mut child = Node::spawn(&dir, &["--stop-within", "3s"], &[]);
+    let stream = endless_request(&dir);
+    term(&child);
+    let begun = now();
+    assert_eq!(exit_code(&mut child), 0, "{}", log(&dir));
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(1_400), "the request had half of the time: {took:?}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(log(&dir).contains("cutting connections that did not finish in 1.5s"), "{}", log(&dir));
+    drop(stream);
+}
+
+#[test]
+fn a_stop_that_takes_too_long_is_given_up_and_loses_nothing() {
+    let (_keep, dir) = fresh();
+    let node = Node::start_with(&dir, &["--stop-within", "1ms"], &[]);
+    let id = node.json(0, &["pin", "add", EMPTY, "--wait"])["requestid"].as_str().unwrap().to_owned();
+    assert_eq!(node.stop(), 1, "{}", log(&dir));
+    assert!(log(&dir).contains("did not stop within 1ms; nothing acknowledged is lost"), "{}", log(&dir));
+    let node = Node::start(&dir);
+    assert_eq!(node.json(0, &["pin", "status", &id])["status"], "pinned");
+    assert_eq!(node.stop(), 0);
 }
 
 #[test]

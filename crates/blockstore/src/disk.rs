@@ -185,6 +185,7 @@ impl DiskFile for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        fail::fail_point!("disk.sync", |_| Err(io::Error::other("the disk failed on purpose")));
         self.0.sync_data()
     }
 
