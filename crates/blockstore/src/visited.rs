@@ -77,37 +77,33 @@ impl Visited {
             limits::hit("blockstore_visited_in_memory");
             self.spill()?;
         }
-        let table = self.table.as_mut().expect("spill made the table");
-        let Some(slot) = table.find(print)? else { return Ok(false) };
-        table.put(slot, print)?;
-        if table.members * 2 > table.buckets * BUCKET {
+        let Some(mut slot) = self.slot(print)? else { return Ok(false) };
+        if self.table.as_ref().is_some_and(Table::is_half_full) {
             self.grow()?;
+            slot = self.slot(print)?.unwrap_or(slot);
         }
+        self.table.as_mut().expect("spill made the table").put(slot, print)?;
         Ok(true)
     }
 
+    fn slot(&self, print: u128) -> io::Result<Option<u64>> {
+        self.table.as_ref().expect("spill made the table").find(print)
+    }
+
+    /// After an error the set is as it was.
     fn spill(&mut self) -> io::Result<()> {
         let table = self.make(self.set.len() as u64)?;
-        self.table = Some(table.filled(std::mem::take(&mut self.set))?);
+        self.table = Some(table.filled(self.set.iter().copied())?);
+        self.set = HashSet::new();
         Ok(())
     }
 
+    /// After an error the table is as it was: its file has no name any more, and goes away with its handle.
     fn grow(&mut self) -> io::Result<()> {
-        let Some(old) = self.table.take() else { return Ok(()) };
-        // The old file has no name from here on and goes away with its handle.
-        let mut new = match self.make(old.members) {
-            Ok(new) => new,
-            Err(e) => {
-                self.table = Some(old);
-                return Err(e);
-            }
-        };
+        let Some(old) = &self.table else { return Ok(()) };
+        let mut new = self.make(old.members)?;
         for bucket in 0..old.buckets {
-            for print in old.read(bucket)?.into_iter().filter(|p| *p != 0) {
-                if let Some(slot) = new.find(print)? {
-                    new.put(slot, print)?;
-                }
-            }
+            new = new.filled(old.read(bucket)?.into_iter().filter(|p| *p != 0))?;
         }
         self.table = Some(new);
         Ok(())
@@ -135,7 +131,7 @@ impl Drop for Visited {
 }
 
 impl Table {
-    fn filled(mut self, prints: HashSet<u128>) -> io::Result<Self> {
+    fn filled(mut self, prints: impl IntoIterator<Item = u128>) -> io::Result<Self> {
         for print in prints {
             if let Some(slot) = self.find(print)? {
                 self.put(slot, print)?;
@@ -171,6 +167,10 @@ impl Table {
         }
     }
 
+    fn is_half_full(&self) -> bool {
+        (self.members + 1) * 2 > self.buckets * BUCKET
+    }
+
     fn put(&mut self, slot: u64, print: u128) -> io::Result<()> {
         self.file.write_at(&mut [IoSlice::new(&print.to_le_bytes())], slot * SLOT)?;
         self.members += 1;
@@ -180,6 +180,9 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
     use super::*;
     use crate::disk::RealDisk;
 
@@ -204,5 +207,90 @@ mod tests {
         assert!((0..2000).all(|n| set.contains(&hash(n)).unwrap()));
         drop(set);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_full_disk_loses_no_member() {
+        // The set was moved out before the table was written, and a table that could not grow was dropped: after a
+        // full disk every block of the walk counted as new again, in the totals, the references and the quota.
+        for room in 0..60 {
+            let disk = FullAfter { left: Arc::new(AtomicI64::new(room)) };
+            let dir = tempfile::tempdir().unwrap();
+            let mut set = Visited::with_bound(Arc::new(disk.clone()), dir.path().join("v"), 8);
+            let mut failed = 0;
+            for n in 0..200 {
+                while let Err(e) = set.insert(&hash(n)) {
+                    assert_eq!(e.kind(), io::ErrorKind::StorageFull);
+                    failed += 1;
+                    assert!(
+                        (0..n).all(|n| set.contains(&hash(n)).unwrap()),
+                        "{room}: one before {n} is lost"
+                    );
+                    assert!(!set.contains(&hash(n)).unwrap());
+                    disk.left.store(room + failed * 20, Relaxed);
+                }
+                assert!(!set.insert(&hash(n)).unwrap());
+            }
+            assert!(failed > 0);
+        }
+    }
+
+    /// A real disk on which so many writes succeed.
+    #[derive(Clone)]
+    struct FullAfter {
+        left: Arc<AtomicI64>,
+    }
+
+    struct FullFile(Arc<dyn DiskFile>, Arc<AtomicI64>);
+
+    impl Disk for FullAfter {
+        fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+            Ok(Arc::new(FullFile(RealDisk.open(path, how)?, self.left.clone())))
+        }
+        fn create_dir(&self, path: &Path) -> io::Result<()> {
+            RealDisk.create_dir(path)
+        }
+        fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+            RealDisk.list(dir)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            RealDisk.remove(path)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            RealDisk.rename(from, to)
+        }
+        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+            RealDisk.sync_dir(dir)
+        }
+        fn space(&self, dir: &Path) -> io::Result<crate::disk::Space> {
+            RealDisk.space(dir)
+        }
+    }
+
+    impl DiskFile for FullFile {
+        fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+            self.0.read_at(out, offset)
+        }
+        fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+            if self.1.fetch_sub(1, Relaxed) <= 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.0.write_at(parts, offset)
+        }
+        fn sync(&self) -> io::Result<()> {
+            self.0.sync()
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+        fn size(&self) -> io::Result<u64> {
+            self.0.size()
+        }
+        fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+            self.0.punch(offset, len)
+        }
+        fn allocate(&self, len: u64) -> io::Result<()> {
+            self.0.allocate(len)
+        }
     }
 }

@@ -108,6 +108,25 @@ fn a_provider_is_asked_for_the_block_and_others_whether_they_have_the_root() {
 }
 
 #[test]
+fn a_want_that_another_session_had_queued_stays_with_who_wants_it() {
+    // One session looked for a block that nobody has. Another wanted it too, put it in its own queue behind what
+    // its busy peer was sending, and was cancelled. The want then stood in no queue, and the first session's next
+    // provider was never asked.
+    let mut world = World::new();
+    let busy = world.peer();
+    let looking = world.open(&block(0), &[]);
+    world.want(looking, &[block(7)]);
+    let passing = world.open(&block(1), &[busy]);
+    world.want(passing, &blocks(100..100 + PEER_WINDOW_START as u32));
+    world.want(passing, &[block(7)]);
+    assert!(!world.asked_blocks(&busy).contains(block(7).cid()), "the peer has no room");
+    world.client.cancel(passing, &[*block(7).cid()], world.now);
+    let found = world.peer();
+    world.client.add_providers(looking, &[found], world.now);
+    assert!(world.asked_blocks(&found).contains(block(7).cid()));
+}
+
+#[test]
 fn sessions_that_want_one_block_share_the_request() {
     let mut world = World::new();
     let peer = world.peer();

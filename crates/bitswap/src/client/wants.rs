@@ -100,10 +100,13 @@ impl Client {
         if want.charged.is_some_and(|(session, _)| session == id) {
             uncharge(&mut self.sessions, want);
         }
-        if want.sessions.is_empty()
-            && let Some(want) = self.wants.remove(key)
-        {
-            self.cancel_asked(key, &want, None);
+        if want.sessions.is_empty() {
+            if let Some(want) = self.wants.remove(key) {
+                self.cancel_asked(key, &want, None);
+            }
+        } else if want.state == State::Queued {
+            // It may have waited only in the queue of the session that is leaving.
+            self.requeue(key);
         }
     }
 
