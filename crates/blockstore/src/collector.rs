@@ -291,11 +291,13 @@ impl Collector {
             .packs
             .iter()
             .filter(|(pack, _)| **pack < active && !self.stuck.contains(pack))
-            .filter(|(pack, stat)| stat.to_copy(tables.is_oldest(**pack)) <= room)
+            .filter(|(pack, stat)| stat.copied_bytes(tables.is_oldest(**pack)) <= room)
             .filter_map(|(pack, stat)| {
                 worth(*pack, stat).or(empty(*pack, stat)).map(|dead| (dead, *pack, *stat))
             })
-            .max_by_key(|(dead, pack, stat)| (full && stat.to_copy(tables.is_oldest(*pack)) == 0, *dead));
+            .max_by_key(|(dead, pack, stat)| {
+                (full && stat.copied_bytes(tables.is_oldest(*pack)) == 0, *dead)
+            });
         let stat = tables.packs.get(&active).copied().unwrap_or_default();
         let dead = stat.dead(false);
         let roll = dead >= limits::ROLL_DEAD_BYTES && (!self.punchable.is_empty() || dead * 2 > stat.total)

@@ -254,7 +254,7 @@ impl PackStat {
     }
 
     /// Bytes that compacting the pack would copy.
-    pub(crate) fn to_copy(&self, is_oldest: bool) -> u64 {
+    pub(crate) fn copied_bytes(&self, is_oldest: bool) -> u64 {
         if is_oldest { self.live } else { self.live + self.negative }
     }
 
