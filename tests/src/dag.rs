@@ -11,13 +11,22 @@ const FANOUT: usize = 174;
 pub fn over(data: &[u8], leaf_bytes: usize) -> Vec<Block> {
     let leaf =
         |chunk: &[u8]| Block::of(code::RAW, Bytes::copy_from_slice(chunk)).expect("leaves are small enough");
-    let mut level: Vec<Block> = data.chunks(leaf_bytes).map(leaf).collect();
-    let mut all = level.clone();
-    while level.len() > 1 || all.len() == 1 {
-        level = level.chunks(FANOUT).map(|children| node(children.iter().map(Block::cid))).collect();
-        all.extend(level.iter().cloned());
-    }
+    let mut all: Vec<Block> = data.chunks(leaf_bytes).map(leaf).collect();
+    let leaves: Vec<Cid> = all.iter().map(|leaf| *leaf.cid()).collect();
+    all.extend(tree(leaves));
     all
+}
+
+/// The nodes above these leaves; the root comes last.
+pub fn tree(leaves: Vec<Cid>) -> Vec<Block> {
+    let mut level = leaves;
+    let mut nodes = Vec::new();
+    while level.len() > 1 || nodes.is_empty() {
+        let parents: Vec<Block> = level.chunks(FANOUT).map(|children| node(children.iter())).collect();
+        level = parents.iter().map(|node| *node.cid()).collect();
+        nodes.extend(parents);
+    }
+    nodes
 }
 
 /// A dag-pb node with these links and no data.

@@ -128,6 +128,15 @@ impl Floe {
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::Null)))
     }
 
+    /// One line of `/metrics`.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let ops = self.endpoints["ops"].as_str().context("no ops address")?;
+        let text = self.http.get(format!("{ops}/metrics")).send().await?.text().await?;
+        let line = text.lines().find(|l| l.starts_with(name) && !l.starts_with('#'));
+        let line = line.with_context(|| format!("no metric {name}"))?;
+        Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
+    }
+
     /// `POST /pins`; the request id.
     pub async fn pin(&self, cid: &str, origins: &[String]) -> Result<String> {
         let (status, body) =

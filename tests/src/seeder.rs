@@ -15,6 +15,8 @@ use floe_core::ports::{Entropy, Exchange as _, LocalBlocks, Network as _, ReadEr
 use floe_core::{Block, Cid, Clock, Multihash, Timestamp};
 use floe_ipfs::{Identity, Node, PrivateAddresses, Settings};
 
+use crate::floe::Floe;
+
 /// Blocks in memory, and how many were handed out.
 #[derive(Default)]
 struct Memory {
@@ -173,6 +175,16 @@ impl Seeder {
     pub async fn stop(&self) {
         self.node.stop().await;
     }
+}
+
+/// A fresh peer that knows Floe's address and nothing else gets these blocks, byte for byte.
+pub async fn reads_back(floe: &Floe, blocks: &[Block]) -> Result<()> {
+    let reader = Seeder::start().await?;
+    let cids = blocks.iter().map(|b| *b.cid()).collect::<Vec<_>>();
+    let got = reader.fetch(&cids, &[floe.swarm_tcp()], Duration::from_secs(60)).await?;
+    anyhow::ensure!(got.len() == blocks.len(), "{} of {} blocks came back", got.len(), blocks.len());
+    reader.stop().await;
+    Ok(())
 }
 
 /// A seeder in a process of its own, so that its CPU is not the measured program's.

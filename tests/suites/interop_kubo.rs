@@ -89,6 +89,22 @@ fn files_of_each_size_come_back_from_floe_alone() -> Result<()> {
 }
 
 #[test]
+fn r22_small_blocks_by_the_thousand() -> Result<()> {
+    // Kubo opens a stream for each message, and 16 KiB fill one: see suites/backpressure.rs for the story, which
+    // the real thing repeats here. `FLOE_TEST_BLOCKS=100000` runs the size that the design asks for.
+    let Some(world) = world("r22_small_blocks_by_the_thousand")? else { return Ok(()) };
+    let count = std::env::var("FLOE_TEST_BLOCKS").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000usize);
+    let path = file(world.dir.path(), "small", count * (16 << 10), 77)?;
+    let add = ["add", "-Q", "--cid-version=1", "--raw-leaves", "--chunker=size-16384", &path];
+    let cid = world.kubo.ipfs(&add)?;
+    let begun = now();
+    let out = world.kubo.ipfs(&["pin", "remote", "add", "--service=floe", "--name=small", &cid])?;
+    ensure!(out.contains("pinned"), "ipfs pin remote add said: {out}");
+    println!("{count} blocks of 16 KiB: pinned in {:.2?}", begun.elapsed());
+    Ok(())
+}
+
+#[test]
 fn a_sharded_directory_of_10_000_entries_and_dag_cbor() -> Result<()> {
     let Some(mut world) = world("a_sharded_directory_of_10_000_entries_and_dag_cbor")? else { return Ok(()) };
     let tree = world.dir.path().join("tree");

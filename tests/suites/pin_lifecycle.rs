@@ -4,32 +4,12 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use floe_core::Block;
 use floe_tests::floe::{Floe, Options, now, run};
-use floe_tests::seeder::Seeder;
+use floe_tests::seeder::{Seeder, reads_back};
 use floe_tests::{dag, noise};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);
-
-/// A fresh peer that knows Floe's address and nothing else gets these blocks, byte for byte.
-async fn reads_back(floe: &Floe, blocks: &[Block]) -> Result<()> {
-    let reader = Seeder::start().await?;
-    let cids = blocks.iter().map(|b| *b.cid()).collect::<Vec<_>>();
-    let got = reader.fetch(&cids, &[floe.swarm_tcp()], SOON).await?;
-    ensure!(got.len() == blocks.len(), "{} of {} blocks came back", got.len(), blocks.len());
-    reader.stop().await;
-    Ok(())
-}
-
-/// One line of `/metrics`.
-async fn metric(floe: &Floe, name: &str) -> Result<f64> {
-    let ops = floe.endpoints["ops"].as_str().context("no ops address")?;
-    let text = reqwest::get(format!("{ops}/metrics")).await?.text().await?;
-    let line = text.lines().find(|l| l.starts_with(name) && !l.starts_with('#'));
-    let line = line.with_context(|| format!("no metric {name}"))?;
-    Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pin_outlives_its_origin_and_a_restart() -> Result<()> {
@@ -90,8 +70,8 @@ async fn replacing_fetches_the_difference_and_removing_frees_the_space() -> Resu
     ensure!(floe.call("DELETE", &format!("/pins/{second}"), None).await?.0 == 202);
     ensure!(floe.call("GET", &format!("/pins/{second}"), None).await?.0 == 404);
     let begun = now();
-    while metric(&floe, "floe_blocks").await? > 0.0 {
-        ensure!(begun.elapsed() < SOON, "{} blocks are left", metric(&floe, "floe_blocks").await?);
+    while floe.metric("floe_blocks").await? > 0.0 {
+        ensure!(begun.elapsed() < SOON, "{} blocks are left", floe.metric("floe_blocks").await?);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(())

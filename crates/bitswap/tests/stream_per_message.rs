@@ -4,6 +4,8 @@
 //! it stalled for 30 s against Kubo and hung against Helia; a third had an inbound queue of zero and dropped
 //! streams, and a pull of 1 GiB stopped after 315 blocks.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 #[path = "support/wire.rs"]
 mod wire;
