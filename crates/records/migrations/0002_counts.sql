@@ -30,3 +30,8 @@ SELECT 0, 0, 0, COALESCE(SUM(queued), 0), COALESCE(SUM(pinning), 0), COALESCE(SU
 FROM counts WHERE width = 0;
 
 DROP TABLE pin_counts;
+
+-- What only keeps moments apart must not look like a way to find pins: SQLite took (account, created) for lists with
+-- both `before` and `after`, and read every pin between them.
+DROP INDEX pins_created;
+CREATE UNIQUE INDEX pins_created ON pins (created, account);

@@ -160,6 +160,18 @@ impl Query {
 
     /// The next rows of a window, up to `limit`.
     async fn step(&self, conn: &mut SqliteConnection, window: Window, limit: u32) -> Result<Step, Error> {
+        let found = self.select(window, limit).build().fetch_all(conn).await?;
+        let rest = found.iter().rev().find_map(|row| self.behind(window, row));
+        if rest.is_none() && !found.is_empty() {
+            return Err(Error::Damaged(
+                "an index of the pins is damaged: restore the database from a backup".into(),
+            ));
+        }
+        let rows: Vec<Stored> = found.iter().filter_map(|row| intact(Stored::read(row))).collect();
+        Ok(Step { found: found.len(), rows, rest })
+    }
+
+    fn select(&self, window: Window, limit: u32) -> QueryBuilder<Sqlite> {
         let order = if self.ascending { " ORDER BY created ASC" } else { " ORDER BY created DESC" };
         // Ids first, so that rows are read for one page alone, however many ranges there are.
         let mut sql = QueryBuilder::new(select_pins!("WHERE p.id IN (SELECT id FROM ("));
@@ -171,15 +183,7 @@ impl Query {
         }
         sql.push(") ids").push(order).push(" LIMIT ").push_bind(i64::from(limit)).push(")");
         sql.push(if self.ascending { " ORDER BY p.created ASC" } else { " ORDER BY p.created DESC" });
-        let found = sql.build().fetch_all(conn).await?;
-        let rest = found.iter().rev().find_map(|row| self.behind(window, row));
-        if rest.is_none() && !found.is_empty() {
-            return Err(Error::Damaged(
-                "an index of the pins is damaged: restore the database from a backup".into(),
-            ));
-        }
-        let rows: Vec<Stored> = found.iter().filter_map(|row| intact(Stored::read(row))).collect();
-        Ok(Step { found: found.len(), rows, rest })
+        sql
     }
 
     /// What is left of a window behind a row. `None` where the row says another time than the index that it was found
@@ -296,4 +300,43 @@ pub(crate) async fn queue_position(conn: &mut SqliteConnection, pin: &Stored) ->
     .fetch_one(conn)
     .await?;
     Ok(Some(num(before.try_get(0)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use floe_core::{Cid, Timestamp};
+    use sqlx::{AssertSqlSafe, Connection as _};
+
+    use super::*;
+
+    /// With both ends given, SQLite took the index that only keeps moments apart and looked at every pin between them:
+    /// a page of the failed pins of a busy month read all of the month.
+    #[tokio::test]
+    async fn every_range_is_read_from_the_index_made_for_it() {
+        let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        crate::migrate::migrate(&mut conn).await.unwrap();
+        let moments = [None, Some(Timestamp::from_millis(9))];
+        let cids: Vec<Cid> = vec![cid::parse("bafkqaaa").unwrap()];
+        let kinds = [
+            ("pins_status", PinFilter::default()),
+            ("pins_root", PinFilter { cids, ..PinFilter::default() }),
+            ("pins_name", PinFilter { name: Some((NameMatch::Exact, "x".into())), ..PinFilter::default() }),
+        ];
+        for (index, kind) in kinds {
+            for (before, after) in moments.into_iter().flat_map(|b| moments.map(|a| (b, a))) {
+                for statuses in [vec![PinStatus::Failed], PinStatus::ALL.to_vec()] {
+                    let filter = PinFilter { before, after, statuses, limit: 10, ..kind.clone() };
+                    let query = Query::of(AccountId(1), &filter);
+                    let window = Window { before: query.before, after: query.after };
+                    let explain = format!("EXPLAIN QUERY PLAN {}", query.select(window, 10).sql().as_str());
+                    let plan = sqlx::query(AssertSqlSafe(explain)).fetch_all(&mut conn).await.unwrap();
+                    let lines: Vec<String> = plan.iter().map(|row| row.get(3)).collect();
+                    let read = lines.iter().filter(|line| line.contains("account=?"));
+                    let (made_for, others): (Vec<_>, Vec<_>) = read.partition(|line| line.contains(index));
+                    assert_eq!((made_for.len(), others), (filter.statuses.len(), Vec::new()), "{filter:?}");
+                    assert!(!lines.iter().any(|line| line.contains("SCAN p")), "{filter:?}: {lines:?}");
+                }
+            }
+        }
+    }
 }
