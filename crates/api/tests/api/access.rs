@@ -34,7 +34,7 @@ fn guarded(id: &str) -> Vec<(String, String, &'static str)> {
 }
 
 #[tokio::test]
-async fn m01_every_route_wants_a_token_that_is_known() {
+async fn m01_s01_every_route_wants_a_token_that_is_known_and_not_revoked() {
     let world = World::new().await;
     let alice = world.alice().await;
     let revoked = world.alice().await;

@@ -9,7 +9,7 @@ use crate::schema;
 use crate::support::{World, leaf, node};
 
 #[tokio::test]
-async fn m03_m07_m09_a_pin_is_accepted_and_echoed() {
+async fn m03_m06_m07_m09_a_pin_is_accepted_and_echoed() {
     let world = World::new().await;
     let alice = world.alice().await;
     let cid = leaf("a").cid().to_string();
@@ -79,7 +79,7 @@ async fn m07_any_spelling_of_a_cid_is_echoed_and_found() {
 }
 
 #[tokio::test]
-async fn m10_kubo_every_delegate_ends_in_the_peer_id() {
+async fn m10_s06_kubo_every_delegate_ends_in_the_peer_id() {
     let world = World::new().await;
     let alice = world.alice().await;
     let local = alice.add(json!({ "cid": leaf("a").cid().to_string() })).await;
