@@ -86,7 +86,8 @@ async fn want_all(peer: &Peer, number: usize, wants: usize) -> Result<()> {
     }
     stream.close().await?;
     // The other side ends the stream when it has read its end.
-    stream.read(&mut [0]).await?;
+    let said = stream.read(&mut [0]).await?;
+    ensure!(said == 0, "the stream of the wants was answered on");
     Ok(())
 }
 

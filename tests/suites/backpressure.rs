@@ -264,7 +264,10 @@ async fn r22_kubos_manner_against_a_slow_disk() -> Result<()> {
     let stored = rig.engine.status().await?.blocks;
     ensure!(stored == made.blocks() as u64, "{stored} of {} blocks are stored", made.blocks());
     // Every few megabytes waited for the disk, or this proves nothing.
-    ensure!(syncs * MIB_PER_SYNC << 20 >= count * LEAF_BYTES as u64, "{syncs} syncs: the disk was not slow");
+    ensure!(
+        (syncs * MIB_PER_SYNC) << 20 >= count * LEAF_BYTES as u64,
+        "{syncs} syncs: the disk was not slow"
+    );
     if before == 0.0 {
         skipped("r22_kubos_manner_against_a_slow_disk", "its memory cannot be read (needs /proc)");
     } else {

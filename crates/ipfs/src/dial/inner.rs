@@ -22,6 +22,9 @@ impl<T> Clone for Inner<T> {
 /// How an inbound connection is set up, with the filter's errors.
 pub(super) type Upgrade<T, E> = MapErr<<T as Transport>::ListenerUpgrade, fn(<T as Transport>::Error) -> E>;
 
+/// A dial, with the filter's errors.
+pub(super) type Dial<T, E> = MapErr<<T as Transport>::Dial, fn(<T as Transport>::Error) -> E>;
+
 impl<T: Transport + Unpin> Inner<T> {
     pub(super) fn new(transport: T) -> Self {
         Self(Arc::new(Mutex::new(transport)))
@@ -45,7 +48,7 @@ impl<T: Transport + Unpin> Inner<T> {
         address: Multiaddr,
         opts: DialOpts,
         wrap: fn(T::Error) -> E,
-    ) -> Result<MapErr<T::Dial, fn(T::Error) -> E>, TransportError<E>> {
+    ) -> Result<Dial<T, E>, TransportError<E>> {
         let dial = self.0.lock().dial(address, opts).map_err(|error| error.map(wrap))?;
         Ok(dial.map_err(wrap))
     }

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use floe_core::clock::BoxFuture;
-use futures::future::{Either, FutureExt as _, MapErr};
+use futures::future::{Either, FutureExt as _};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::proto::rr::RData;
 use libp2p::Multiaddr;
 use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
 use libp2p::multiaddr::Protocol;
 
-use super::inner::{Inner, Upgrade};
+use super::inner::{Dial, Inner, Upgrade};
 use super::policy::Policy;
 use super::target::{Family, peer_of};
 use crate::limits::{self, MAX_ADDRESSES_PER_NAME, MAX_DNSADDR_LOOKUPS};
@@ -122,10 +122,7 @@ where
     type Output = T::Output;
     type Error = InnerError<T>;
     type ListenerUpgrade = Upgrade<T, Self::Error>;
-    type Dial = Either<
-        MapErr<T::Dial, fn(T::Error) -> InnerError<T>>,
-        BoxFuture<'static, Result<T::Output, Self::Error>>,
-    >;
+    type Dial = Either<Dial<T, Self::Error>, BoxFuture<'static, Result<T::Output, Self::Error>>>;
 
     fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<Self::Error>> {
         self.inner.listen_on(id, addr, DnsaddrError::Inner)
