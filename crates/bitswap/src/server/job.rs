@@ -27,6 +27,8 @@ pub(crate) struct Job {
     pub(super) epoch: Epoch,
     pub(super) tasks: Vec<Task>,
     pub(super) target_bytes: usize,
+    /// How often blocks had come to the node when it began.
+    pub(super) news: u64,
 }
 
 /// Which peer a running job is for.
@@ -41,6 +43,7 @@ pub(crate) struct Ticket {
 pub(crate) struct Done {
     pub(super) peer: PeerId,
     pub(super) epoch: Epoch,
+    pub(super) news: u64,
     pub(super) answer: Message,
     pub(super) answered: Vec<(Arc<Cid>, u64)>,
     pub(super) missing: Vec<(Arc<Cid>, u64)>,
@@ -68,10 +71,11 @@ impl Job {
     /// Reads until the answer is large enough. A block that cannot be read counts as missing: it is never
     /// served damaged, and the peer can ask elsewhere.
     pub(crate) fn run(self, blocks: &dyn LocalBlocks) -> Done {
-        let Self { peer, epoch, tasks, target_bytes } = self;
+        let Self { peer, epoch, tasks, target_bytes, news } = self;
         let mut done = Done {
             peer,
             epoch,
+            news,
             answer: Message::default(),
             answered: Vec::new(),
             missing: Vec::new(),

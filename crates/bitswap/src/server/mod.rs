@@ -78,6 +78,8 @@ pub(crate) struct Server {
     next_epoch: Epoch,
     /// Who waits for a block that is not here, by what its bytes hash to.
     standing: HashMap<Multihash, SmallVec<[PeerId; 1]>>,
+    /// How often blocks came to the node.
+    news: u64,
     /// Wants of all peers.
     wants: usize,
     jobs: usize,
@@ -118,6 +120,7 @@ impl Server {
             peers: BTreeMap::new(),
             next_epoch: 0,
             standing: HashMap::new(),
+            news: 0,
             wants: 0,
             jobs: 0,
             outstanding: 0,
@@ -244,6 +247,11 @@ impl Server {
 
     /// Blocks are here now: who waits for them is answered. Returns whether anybody does.
     pub(crate) fn notify(&mut self, cids: &[Cid], now: Duration) -> bool {
+        self.news += 1;
+        self.wake(cids, now)
+    }
+
+    fn wake(&mut self, cids: &[Cid], now: Duration) -> bool {
         if self.standing.is_empty() {
             return false;
         }
@@ -276,7 +284,7 @@ impl Server {
         let tasks = peer.wants.start(most);
         self.jobs += 1;
         self.outstanding += JOB_BYTES;
-        Some(Job { peer: id, epoch: peer.epoch, tasks, target_bytes: ANSWER_TARGET_BYTES })
+        Some(Job { peer: id, epoch: peer.epoch, tasks, target_bytes: ANSWER_TARGET_BYTES, news: self.news })
     }
 
     fn pick(&self, now: Duration) -> Option<PeerId> {
@@ -327,6 +335,11 @@ impl Server {
         let has_answer = !done.answer.is_empty();
         if has_answer {
             peer.answers.push_back(done.answer);
+        }
+        if done.news != self.news {
+            // Blocks came while it read: one that it missed may be among them, and nobody would say so again.
+            let missed: Vec<Cid> = done.missing.iter().map(|(cid, _)| **cid).collect();
+            self.wake(&missed, now);
         }
         self.note_waiting(&done.peer, now);
         has_answer

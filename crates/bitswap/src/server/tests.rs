@@ -146,6 +146,21 @@ fn a_block_that_arrives_is_sent_to_who_waits_for_it() {
 }
 
 #[test]
+fn a_block_that_arrives_while_its_want_is_being_looked_up_is_sent() {
+    // The read had found nothing yet and was not finished when the block came: the news met no standing want, and
+    // the want stood from then on for a block that was here.
+    let mut world = World::new(Bounds::default());
+    let peer = world.peer();
+    world.wants(&peer, false, wants(0..2));
+    let done = world.server.next_job(world.now).unwrap().run(&world.store);
+    world.have(&[block(0)]);
+    world.server.notify(&[*block(0).cid()], world.now);
+    world.server.finish(done, world.now);
+    assert_eq!(world.served(&peer).payloads.len(), 1);
+    assert_eq!(world.server.counts().0, 1, "the other stands");
+}
+
+#[test]
 fn t01_wants_per_peer_are_bounded_also_in_full_wantlists() {
     for full in [false, true] {
         let limit = u32::try_from(SERVER_WANTS_PER_PEER).unwrap();
