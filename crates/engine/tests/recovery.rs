@@ -6,6 +6,7 @@ mod support;
 use std::time::Duration;
 
 use floe_core::PinStatus;
+use futures::FutureExt as _;
 
 use self::support::dags::{leaf, node, tree};
 use self::support::{World, until};
@@ -118,6 +119,50 @@ async fn a_pinned_dag_whose_manifest_is_lost_is_reported_and_fetched_again() {
     let workers = world.engine.status().await.unwrap().workers;
     let fetcher = workers.iter().find(|w| w.name == "fetcher").unwrap();
     assert!(fetcher.last_error.as_ref().unwrap().contains("not whole"), "{fetcher:?}");
+}
+
+/// A DAG that waited to be mended was tried again for ever, and nobody asked the rows whether it was still pinned.
+/// After its pin was removed and its manifest released, the next attempt opened a new manifest, fetched the whole DAG
+/// and sealed it, for nobody and never to be released.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dag_that_waits_to_be_mended_is_let_go_of_with_its_pin() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let dag = tree(36, 10, 300, 10);
+    world.net.has(&dag.blocks);
+    let row = world.add(&alice, &dag.root()).await;
+    let row = world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    world.net.lacks(&dag.blocks);
+    world.net.forget_asked();
+    let world = world
+        .crash_and(|blocks, _| async move {
+            blocks.release(row.dag).await.unwrap();
+            blocks.collect().await.unwrap();
+        })
+        .await;
+    let attempts = || world.net.asked(&dag.root());
+    world.advance_until(5 * SECOND, 3_600 * SECOND, || async { attempts() >= 2 }).await;
+    // The second attempt ends too, and a third is waited for.
+    world.advance_until(5 * SECOND, 60 * SECOND, || async { world.net.open_sessions() == 0 }).await;
+
+    world.engine.remove_pin(&alice, row.id).await.unwrap();
+    let manifests = || {
+        world.engine.collect().map(|done| {
+            done.unwrap();
+            world.blocks.manifests().unwrap().len()
+        })
+    };
+    until("the manifest is released", || async { manifests().await == 0 }).await;
+    world.net.has(&dag.blocks);
+    let asked = world.net.asked_in_all();
+    // Longer than any wait between two attempts.
+    for _ in 0..180 {
+        world.clock.advance(10 * SECOND);
+        support::settle().await;
+    }
+    assert_eq!(world.net.asked_in_all(), asked, "it is asked for again, for nobody");
+    assert_eq!(manifests().await, 0);
+    assert!(!world.has(&dag.root()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
