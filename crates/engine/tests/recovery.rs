@@ -6,9 +6,10 @@ mod support;
 use std::time::Duration;
 
 use floe_core::PinStatus;
+use floe_engine::Settings;
 use futures::FutureExt as _;
 
-use self::support::dags::{leaf, node, tree};
+use self::support::dags::{chain, leaf, node, tree};
 use self::support::{World, until};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -186,4 +187,45 @@ async fn announcing_that_fails_is_repeated_and_does_not_hold_up_releases() {
     world.net.provide_fails(false);
     world.advance_until(SECOND, 120 * SECOND, || async { world.net.provided(b.cid()) > 0 }).await;
     until("the order held", || async { world.net.provided(a.cid()) == 0 }).await;
+}
+
+/// After a resume the walk reads those nodes again that are ahead of the saved frontier. They were in the manifest's
+/// count, with which the walk went on, and were counted once more: a pin near `max_blocks` failed for good though
+/// its DAG was small enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resume_counts_no_block_twice() {
+    let dag = chain(80, 7);
+    let world = World::with(Settings { max_blocks: 7, ..Settings::default() }).await;
+    let alice = world.alice().await;
+    let part = |from: usize, to: usize| dag.blocks.get(from..to).unwrap();
+    world.net.has(part(5, 7));
+    let row = world.add(&alice, &dag.root()).await;
+    // One block after the other, so that some are saved with the frontier and the last ones without.
+    for n in [4, 3, 2] {
+        let last = dag.blocks.get(n + 1).unwrap();
+        world.advance_until(SECOND, 60 * SECOND, || async { world.has(last.cid()) }).await;
+        world.clock.advance(7 * SECOND);
+        world.net.has(part(n, n + 1));
+    }
+    world.advance_until(SECOND, 60 * SECOND, || async { world.has_all(part(2, 7)) }).await;
+    let world = world.crash().await;
+    world.net.has(part(0, 2));
+    let row = world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    assert_eq!(row.progress.blocks, 7);
+}
+
+/// The other side: a walk that begins at the root again, because it crashed before its first frontier, counts what
+/// the manifest holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_walk_that_begins_again_counts_what_is_here() {
+    let dag = chain(81, 4);
+    let world = World::with(Settings { max_blocks: 3, ..Settings::default() }).await;
+    let alice = world.alice().await;
+    world.net.has(dag.blocks.get(1..).unwrap());
+    let row = world.add(&alice, &dag.root()).await;
+    world.advance_until(SECOND, 60 * SECOND, || async { world.has_all(dag.blocks.get(1..).unwrap()) }).await;
+    let world = world.crash().await;
+    world.net.has(&dag.blocks);
+    let row = world.reaches(&alice, row.id, PinStatus::Failed).await;
+    assert!(row.reason.unwrap_or_default().contains("more than 3 blocks"));
 }
