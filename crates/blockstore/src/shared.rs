@@ -76,14 +76,24 @@ impl Shared {
         self.mark.set(why);
     }
 
-    /// A chunk's members, or `None` where its record is damaged.
+    /// A chunk's members, or `None` where its record cannot be read.
     pub(crate) fn read_chunk(&self, placed: Placed) -> Option<Vec<Member>> {
-        let (header, body) = self.packs.read_record(placed.loc).ok()??;
-        let (key, data) = body.split_at_checked(header.key_len as usize)?;
-        match Record::decode(header.kind, key, data, header.data_len)? {
-            Record::Chunk { members, .. } => Some(members),
+        self.chunk_members(placed).ok()?
+    }
+
+    /// A chunk's members, or `None` where its record is damaged or lost. An error may pass.
+    pub(crate) fn chunk_members(&self, placed: Placed) -> Result<Option<Vec<Member>>, Error> {
+        let (header, body) = match self.packs.read_record(placed.loc) {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(None),
+            Err(e) if lost(&e) || e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(&self.packs.path(placed.loc.pack), "read", &e)),
+        };
+        let Some((key, data)) = body.split_at_checked(header.key_len as usize) else { return Ok(None) };
+        Ok(match Record::decode(header.kind, key, data, header.data_len) {
+            Some(Record::Chunk { members, .. }) => Some(members),
             _ => None,
-        }
+        })
     }
 
     /// The bytes at `loc` are not those of the block: keeps them as evidence and never serves them. The caller

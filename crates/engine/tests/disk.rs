@@ -132,8 +132,29 @@ async fn r04_verify_finds_a_flipped_bit_heals_it_from_a_peer_and_names_the_pins_
     assert!(world.engine.verify().await.unwrap().damaged.is_empty());
 }
 
+/// `verify` of a running node said that all was well where a record of a manifest had rotted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r04_verify_counts_damaged_records() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let dag = tree(57, 30, 1_000, 10);
+    world.net.has(&dag.blocks);
+    let row = world.add(&alice, &dag.root()).await;
+    world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    assert_eq!(world.engine.verify().await.unwrap().damaged_records, 0);
+    spoil_a_manifest_record(&world, &dag.blocks[3]);
+    let report = world.engine.verify().await.unwrap();
+    assert_eq!((report.damaged_records, report.damaged.len()), (1, 0));
+}
+
 /// Flips a bit where a manifest says that it holds this block, and takes the index away.
 fn lose_a_manifest_record(world: &World, block: &Block) {
+    spoil_a_manifest_record(world, block);
+    std::fs::remove_file(world.dir.path().join("blocks-1/index-1.redb")).unwrap();
+}
+
+/// Flips a bit where a manifest says that it holds this block.
+fn spoil_a_manifest_record(world: &World, block: &Block) {
     let hash = block.cid().hash().to_bytes();
     let len = u32::try_from(block.data().len()).unwrap();
     let member = [&[hash.len() as u8][..], &hash, &len.to_le_bytes()].concat();
@@ -146,7 +167,6 @@ fn lose_a_manifest_record(world: &World, block: &Block) {
         flipped += 1;
     }
     assert_eq!(flipped, 1, "one manifest holds the block");
-    std::fs::remove_file(world.dir.path().join("blocks-1/index-1.redb")).unwrap();
 }
 
 /// Once a rebuild of the index had met a damaged manifest record, nothing was collected any more, for ever.
