@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) holds: Arc<HoldTable>,
     /// Damaged blocks: never served, claimed as absent, listed for repair.
     pub(crate) damaged: RwLock<BTreeSet<Key>>,
+    /// Rung when one more is found.
+    pub(crate) damage_found: tokio::sync::Notify,
     /// Manifests somebody is writing: two visited sets for one manifest would count a block twice.
     pub(crate) protected: Mutex<HashSet<Uuid>>,
     pub(crate) queue: Queue,
@@ -114,6 +116,7 @@ impl Shared {
             tracing::warn!("cannot keep the damaged bytes of {name}: {e}");
         }
         self.queue.push_note(crate::queue::Op::Damaged { hash: hash.into() });
+        self.damage_found.notify_one();
     }
 
     fn keep_evidence(&self, name: &str, bytes: &[u8]) -> io::Result<()> {

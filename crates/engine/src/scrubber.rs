@@ -136,6 +136,19 @@ pub(crate) async fn verify(ctx: &Context) -> Result<VerifyReport, Error> {
     Ok(report)
 }
 
+/// Fetches again what is known to be damaged, whoever found it. Says how many that pins hold are left.
+pub(crate) async fn mend_damaged(ctx: &Context) -> Result<u64, Error> {
+    let _one_at_a_time = ctx.scrub.lock().await;
+    let damaged = ctx.blocks.damaged(limits::HEAL_BLOCKS);
+    if damaged.is_empty() {
+        return Ok(0);
+    }
+    let report = answer(ctx, ScrubReport { damaged, ..ScrubReport::default() }).await;
+    ctx.board.state(NAME, progress(ctx.blocks.patrol_state()), 0);
+    let left = report?.damaged.into_iter().filter(|block| !block.repaired && !block.pins.is_empty());
+    Ok(left.count() as u64)
+}
+
 /// Fetches again what a scrub found spoilt, and names who holds it.
 async fn answer(ctx: &Context, found: ScrubReport) -> Result<VerifyReport, Error> {
     let mut report = VerifyReport {
