@@ -160,7 +160,7 @@ pub struct ScrubReport {
 impl ScrubReport {
     /// Whether there is nothing to mend.
     pub fn is_clean(&self) -> bool {
-        self.damaged.is_empty() && self.missing.is_empty() && !self.index_wrong
+        self.damaged.is_empty() && self.missing.is_empty() && !self.index_wrong && self.damaged_records == 0
     }
 }
 
@@ -186,7 +186,8 @@ pub struct Stats {
     pub disk_free: u64,
     /// Whether writes are refused.
     pub read_only: bool,
-    /// Whether nothing is collected, because the index was caught lying (until the next open) or records that say
+    /// Whether nothing is collected, because the index was caught lying or a damaged record kept a removed pin's
+    /// blocks counted (until the next open, which makes the index again), or because records that say
     /// what is needed were lost: until the manifests that lack them are walked again or released, and
     /// [`BlockStore::confirm`] misses none.
     pub in_doubt: bool,

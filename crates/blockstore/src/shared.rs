@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) holds: Arc<HoldTable>,
     /// Damaged blocks: never served, claimed as absent, listed for repair.
     pub(crate) damaged: RwLock<BTreeSet<Key>>,
+    /// Rung when one more is found.
+    pub(crate) damage_found: tokio::sync::Notify,
     /// Manifests somebody is writing: two visited sets for one manifest would count a block twice.
     pub(crate) protected: Mutex<HashSet<Uuid>>,
     pub(crate) queue: Queue,
@@ -76,14 +78,24 @@ impl Shared {
         self.mark.set(why);
     }
 
-    /// A chunk's members, or `None` where its record is damaged.
+    /// A chunk's members, or `None` where its record cannot be read.
     pub(crate) fn read_chunk(&self, placed: Placed) -> Option<Vec<Member>> {
-        let (header, body) = self.packs.read_record(placed.loc).ok()??;
-        let (key, data) = body.split_at_checked(header.key_len as usize)?;
-        match Record::decode(header.kind, key, data, header.data_len)? {
-            Record::Chunk { members, .. } => Some(members),
+        self.chunk_members(placed).ok()?
+    }
+
+    /// A chunk's members, or `None` where its record is damaged or lost. An error may pass.
+    pub(crate) fn chunk_members(&self, placed: Placed) -> Result<Option<Vec<Member>>, Error> {
+        let (header, body) = match self.packs.read_record(placed.loc) {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(None),
+            Err(e) if lost(&e) || e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(&self.packs.path(placed.loc.pack), "read", &e)),
+        };
+        let Some((key, data)) = body.split_at_checked(header.key_len as usize) else { return Ok(None) };
+        Ok(match Record::decode(header.kind, key, data, header.data_len) {
+            Some(Record::Chunk { members, .. }) => Some(members),
             _ => None,
-        }
+        })
     }
 
     /// The bytes at `loc` are not those of the block: keeps them as evidence and never serves them. The caller
@@ -104,6 +116,7 @@ impl Shared {
             tracing::warn!("cannot keep the damaged bytes of {name}: {e}");
         }
         self.queue.push_note(crate::queue::Op::Damaged { hash: hash.into() });
+        self.damage_found.notify_one();
     }
 
     fn keep_evidence(&self, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -22,7 +22,7 @@ use crate::protect::Protect;
 use crate::queue::{Op, Queue};
 use crate::record::State;
 use crate::recover::{Recovered, Recovery};
-use crate::shared::{Figures, Health, Shared, index_error, key_of, lost};
+use crate::shared::{Figures, Health, Shared, index_error, key_of, lost, multihash};
 use crate::tables::{self, Entry, Manifest};
 use crate::ticket::ticket;
 use crate::writer::Writer;
@@ -80,6 +80,7 @@ impl BlockStore {
             tables: Mutex::new(tables),
             holds: Arc::default(),
             damaged: RwLock::new(damaged),
+            damage_found: tokio::sync::Notify::new(),
             protected: Mutex::default(),
             queue: Queue::new(),
             health: Health::new(settings.reserve_bytes),
@@ -229,6 +230,18 @@ impl BlockStore {
         let (done, answer) = ticket();
         self.shared().queue.push(Op::Repair { block, done, permit });
         answer.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Blocks that are known to be damaged, up to so many: found by reads, the scrub or an earlier run, and not
+    /// repaired since. Does not block.
+    pub fn damaged(&self, most: usize) -> Vec<Multihash> {
+        self.shared().damaged.read().iter().filter_map(|key| multihash(key)).take(most).collect()
+    }
+
+    /// Completes when a block was found damaged since the last call, for one caller. Dropping the future loses
+    /// nothing.
+    pub async fn damage_found(&self) {
+        self.shared().damage_found.notified().await;
     }
 
     /// Waits until no release, collection or compaction is left to do, and says what was freed since the last

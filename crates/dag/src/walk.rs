@@ -181,9 +181,17 @@ impl Walk {
         all.encode()
     }
 
-    /// Lowers or raises the byte budget (a quota changed). It applies from the next block on.
-    pub fn set_max_bytes(&mut self, max_bytes: u64) {
-        self.budget.max_bytes = max_bytes;
+    /// Counts blocks that the manifest holds and this walk has not counted: all of them, where a walk begins at the
+    /// root over a manifest that is not empty; or one that was just claimed and whose bytes are still to be read.
+    /// Each is answered with [`Walk::block_again`] from then on.
+    ///
+    /// # Errors
+    /// [`WalkError::Budget`].
+    pub fn count_held(&mut self, blocks: u64, bytes: u64) -> Result<(), WalkError> {
+        self.blocks = self.blocks.saturating_add(blocks);
+        self.bytes = self.bytes.saturating_add(bytes);
+        within("blocks", self.blocks, self.budget.max_blocks)?;
+        within("bytes", self.bytes, self.budget.max_bytes)
     }
 
     /// The next thing to do; `None` when all is visited or waits for blocks.
@@ -270,7 +278,7 @@ impl Walk {
     pub fn present(&mut self, cid: &Cid, len: u32) -> Result<(), WalkError> {
         debug_assert!(!Self::needs_data(cid), "a block with links must be read");
         match self.take(cid) {
-            Some(_) => self.count(u64::from(len)),
+            Some(_) => self.count_held(1, u64::from(len)),
             None => Ok(()),
         }
     }
@@ -290,7 +298,7 @@ impl Walk {
     /// [`WalkError`]: over budget, malformed, or with a link that cannot be followed.
     pub fn block(&mut self, block: &Block) -> Result<(), WalkError> {
         let Some(pending) = self.take(block.cid()) else { return Ok(()) };
-        self.count(block.data().len() as u64)?;
+        self.count_held(1, block.data().len() as u64)?;
         self.open(block, pending.depth, pending.shards_above, 0)
     }
 
@@ -331,13 +339,6 @@ impl Walk {
     /// Whether every block was visited and came.
     pub fn is_done(&self) -> bool {
         self.pending.is_empty() && self.reloads.is_empty() && self.hot.is_empty() && self.cold.len() == 0
-    }
-
-    fn count(&mut self, bytes: u64) -> Result<(), WalkError> {
-        self.blocks = self.blocks.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(bytes);
-        within("blocks", self.blocks, self.budget.max_blocks)?;
-        within("bytes", self.bytes, self.budget.max_bytes)
     }
 
     /// Puts a node on top, from its link `next` on.

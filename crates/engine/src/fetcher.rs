@@ -71,7 +71,7 @@ enum Finished {
 impl Fetcher {
     async fn run(&mut self) {
         loop {
-            self.start_heals();
+            self.start_heals().await;
             self.claim().await;
             let wait = self.wait_for().await;
             let state = format!("{} of {} slots busy", self.running, limits::FETCHES_PER_NODE);
@@ -161,21 +161,37 @@ impl Fetcher {
         }
     }
 
-    fn start_heals(&mut self) {
-        let now = self.ctx.clock.monotonic();
+    /// Begins to mend what is due, if the rows still hold it: its pins may have gone while it waited. `claiming` is
+    /// held from that look until the fetch is in `running`, so a release that the look was too early for finds it
+    /// there and stops it.
+    async fn start_heals(&mut self) {
         while self.healing < limits::HEALS_PER_NODE {
+            let now = self.ctx.clock.monotonic();
             let Some(at) = self.heals.iter().position(|(at, _)| *at <= now) else { return };
-            let (_, dag) = self.heals.swap_remove(at);
-            self.healing += 1;
-            let mut entered = self.ctx.running.enter(dag.dag, &self.ctx.stop);
+            let (_, waited) = self.heals.swap_remove(at);
             let ctx = Arc::clone(&self.ctx);
-            self.fetches.spawn(async move {
-                let ended = attempt(&ctx, &dag, true, &mut entered).await;
-                let again = heal_outcome(&ctx, dag, ended);
-                recovery::thaw(&ctx).await;
-                Finished::Healed(again)
-            });
+            let _entering = ctx.claiming.lock().await;
+            match recovery::still_to_mend(&ctx.records, &waited).await {
+                Ok(Some(dag)) => self.start_heal(dag),
+                Ok(None) => tracing::info!(root = %waited.root, "{} is not pinned any more", waited.root),
+                Err(error) => {
+                    self.ctx.board.error(NAME, &error);
+                    return self.heals.push((now + limits::BLOCKED_POLL, waited));
+                }
+            }
         }
+    }
+
+    fn start_heal(&mut self, dag: ClaimedDag) {
+        self.healing += 1;
+        let mut entered = self.ctx.running.enter(dag.dag, &self.ctx.stop);
+        let ctx = Arc::clone(&self.ctx);
+        self.fetches.spawn(async move {
+            let ended = attempt(&ctx, &dag, true, &mut entered).await;
+            let again = heal_outcome(&ctx, dag, ended);
+            recovery::thaw(&ctx).await;
+            Finished::Healed(again)
+        });
     }
 }
 

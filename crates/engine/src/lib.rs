@@ -9,7 +9,8 @@
 //!    is here and the exchange for what is not.
 //! 3. The walk's end is one transaction: statuses, charges, and the follow-ups that `outbox` then does
 //!    (announce, release).
-//! 4. What cannot be found is parked and woken by `events`; what is spoilt is mended by `scrubber`.
+//! 4. What cannot be found is parked and woken by `events`; what is spoilt is mended by `scrubber`
+//!    and `healer`.
 //!
 //! # Crash and stop
 //! Nothing here is the only copy of anything: `recovery` compares rows and manifests at start and goes on.
@@ -25,6 +26,7 @@ mod context;
 mod events;
 mod fetch;
 mod fetcher;
+mod healer;
 mod limits;
 mod outbox;
 mod recovery;
@@ -151,6 +153,7 @@ impl Engine {
         tasks.spawn(events::run(Arc::clone(&ctx), events));
         tasks.spawn(outbox::run(Arc::clone(&ctx)));
         tasks.spawn(scrubber::run(Arc::clone(&ctx)));
+        tasks.spawn(healer::run(Arc::clone(&ctx)));
         tasks.spawn(fetcher::run(Arc::clone(&ctx), leftovers));
         Ok(Self { ctx, tasks: Arc::new(tokio::sync::Mutex::new(tasks)) })
     }

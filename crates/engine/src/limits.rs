@@ -91,6 +91,14 @@ pub(crate) const SCRUB_FIRST_AFTER: Duration = Duration::from_secs(600);
 pub(crate) const SCRUB_RETRY: Duration = Duration::from_secs(3600);
 /// Damaged blocks that one scrub lists and tries to fetch again; the next scrub takes the rest.
 pub(crate) const HEAL_BLOCKS: usize = 10_000;
+/// Time from a read that finds damage until it is asked for: a walk that met it asks by itself, and what else the
+/// same bad place holds is found meanwhile.
+pub(crate) const HEAL_AFTER: Duration = Duration::from_secs(2);
+/// Wait after an attempt that could not mend all damaged blocks, and the longest after doubling: each attempt reads
+/// which manifests hold them.
+pub(crate) const HEAL_RETRY_FIRST: Duration = Duration::from_secs(60);
+/// See [`HEAL_RETRY_FIRST`].
+pub(crate) const HEAL_RETRY_MOST: Duration = Duration::from_secs(3600);
 /// A search for damaged blocks ends after this long without one.
 pub(crate) const HEAL_WITHIN: Duration = Duration::from_secs(30);
 /// Damaged blocks asked for at once.

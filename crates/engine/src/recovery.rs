@@ -94,6 +94,19 @@ pub(crate) async fn thaw(ctx: &Context) {
     }
 }
 
+/// A DAG that waited to be fetched again, as the rows have it now; `None` where they do not hold it as complete any
+/// more. A pin that failed names its DAG for as long as it is listed, so pins alone do not say that it is held.
+pub(crate) async fn still_to_mend(
+    records: &Records,
+    waited: &ClaimedDag,
+) -> Result<Option<ClaimedDag>, Error> {
+    if !records.is_complete(waited.dag).await? {
+        return Ok(None);
+    }
+    let now = to_mend(records, waited.dag).await?;
+    Ok(now.map(|dag| ClaimedDag { attempts: waited.attempts, ..dag }))
+}
+
 /// What is needed to fetch a complete DAG again, from the pins that name it.
 pub(crate) async fn to_mend(records: &Records, dag: Uuid) -> Result<Option<ClaimedDag>, Error> {
     let mut mend: Option<ClaimedDag> = None;

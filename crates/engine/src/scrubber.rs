@@ -38,6 +38,9 @@ pub struct VerifyReport {
     pub damaged: Vec<DamagedBlock>,
     /// Of these, how many were fetched again.
     pub repaired: u64,
+    /// Damaged places that are no block: records of manifests and of deletions, headers, dead bytes. Nothing can be
+    /// fetched for them; what they said is found out by the next rebuild of the index.
+    pub damaged_records: u64,
     /// Whether the block index disagreed with the packs: what it had lost is served again, and it is made again at
     /// the next start.
     pub index_wrong: bool,
@@ -133,14 +136,33 @@ pub(crate) async fn verify(ctx: &Context) -> Result<VerifyReport, Error> {
     Ok(report)
 }
 
+/// Fetches again what is known to be damaged, whoever found it. Says how many that pins hold are left.
+pub(crate) async fn mend_damaged(ctx: &Context) -> Result<u64, Error> {
+    let _one_at_a_time = ctx.scrub.lock().await;
+    let damaged = ctx.blocks.damaged(limits::HEAL_BLOCKS);
+    if damaged.is_empty() {
+        return Ok(0);
+    }
+    let report = answer(ctx, ScrubReport { damaged, ..ScrubReport::default() }).await;
+    ctx.board.state(NAME, progress(ctx.blocks.patrol_state()), 0);
+    let left = report?.damaged.into_iter().filter(|block| !block.repaired && !block.pins.is_empty());
+    Ok(left.count() as u64)
+}
+
 /// Fetches again what a scrub found spoilt, and names who holds it.
 async fn answer(ctx: &Context, found: ScrubReport) -> Result<VerifyReport, Error> {
     let mut report = VerifyReport {
         blocks: found.blocks,
         bytes: found.bytes,
+        damaged_records: found.damaged_records,
         index_wrong: found.index_wrong,
         ..VerifyReport::default()
     };
+    if found.damaged_records > 0 {
+        let what = format!("{} records of the packs that are no blocks are damaged", found.damaged_records);
+        tracing::error!(records = found.damaged_records, "{what}");
+        ctx.board.error(NAME, what);
+    }
     let mut spoilt: Vec<Multihash> = found.damaged.into_iter().chain(found.missing).collect();
     if spoilt.len() > limits::HEAL_BLOCKS {
         limits::hit("heal_blocks");

@@ -6,8 +6,10 @@ mod support;
 use std::time::Duration;
 
 use floe_core::PinStatus;
+use floe_engine::Settings;
+use futures::FutureExt as _;
 
-use self::support::dags::{leaf, node, tree};
+use self::support::dags::{chain, leaf, node, tree};
 use self::support::{World, until};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -120,6 +122,50 @@ async fn a_pinned_dag_whose_manifest_is_lost_is_reported_and_fetched_again() {
     assert!(fetcher.last_error.as_ref().unwrap().contains("not whole"), "{fetcher:?}");
 }
 
+/// A DAG that waited to be mended was tried again for ever, and nobody asked the rows whether it was still pinned.
+/// After its pin was removed and its manifest released, the next attempt opened a new manifest, fetched the whole DAG
+/// and sealed it, for nobody and never to be released.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dag_that_waits_to_be_mended_is_let_go_of_with_its_pin() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let dag = tree(36, 10, 300, 10);
+    world.net.has(&dag.blocks);
+    let row = world.add(&alice, &dag.root()).await;
+    let row = world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    world.net.lacks(&dag.blocks);
+    world.net.forget_asked();
+    let world = world
+        .crash_and(|blocks, _| async move {
+            blocks.release(row.dag).await.unwrap();
+            blocks.collect().await.unwrap();
+        })
+        .await;
+    let attempts = || world.net.asked(&dag.root());
+    world.advance_until(5 * SECOND, 3_600 * SECOND, || async { attempts() >= 2 }).await;
+    // The second attempt ends too, and a third is waited for.
+    world.advance_until(5 * SECOND, 60 * SECOND, || async { world.net.open_sessions() == 0 }).await;
+
+    world.engine.remove_pin(&alice, row.id).await.unwrap();
+    let manifests = || {
+        world.engine.collect().map(|done| {
+            done.unwrap();
+            world.blocks.manifests().unwrap().len()
+        })
+    };
+    until("the manifest is released", || async { manifests().await == 0 }).await;
+    world.net.has(&dag.blocks);
+    let asked = world.net.asked_in_all();
+    // Longer than any wait between two attempts.
+    for _ in 0..180 {
+        world.clock.advance(10 * SECOND);
+        support::settle().await;
+    }
+    assert_eq!(world.net.asked_in_all(), asked, "it is asked for again, for nobody");
+    assert_eq!(manifests().await, 0);
+    assert!(!world.has(&dag.root()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn announcing_that_fails_is_repeated_and_does_not_hold_up_releases() {
     let world = World::new().await;
@@ -141,4 +187,45 @@ async fn announcing_that_fails_is_repeated_and_does_not_hold_up_releases() {
     world.net.provide_fails(false);
     world.advance_until(SECOND, 120 * SECOND, || async { world.net.provided(b.cid()) > 0 }).await;
     until("the order held", || async { world.net.provided(a.cid()) == 0 }).await;
+}
+
+/// After a resume the walk reads those nodes again that are ahead of the saved frontier. They were in the manifest's
+/// count, with which the walk went on, and were counted once more: a pin near `max_blocks` failed for good though
+/// its DAG was small enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resume_counts_no_block_twice() {
+    let dag = chain(80, 7);
+    let world = World::with(Settings { max_blocks: 7, ..Settings::default() }).await;
+    let alice = world.alice().await;
+    let part = |from: usize, to: usize| dag.blocks.get(from..to).unwrap();
+    world.net.has(part(5, 7));
+    let row = world.add(&alice, &dag.root()).await;
+    // One block after the other, so that some are saved with the frontier and the last ones without.
+    for n in [4, 3, 2] {
+        let last = dag.blocks.get(n + 1).unwrap();
+        world.advance_until(SECOND, 60 * SECOND, || async { world.has(last.cid()) }).await;
+        world.clock.advance(7 * SECOND);
+        world.net.has(part(n, n + 1));
+    }
+    world.advance_until(SECOND, 60 * SECOND, || async { world.has_all(part(2, 7)) }).await;
+    let world = world.crash().await;
+    world.net.has(part(0, 2));
+    let row = world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    assert_eq!(row.progress.blocks, 7);
+}
+
+/// The other side: a walk that begins at the root again, because it crashed before its first frontier, counts what
+/// the manifest holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_walk_that_begins_again_counts_what_is_here() {
+    let dag = chain(81, 4);
+    let world = World::with(Settings { max_blocks: 3, ..Settings::default() }).await;
+    let alice = world.alice().await;
+    world.net.has(dag.blocks.get(1..).unwrap());
+    let row = world.add(&alice, &dag.root()).await;
+    world.advance_until(SECOND, 60 * SECOND, || async { world.has_all(dag.blocks.get(1..).unwrap()) }).await;
+    let world = world.crash().await;
+    world.net.has(&dag.blocks);
+    let row = world.reaches(&alice, row.id, PinStatus::Failed).await;
+    assert!(row.reason.unwrap_or_default().contains("more than 3 blocks"));
 }

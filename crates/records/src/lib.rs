@@ -288,6 +288,18 @@ impl Records {
         Ok(rows.into_iter().map(|(id, state)| (uuid_of(id), state == dags::COMPLETE)).collect())
     }
 
+    /// Whether a DAG is held, and complete as far as the rows know.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn is_complete(&self, dag: Uuid) -> Result<bool, Error> {
+        let state: Option<i64> = sqlx::query_scalar("SELECT state FROM dags WHERE id = $1")
+            .bind(key(dag))
+            .fetch_optional(&mut *self.reader().await?)
+            .await?;
+        Ok(state == Some(dags::COMPLETE))
+    }
+
     /// Every pin of a DAG, failed ones too; used by scrub reports.
     ///
     /// # Errors

@@ -97,6 +97,10 @@ pub(crate) fn verify_words(report: &Value) -> Vec<String> {
     if incomplete > 0 {
         found.push(format!("{incomplete} incomplete DAGs"));
     }
+    let records = number(&report["damaged_records"]);
+    if records > 0 {
+        found.push(format!("{records} damaged records that are no blocks"));
+    }
     if report["index_wrong"] == true {
         found.push("a wrong index, which the next start makes again".to_owned());
     }
@@ -245,6 +249,10 @@ pub(crate) fn verify_text(report: &Value) -> String {
         }
         out.push_str(&table.render());
     }
+    let records = number(&report["damaged_records"]);
+    if records > 0 {
+        out.push_str(&format!("{records} damaged records that are no blocks\n"));
+    }
     if !incomplete.is_empty() {
         let mut table = Table::new(&["INCOMPLETE DAG", "PINS (account:request id)"]);
         for dag in incomplete {
@@ -277,6 +285,16 @@ mod tests {
         let words = verify_words(&report).join(", ");
         assert_eq!(words, "1 incomplete DAGs, a wrong index, which the next start makes again");
         assert!(verify_words(&json!({"damaged": [], "index_wrong": false, "incomplete": []})).is_empty());
+    }
+
+    /// `floe verify` of a running node said that all was clean, with exit code 0, where a record of a manifest had
+    /// rotted: only `--offline` told.
+    #[test]
+    fn damaged_records_are_damage() {
+        let report = json!({"blocks": 1, "bytes": 1, "damaged": [], "damaged_records": 2, "incomplete": []});
+        assert_eq!(verify_words(&report), ["2 damaged records that are no blocks"]);
+        assert!(verify_text(&report).contains("2 damaged records that are no blocks"));
+        assert!(verify_words(&json!({"damaged": [], "damaged_records": 0, "incomplete": []})).is_empty());
     }
 
     #[test]

@@ -5,13 +5,15 @@
 //! and what keeps it from the collector) and the blocks that came but are not yet on disk. Its owner moves it to
 //! a blocking thread for a [`Walker::step`], and back.
 //!
-//! Three rules make it correct:
+//! Four rules make it correct:
 //! - A CID that was found missing is *in flight* until its block is durable; a second link to it asks for
 //!   nothing.
 //! - The manifest doubles as the walk's visited set, and it can be ahead of the saved frontier: after a crash a
 //!   node may be there whose children never were. So "seen" is believed of leaves alone; a node with links is
 //!   skipped only if *this* walk has scanned it under *this* CID, else it is read and scanned again. The same
 //!   rule covers bytes that are linked to under two codecs.
+//! - The manifest and the walk count the same blocks, each once: a block is counted when it is claimed as present or
+//!   when it came, and one that is read again, for whatever reason, is not counted again.
 //! - The frontier is saved only when every block that the walk has scanned is durable.
 
 use std::collections::HashMap;
@@ -67,7 +69,7 @@ struct Flight {
 enum Purpose {
     /// It was never here.
     New,
-    /// It is in the manifest, but its bytes were damaged.
+    /// It is in the manifest, and counted, but its bytes were damaged.
     Mend,
     /// As `Mend`, and the walk wants its links again.
     Reload,
@@ -85,9 +87,6 @@ pub(super) struct Walker {
     /// A CID that the store refused to answer for.
     unanswered: Option<Next>,
     scanned: Scanned,
-    /// What one pin may have here, and the bytes that the walk counted twice.
-    max_bytes: u64,
-    counted_twice: u64,
     /// Bytes that the accounts have room for, and those of the DAG so far.
     allowance: u64,
     held: u64,
@@ -110,11 +109,11 @@ impl Walker {
                 Err(WalkError::Frontier(reason)) => {
                     // Everything that is here is found again from the root; only look-ups are lost.
                     tracing::warn!(%root, reason, "the saved frontier of {root} is damaged; walking from the root");
-                    Walk::new(root, budget)?
+                    from_root(root, budget, held)?
                 }
                 Err(other) => return Err(other),
             },
-            None => Walk::new(root, budget)?,
+            None => from_root(root, budget, held)?,
         };
         Ok(Self {
             protect,
@@ -125,8 +124,6 @@ impl Walker {
             fresh_bytes: 0,
             unanswered: None,
             scanned: Scanned::new(SCANNED_PER_GENERATION),
-            max_bytes: budget.max_bytes,
-            counted_twice: 0,
             allowance: u64::MAX,
             held: held.bytes,
             since_checkpoint: 0,
@@ -188,8 +185,7 @@ impl Walker {
                     self.miss(cid, Purpose::Mend, wants);
                     return Ok(());
                 };
-                self.count_twice(block.data().len());
-                self.scan(&block)?;
+                self.scan_again(&block)?;
             }
             Claim::Seen => self.walk.seen(&cid),
             Claim::Present(len) => {
@@ -198,9 +194,10 @@ impl Walker {
                     self.walk.present(&cid, len)?;
                     return Ok(());
                 }
+                self.walk.count_held(1, u64::from(len))?;
                 // Should the read fail: the next look finds it seen but not scanned, and reads it then.
                 match self.blocks.get(&cid)? {
-                    Some(block) => self.scan(&block)?,
+                    Some(block) => self.scan_again(&block)?,
                     None => self.miss(cid, Purpose::Mend, wants),
                 }
             }
@@ -265,7 +262,8 @@ impl Walker {
         let block = rename(asked, block);
         match purpose {
             Purpose::Reload => self.walk.reloaded(&block)?,
-            Purpose::New | Purpose::Mend => self.scan(&block)?,
+            Purpose::Mend => self.scan_again(&block)?,
+            Purpose::New => self.scan(&block)?,
         }
         self.fresh_bytes += block.data().len();
         if purpose == Purpose::New {
@@ -279,21 +277,24 @@ impl Walker {
     }
 
     fn scan_alias(&mut self, cid: Cid, block: Block) -> Result<(), StepError> {
-        self.count_twice(block.data().len());
-        self.scan(&rename(cid, block))
+        self.scan_again(&rename(cid, block))
     }
 
     fn scan(&mut self, block: &Block) -> Result<(), StepError> {
-        if Walk::needs_data(block.cid()) {
-            self.scanned.insert(block.cid());
-        }
+        self.note_scanned(block.cid());
         Ok(self.walk.block(block)?)
     }
 
-    /// Bytes that the walk counts a second time do not count against the pin.
-    fn count_twice(&mut self, len: usize) {
-        self.counted_twice = self.counted_twice.saturating_add(len as u64);
-        self.walk.set_max_bytes(self.max_bytes.saturating_add(self.counted_twice));
+    /// As [`Walker::scan`], of a block that is counted already.
+    fn scan_again(&mut self, block: &Block) -> Result<(), StepError> {
+        self.note_scanned(block.cid());
+        Ok(self.walk.block_again(block)?)
+    }
+
+    fn note_scanned(&mut self, cid: &Cid) {
+        if Walk::needs_data(cid) {
+            self.scanned.insert(cid);
+        }
     }
 
     /// The DAG may grow to so many bytes before its accounts have to be asked again.
@@ -376,6 +377,13 @@ impl Walker {
     }
 }
 
+/// A walk from the root over what the manifest holds already: after a crash before the first frontier was saved.
+fn from_root(root: Cid, budget: Budget, held: ManifestTotals) -> Result<Walk, WalkError> {
+    let mut walk = Walk::new(root, budget)?;
+    walk.count_held(held.blocks, held.bytes)?;
+    Ok(walk)
+}
+
 /// The same bytes under another CID with the same multihash.
 fn rename(cid: Cid, block: Block) -> Block {
     block.relabelled(cid).expect("flights are looked up by multihash")
@@ -423,10 +431,18 @@ mod tests {
 
     /// A dag-cbor list of links to blocks that are nowhere.
     fn list(links: u16) -> Block {
-        let mut bytes = vec![0x99];
-        bytes.extend(links.to_be_bytes());
-        for n in 0..links {
-            let link = cid(n.into()).to_bytes();
+        list_of(&(0..links).map(|n| cid(n.into())).collect::<Vec<_>>())
+    }
+
+    /// A dag-cbor list of links.
+    fn list_of(links: &[Cid]) -> Block {
+        // dag-cbor takes a number in its shortest form only.
+        let mut bytes = match u16::try_from(links.len()).unwrap() {
+            few @ 0..24 => vec![0x80 | few.to_be_bytes()[1]],
+            many => [&[0x99][..], &many.to_be_bytes()].concat(),
+        };
+        for link in links {
+            let link = link.to_bytes();
             // Tag 42; a byte string of the zero that stands before a binary CID, and the CID.
             bytes.extend([0xd8, 0x2a, 0x58, u8::try_from(link.len() + 1).unwrap(), 0]);
             bytes.extend(link);
@@ -437,16 +453,7 @@ mod tests {
     /// What a step of a new walk finds missing under a root with so many links, step by step until nothing is left
     /// to look at.
     async fn missing_by_step(links: u16) -> Vec<usize> {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = floe_blockstore::Settings {
-            dir: dir.path().join("blocks-1"),
-            index: floe_blockstore::IndexKind::Redb,
-            pack_bytes: 64 << 20,
-            reserve_bytes: Some(1 << 20),
-        };
-        let clock = Arc::new(floe_core::ManualClock::default());
-        let components = floe_blockstore::Components { disk: Arc::new(floe_blockstore::RealDisk), clock };
-        let blocks = BlockStore::open(settings, components).unwrap();
+        let (_dir, blocks) = store();
         let root = list(links);
         let protect = blocks.protect(uuid::Uuid::nil(), *root.cid()).await.unwrap();
         let budget = Budget { max_blocks: u64::MAX, max_bytes: u64::MAX, max_depth: 9 };
@@ -461,6 +468,48 @@ mod tests {
             if step.exhausted {
                 return found;
             }
+        }
+    }
+
+    fn store() -> (tempfile::TempDir, BlockStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = floe_blockstore::Settings {
+            dir: dir.path().join("blocks-1"),
+            index: floe_blockstore::IndexKind::Redb,
+            pack_bytes: 64 << 20,
+            reserve_bytes: Some(1 << 20),
+        };
+        let clock = Arc::new(floe_core::ManualClock::default());
+        let components = floe_blockstore::Components { disk: Arc::new(floe_blockstore::RealDisk), clock };
+        let blocks = BlockStore::open(settings, components).unwrap();
+        (dir, blocks)
+    }
+
+    /// A node that was read again, because it was forgotten that its links had been scanned, was counted again. The
+    /// bytes were made up for and the blocks were not: a DAG of nearly as many blocks as one pin may have failed for
+    /// good. A budget of one block less must fail still.
+    #[tokio::test]
+    async fn a_node_that_is_read_again_is_counted_once() {
+        let shared = list_of(&[cid(1)]);
+        let others: Vec<Block> = (0..8).map(|n| list_of(&[cid(1), cid(100 + n)])).collect();
+        let last = list_of(&[*shared.cid(), cid(2)]);
+        let links =
+            [&[*shared.cid()][..], &others.iter().map(|b| *b.cid()).collect::<Vec<_>>(), &[*last.cid()]];
+        let root = list_of(&links.concat());
+        let all = [vec![shared, last, root.clone()], others].concat();
+        let (_dir, blocks) = store();
+        let mut other = blocks.protect(uuid::Uuid::nil(), *root.cid()).await.unwrap();
+        for block in &all {
+            other.claim(block.cid().hash()).unwrap();
+        }
+        other.put(all.clone()).await.unwrap();
+        for (id, max_blocks, fits) in [(1, all.len() as u64, true), (2, all.len() as u64 - 1, false)] {
+            let protect = blocks.protect(uuid::Uuid::from_u128(id), *root.cid()).await.unwrap();
+            let budget = Budget { max_blocks, max_bytes: u64::MAX, max_depth: 9 };
+            let mut walker = Walker::new(protect, *root.cid(), budget, blocks.clone()).unwrap();
+            walker.scanned = Scanned::new(1);
+            let (_, result) = walker.step(Vec::new());
+            assert_eq!(result.is_ok(), fits, "{max_blocks} blocks: {result:?}");
         }
     }
 
