@@ -133,6 +133,8 @@ impl Floe {
                 api_is_local: config.api.is_local(),
                 offline: config.network.offline,
                 memory_budget_bytes: config.network.memory_budget,
+                egress_per_peer: config.network.egress_per_peer,
+                egress: config.network.egress,
             },
             floe_ipfs::Components {
                 blocks: Arc::new(blocks.clone()),

@@ -91,7 +91,13 @@ impl Behaviour {
                 self.timer = self.shared.next_tick().map(|wait| self.shared.clock().sleep(wait));
             }
             self.shared.set_ticking(self.timer.is_some());
-            let Some(timer) = &mut self.timer else { return };
+            let Some(timer) = &mut self.timer else {
+                // What began just before it was said that no timer runs woke nobody.
+                if self.shared.next_tick().is_some() {
+                    continue;
+                }
+                return;
+            };
             if timer.as_mut().poll(cx).is_pending() {
                 return;
             }

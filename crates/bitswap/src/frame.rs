@@ -6,7 +6,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use futures::{AsyncRead, Stream};
@@ -64,6 +64,12 @@ impl<S: AsyncRead + Unpin> FrameReader<S> {
     /// Reads from `stream`.
     pub fn new(stream: S) -> Self {
         Self { stream, buffer: BytesMut::new(), filled: 0, ended: false }
+    }
+
+    /// The room held for a frame that has begun, and the length of that frame where it is known, else 0.
+    pub(crate) fn unfinished(&self) -> Option<(usize, usize)> {
+        let announced = || self.head().ok().flatten().map_or(0, |head| head.total);
+        (self.filled > 0).then(|| (self.buffer.len(), announced()))
     }
 
     /// The bytes that are held for frames not complete.
@@ -129,11 +135,18 @@ impl<S: AsyncRead + Unpin> FrameReader<S> {
             }
             self.grow(head.map(|head| head.total));
             let room = &mut self.buffer[self.filled..];
-            match ready!(Pin::new(&mut self.stream).poll_read(cx, room)) {
-                Ok(0) if self.filled == 0 => return self.end(None),
-                Ok(0) => return self.end(Some(FrameError::Truncated)),
-                Ok(n) => self.filled += n,
-                Err(error) => return self.end(Some(error.into())),
+            match Pin::new(&mut self.stream).poll_read(cx, room) {
+                Poll::Pending => {
+                    // A stream that waits for its next frame holds nothing: many are open and idle.
+                    if self.filled == 0 {
+                        self.buffer = BytesMut::new();
+                    }
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(0)) if self.filled == 0 => return self.end(None),
+                Poll::Ready(Ok(0)) => return self.end(Some(FrameError::Truncated)),
+                Poll::Ready(Ok(n)) => self.filled += n,
+                Poll::Ready(Err(error)) => return self.end(Some(error.into())),
             }
         }
     }
@@ -264,6 +277,18 @@ mod tests {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(reader.poll_frame(&mut cx).is_pending());
         assert!(reader.held_bytes() <= FIRST_READ_BYTES, "{}", reader.held_bytes());
+        assert_eq!(reader.unfinished(), Some((reader.held_bytes(), FRAME_BYTES + 4)));
+    }
+
+    #[test]
+    fn t07_a_stream_holds_nothing_between_two_frames() {
+        let idle = futures::stream::iter([Ok(frame(&[1; 100]))])
+            .chain(futures::stream::pending::<io::Result<Vec<u8>>>());
+        let mut reader = FrameReader::new(idle.into_async_read());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(reader.poll_frame(&mut cx).is_ready());
+        assert!(reader.poll_frame(&mut cx).is_pending());
+        assert_eq!((reader.held_bytes(), reader.unfinished()), (0, None));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Stats {
     pub wants_held: usize,
     /// Bytes of blocks read and not yet written out.
     pub outstanding_bytes: usize,
+    /// Bytes held for messages that have begun to come and are not complete.
+    pub unfinished_bytes: usize,
 }
 
 /// Opens sessions, parks roots and tells the server of new blocks. Cheap to clone; no call blocks.
@@ -79,7 +81,8 @@ impl Handle {
     pub fn stats(&self) -> Stats {
         let (peers, sessions, wanted, parked) = self.shared.peek_client(Client::counts);
         let (wants_held, outstanding_bytes) = self.shared.peek_server(Server::counts);
-        Stats { peers, sessions, wanted, parked, wants_held, outstanding_bytes }
+        let unfinished_bytes = self.shared.unfinished_bytes();
+        Stats { peers, sessions, wanted, parked, wants_held, outstanding_bytes, unfinished_bytes }
     }
 
     /// Ends every session with [`ExchangeClosed`]. Dropping the behaviour does the same.

@@ -1,7 +1,7 @@
 //! One connection: many inbound streams, one outbound.
 //!
 //! Kubo and Helia open a stream for each message, so inbound streams are all read side by side, to their end;
-//! none is replaced or dropped. What we send, wants and answers alike, goes over one stream that stays open
+//! none is replaced, and none is dropped but for a frame that does not come (`unfinished.rs`). What we send, wants and answers alike, goes over one stream that stays open
 //! and is opened again when it breaks: an answer that was not written out is then written again, and the
 //! wantlist starts over (`full`), since nobody knows how much of it arrived.
 //!
@@ -28,6 +28,7 @@ use crate::limits::{HANG_UP_PAUSE, INBOUND_STREAMS, OPEN_ATTEMPTS, hit, send_tim
 use crate::message::{DecodeError, Frame, Message, Version};
 use crate::protocol::{Negotiated, Protocol};
 use crate::shared::{Link, Shared};
+use crate::unfinished::Held;
 
 /// Messages handled in one go before the connection's other work gets its turn.
 const MESSAGES_PER_POLL: usize = 32;
@@ -79,6 +80,8 @@ pub(crate) enum InboundError {
     Frame(#[from] FrameError),
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    #[error("a frame began and did not come in time, or others needed its room")]
+    LetGo,
 }
 
 impl InboundError {
@@ -92,6 +95,25 @@ impl InboundError {
 struct Inbound {
     reader: FrameReader<Stream>,
     ended: bool,
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    /// What the frame that has begun holds.
+    held: Option<Held>,
+}
+
+impl Inbound {
+    fn new(stream: Stream, shared: Arc<Shared>, link: Arc<Link>) -> Self {
+        Self { reader: FrameReader::new(stream), ended: false, shared, link, held: None }
+    }
+
+    /// Everything that came is read. Whether the rest is waited for no longer.
+    fn is_let_go(&mut self, cx: &Context<'_>) -> bool {
+        let Some((bytes, announced)) = self.reader.unfinished() else { return false };
+        let (shared, link) = (&self.shared, &self.link);
+        let held = self.held.get_or_insert_with(|| shared.hold(link, bytes, announced));
+        held.grew(bytes, announced);
+        held.is_let_go(cx.waker())
+    }
 }
 
 impl futures::Stream for Inbound {
@@ -101,13 +123,16 @@ impl futures::Stream for Inbound {
         if self.ended {
             return Poll::Ready(None);
         }
-        let item = match ready!(self.reader.poll_frame(cx)) {
-            None => None,
-            Some(Ok(frame)) => {
+        let item = match self.reader.poll_frame(cx) {
+            Poll::Pending if !self.is_let_go(cx) => return Poll::Pending,
+            Poll::Pending => Some(Err(InboundError::LetGo)),
+            Poll::Ready(None) => None,
+            Poll::Ready(Some(Ok(frame))) => {
                 Some(Message::decode(&frame).map(|m| (m, frame.len())).map_err(InboundError::from))
             }
-            Some(Err(error)) => Some(Err(error.into())),
+            Poll::Ready(Some(Err(error))) => Some(Err(error.into())),
         };
+        self.held = None;
         self.ended = !matches!(item, Some(Ok(_)));
         Poll::Ready(item)
     }
@@ -130,7 +155,7 @@ impl Handler {
 
     fn poll_inbound(&mut self, cx: &mut Context<'_>) {
         for _ in 0..MESSAGES_PER_POLL {
-            if !self.link.may_read() || self.inbound.is_empty() {
+            if !self.shared.may_read(&self.link) || self.inbound.is_empty() {
                 return;
             }
             match self.inbound.poll_next_unpin(cx) {
@@ -350,7 +375,7 @@ impl Handler {
             return hit("bitswap_inbound_streams");
         }
         stream.ignore_for_keep_alive();
-        self.inbound.push(Inbound { reader: FrameReader::new(stream), ended: false });
+        self.inbound.push(Inbound::new(stream, self.shared.clone(), self.link.clone()));
     }
 }
 

@@ -40,6 +40,7 @@ mod shared;
 mod simulation;
 #[cfg(test)]
 mod testing;
+mod unfinished;
 
 pub use behaviour::{Behaviour, Event, Misbehaviour};
 pub use config::{Config, EgressLimit};

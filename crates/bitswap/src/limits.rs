@@ -50,6 +50,18 @@ pub const SLICE_PAYLOAD_FROM: usize = 8 << 10;
 /// largest window of a session: no honest peer gets here, and hashing is faster than any network.
 pub const INGEST_BYTES: usize = 64 << 20;
 
+/// The same over all connections; where it is met, none is read until hashing, which waits for nobody, has caught up.
+/// Two connections may have their most, and a limit per connection alone is none for who opens many.
+pub const INGEST_TOTAL_BYTES: usize = 2 * INGEST_BYTES;
+
+/// Room held by one connection for frames that have begun and not ended. Kubo sends eight answers at once at most,
+/// each of 4 MiB at most: an honest peer needs half of it.
+pub const UNFINISHED_BYTES_PER_CONNECTION: usize = 64 << 20;
+
+/// The same over all connections: with [`INGEST_TOTAL_BYTES`], what others can make this node hold of what they send
+/// is 256 MiB. The frames that began first are let go of where it is met.
+pub const UNFINISHED_BYTES: usize = 128 << 20;
+
 /// Payload bytes hashed in one go, about half a millisecond, before other tasks get their turn.
 pub const HASH_SLICE_BYTES: usize = 1 << 20;
 
@@ -177,7 +189,7 @@ pub const FAIR_MIN_COST: u64 = 16 << 10;
 /// A want-have for a block of at most so many bytes is answered with the block (boxo does the same).
 pub const INLINE_BLOCK_BYTES: u32 = 1_024;
 
-/// Time for one frame to be written: a base and 100 kbit/s, at least and at most.
+/// Time for one frame to be written, and for one that has begun to be read: a base and 100 kbit/s, at least and at most.
 pub const SEND_BASE: Duration = Duration::from_secs(2);
 /// See [`SEND_BASE`].
 pub const SEND_BYTES_PER_SECOND: u64 = 12_500;

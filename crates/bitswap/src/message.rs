@@ -273,24 +273,26 @@ impl Message {
     /// The frame to write on a stream of `version`: length first. What the version does not know is left
     /// out or said in its own way.
     pub fn encode(&self, version: Version) -> Frame {
-        let has_presences = version >= Version::V1_2;
-        let wantlist_len = self.wantlist_len();
-        let mut len = bytes_field_len(wantlist_len);
-        len += self.payloads.iter().map(|p| bytes_field_len(payload_len(p, version))).sum::<usize>();
-        if has_presences {
-            len += self.presences.iter().map(|p| bytes_field_len(presence_len(p))).sum::<usize>();
-            len += int_field_len(self.pending_bytes);
-        }
-
         let mut out = FrameWriter::default();
-        put_varint(&mut out.tail, len as u64);
-        self.put_wantlist(&mut out.tail, wantlist_len);
-        if has_presences {
+        put_varint(&mut out.tail, self.encoded_len(version) as u64);
+        self.put_wantlist(&mut out.tail, self.wantlist_len());
+        if version >= Version::V1_2 {
             self.presences.iter().for_each(|p| put_presence(&mut out.tail, p));
             put_int_field(&mut out.tail, PENDING_BYTES, self.pending_bytes);
         }
         self.payloads.iter().for_each(|p| put_payload(&mut out, p, version));
         out.finish()
+    }
+
+    /// Bytes of its frame behind the length.
+    pub fn encoded_len(&self, version: Version) -> usize {
+        let mut len = bytes_field_len(self.wantlist_len());
+        len += self.payloads.iter().map(|p| bytes_field_len(payload_len(p, version))).sum::<usize>();
+        if version >= Version::V1_2 {
+            len += self.presences.iter().map(|p| bytes_field_len(presence_len(p))).sum::<usize>();
+            len += int_field_len(self.pending_bytes);
+        }
+        len
     }
 
     fn wantlist_len(&self) -> usize {

@@ -15,7 +15,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use floe_core::ports::LocalBlocks;
@@ -28,9 +28,10 @@ use parking_lot::Mutex;
 use crate::behaviour::{Event, Misbehaviour};
 use crate::client::{Action, Client, Taken};
 use crate::handle::SessionId;
-use crate::limits::{EVENTS, HASH_SLICE_BYTES, INGEST_BYTES, hit};
+use crate::limits::{EVENTS, HASH_SLICE_BYTES, INGEST_BYTES, INGEST_TOTAL_BYTES, hit};
 use crate::message::Payload;
 use crate::server::{Done, Server, Ticket};
+use crate::unfinished::{Held, Unfinished};
 
 /// What the behaviour, the handlers and the handle share.
 pub(crate) struct Shared {
@@ -38,6 +39,10 @@ pub(crate) struct Shared {
     server: Mutex<Server>,
     /// Connections of each peer; the first one carries what we send.
     links: Mutex<HashMap<PeerId, Vec<Arc<Link>>>>,
+    /// Frames that are being read.
+    unfinished: Arc<Unfinished>,
+    /// Payload bytes of all links that wait to be hashed.
+    ingest_bytes: AtomicUsize,
     sessions: Mutex<HashMap<SessionId, Arc<AtomicWaker>>>,
     events: Mutex<VecDeque<Event>>,
     blocks: Arc<dyn LocalBlocks>,
@@ -57,6 +62,8 @@ pub(crate) struct Link {
     banned: AtomicBool,
     /// When the frame that is being written must be out, in milliseconds of the monotonic clock.
     deadline_ms: AtomicU64,
+    /// What its frames hold that are being read, kept by [`Unfinished`].
+    unfinished: AtomicUsize,
     ingest: Mutex<Ingest>,
 }
 
@@ -90,6 +97,10 @@ struct Ingest {
 
 const NO_DEADLINE: u64 = u64::MAX;
 
+fn payload_bytes(payloads: &[Payload]) -> usize {
+    payloads.iter().map(|payload| payload.data.len()).sum()
+}
+
 impl Link {
     pub(crate) fn new(peer: PeerId, connection: ConnectionId) -> Self {
         Self {
@@ -99,6 +110,7 @@ impl Link {
             active: AtomicBool::new(false),
             banned: AtomicBool::new(false),
             deadline_ms: AtomicU64::new(NO_DEADLINE),
+            unfinished: AtomicUsize::new(0),
             ingest: Mutex::default(),
         }
     }
@@ -129,8 +141,16 @@ impl Link {
         self.deadline_ms.load(Ordering::Acquire) != NO_DEADLINE
     }
 
-    /// Whether more may be read: hashing keeps up.
-    pub(crate) fn may_read(&self) -> bool {
+    pub(crate) fn unfinished(&self) -> usize {
+        self.unfinished.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_unfinished(&self, bytes: isize) {
+        self.unfinished.fetch_add(bytes.cast_unsigned(), Ordering::Relaxed);
+    }
+
+    /// Whether more may be read of this one: hashing keeps up.
+    fn may_read(&self) -> bool {
         self.ingest.lock().bytes < INGEST_BYTES
     }
 
@@ -165,6 +185,8 @@ impl Shared {
             client: Mutex::new(client),
             server: Mutex::new(server),
             links: Mutex::default(),
+            unfinished: Arc::default(),
+            ingest_bytes: AtomicUsize::new(0),
             sessions: Mutex::default(),
             events: Mutex::default(),
             blocks,
@@ -352,10 +374,31 @@ impl Shared {
 
     // ---- blocks that come -----------------------------------------------------------------------------
 
+    /// A frame began on a stream of `link`.
+    pub(crate) fn hold(&self, link: &Arc<Link>, bytes: usize, announced: usize) -> Held {
+        let held = self.unfinished.hold(link, bytes, announced, self.now());
+        self.ensure_ticking();
+        held
+    }
+
+    /// What frames that are being read hold.
+    pub(crate) fn unfinished_bytes(&self) -> usize {
+        self.unfinished.bytes()
+    }
+
+    /// Whether more may be read of `link`: hashing keeps up, with it and with all.
+    pub(crate) fn may_read(&self, link: &Link) -> bool {
+        self.ingest_bytes.load(Ordering::Acquire) < INGEST_TOTAL_BYTES && link.may_read()
+    }
+
     /// Takes payloads of a connection to be hashed on a task of their own.
     pub(crate) fn ingest(self: &Arc<Self>, link: &Arc<Link>, payloads: Vec<Payload>) {
+        let bytes = payload_bytes(&payloads);
+        if self.ingest_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes >= INGEST_TOTAL_BYTES {
+            hit("bitswap_ingest_total_bytes");
+        }
         let mut ingest = link.ingest.lock();
-        ingest.bytes += payloads.iter().map(|payload| payload.data.len()).sum::<usize>();
+        ingest.bytes += bytes;
         if ingest.bytes >= INGEST_BYTES {
             hit("bitswap_ingest_bytes");
         }
@@ -371,10 +414,19 @@ impl Shared {
             if batch.is_empty() {
                 return;
             }
+            self.taken(payload_bytes(&batch));
             if !link.is_banned() {
                 self.deliver(&link.peer, batch);
             }
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Payloads left the queues.
+    fn taken(&self, bytes: usize) {
+        let before = self.ingest_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        if before >= INGEST_TOTAL_BYTES && before - bytes < INGEST_TOTAL_BYTES {
+            self.links.lock().values().flatten().for_each(|link| link.waker.wake());
         }
     }
 
@@ -448,6 +500,7 @@ impl Shared {
             return Some(crate::limits::THROTTLED_TICK);
         }
         let busy = self.peek_client(Client::is_busy)
+            || self.unfinished_bytes() > 0
             || self.links.lock().values().flatten().any(|link| link.has_deadline());
         busy.then_some(crate::limits::TICK)
     }
@@ -457,6 +510,7 @@ impl Shared {
         self.client(|client, now| client.tick(now));
         self.server(|_, _| ());
         let now = self.now();
+        self.unfinished.tick(now, |link| self.may_read(link));
         for link in self.links.lock().values().flatten().filter(|link| link.is_overdue(now)) {
             link.waker.wake();
         }

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use floe_bitswap::limits::{OPEN_ATTEMPTS, SEND_BASE, SEND_BYTES_PER_SECOND};
+use floe_bitswap::limits::{FRAME_BYTES, OPEN_ATTEMPTS, SEND_BASE, SEND_BYTES_PER_SECOND, UNFINISHED_BYTES};
 use floe_bitswap::message::Message;
 use floe_bitswap::{Config, EgressLimit, Event, FrameReader, Misbehaviour};
-use futures::StreamExt as _;
+use futures::{AsyncWriteExt as _, StreamExt as _};
 use support::{MapBlocks, Node, NodeOptions, SystemClock, cids, fetch, leaves, patient};
 use wire::Peer;
 
@@ -107,4 +107,82 @@ async fn a_peer_that_drops_every_stream_counts_as_one_without_bitswap() {
         drop(peer);
         patient(node.connected(0)).await;
     }
+}
+
+/// The story: streams were read to wherever they stood, 4 MiB each and as many as a muxer allows, on as many
+/// connections as there are; nothing counted what was held for them, and none had a time to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t07_frames_that_never_end_are_let_go_of() {
+    const SPEED: u32 = 20;
+    // What is sent on each stream, and the room that it makes: 72 MB and 240 MiB.
+    const PEERS: usize = 3;
+    const STREAMS: usize = 40;
+    let options = NodeOptions { clock: SystemClock::fast(SPEED), ..NodeOptions::default() };
+    let client = Node::start(options, MapBlocks::of([])).await;
+    let most = Arc::new(AtomicUsize::new(0));
+    let watch = tokio::spawn({
+        let (handle, most) = (client.handle.clone(), most.clone());
+        async move {
+            loop {
+                most.fetch_max(handle.stats().unfinished_bytes, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    });
+    let mut begun = length_of_frame(FRAME_BYTES);
+    begun.resize(600_000, 0);
+    let begun = Arc::new(begun);
+    let mut peers = Vec::new();
+    for _ in 0..PEERS {
+        let peer = patient(Peer::dial(client.address.clone())).await;
+        let (opener, begun) = (peer.opener(), begun.clone());
+        let stalled = tokio::spawn(async move {
+            let mut streams = Vec::new();
+            for _ in 0..STREAMS {
+                let mut stream = opener.stream().await.unwrap();
+                // One that was let go of meanwhile is reset.
+                let _ = stream.write_all(&begun).await;
+                let _ = stream.flush().await;
+                streams.push(stream);
+            }
+            streams
+        });
+        peers.push((peer, stalled));
+    }
+    let mut streams = Vec::new();
+    for (_, stalled) in &mut peers {
+        streams.extend(patient(stalled).await.unwrap());
+    }
+
+    let blocks = leaves(40, 256 << 10);
+    let honest = Node::new(MapBlocks::of(&blocks)).await;
+    client.dial(&honest).await;
+    client.connected(PEERS + 1).await;
+    let wanted = cids(&blocks);
+    let mut session = client.handle.session(wanted[0]);
+    assert_eq!(patient(fetch(&mut session, &wanted)).await.len(), blocks.len());
+
+    // The time to read a frame of 4 MiB ends, and nothing is held for them any more.
+    patient(async {
+        while client.handle.stats().unfinished_bytes > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    watch.abort();
+    let most = most.load(Ordering::Relaxed);
+    assert!(most <= UNFINISHED_BYTES, "{most} bytes were held");
+    assert!(most >= UNFINISHED_BYTES / 2, "they held {most} bytes: the limit was not met");
+    assert_eq!(streams.len(), PEERS * STREAMS);
+}
+
+/// The length that a frame of `len` bytes begins with.
+fn length_of_frame(len: usize) -> Vec<u8> {
+    let (mut rest, mut prefix) = (len, Vec::new());
+    while rest >= 0x80 {
+        prefix.push((rest & 0x7f) as u8 | 0x80);
+        rest >>= 7;
+    }
+    prefix.push(rest as u8);
+    prefix
 }

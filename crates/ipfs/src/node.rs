@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use floe_bitswap::EgressLimit;
 use floe_core::Cid;
 use floe_core::clock::BoxFuture;
 use floe_core::ports::{EventSink, Exchange, Network, NetworkStatus, ReadError, Session, SessionHints};
@@ -119,7 +120,10 @@ impl Node {
             Arc::new(View::new(key.public().to_peer_id(), settings.announce.clone(), provided.clone()));
 
         let (bitswap_behaviour, bitswap) = floe_bitswap::new(
-            floe_bitswap::Config::default(),
+            floe_bitswap::Config {
+                egress: settings.egress.map(EgressLimit::per_second),
+                egress_per_peer: settings.egress_per_peer.map(EgressLimit::per_second),
+            },
             components.blocks.clone(),
             components.clock.clone(),
             random(&components),

@@ -61,6 +61,10 @@ pub struct Settings {
     /// Memory that this process may use, in bytes; `None` is the machine's. From 40 % of it on new
     /// connections are refused, from 60 % on inbound ones are closed.
     pub memory_budget_bytes: Option<u64>,
+    /// Bytes a second that answers to one peer may have; `None`: as fast as it takes them.
+    pub egress_per_peer: Option<u64>,
+    /// The same over all peers.
+    pub egress: Option<u64>,
 }
 
 impl Settings {
@@ -78,6 +82,8 @@ impl Settings {
             api_is_local: true,
             offline: true,
             memory_budget_bytes: None,
+            egress_per_peer: None,
+            egress: None,
         }
     }
 }

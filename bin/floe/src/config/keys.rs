@@ -233,6 +233,26 @@ pub(crate) const KEYS: &[Key] = &[
         env: "FLOE_NETWORK_MEMORY_BUDGET",
     },
     Key {
+        name: "network.egress_per_peer",
+        kind: Kind::Size,
+        default: Default::Unset(r#""10MiB""#),
+        about: "Bytes a second that bitswap sends to one peer at most.",
+        reason: "Unset: as fast as the peer takes them, because a pin is worth as much as it can be read back. Set \
+                 it where one reader must not fill the line. At least 16KiB.",
+        flag: None,
+        env: "FLOE_NETWORK_EGRESS_PER_PEER",
+    },
+    Key {
+        name: "network.egress",
+        kind: Kind::Size,
+        default: Default::Unset(r#""50MiB""#),
+        about: "Bytes a second that bitswap sends to all peers together at most.",
+        reason: "Unset: only the operator knows the line. Set it where traffic costs money or other programs share \
+                 the line, a little below it: what the transport adds (about 1 %) is not counted. At least 16KiB.",
+        flag: None,
+        env: "FLOE_NETWORK_EGRESS",
+    },
+    Key {
         name: "storage.index",
         kind: Kind::Choice(&["redb", "sled"]),
         default: Default::Is(r#""redb""#),

@@ -78,6 +78,8 @@ pub(crate) struct Network {
     pub(crate) private_addresses: PrivateAddresses,
     pub(crate) offline: bool,
     pub(crate) memory_budget: Option<u64>,
+    pub(crate) egress_per_peer: Option<u64>,
+    pub(crate) egress: Option<u64>,
 }
 
 /// `[storage]`
@@ -114,6 +116,9 @@ pub(crate) enum LogFormat {
 /// Pack files below this would be more directory than data, above it a record's offset would not fit 32 bits.
 const PACK_SIZE: std::ops::RangeInclusive<u64> = (1 << 20)..=(3 << 30);
 
+/// Below this a block of 2 MiB would keep everybody else waiting for more than two minutes.
+const EGRESS_MIN: u64 = 16 << 10;
+
 impl Config {
     /// Checks every value of `layers`.
     pub(crate) fn check(layers: &Layers) -> Result<Self, ConfigError> {
@@ -134,6 +139,8 @@ impl Config {
                 private_addresses: layers.one("network.private_addresses")?,
                 offline: layers.one("network.offline")?,
                 memory_budget: layers.optional("network.memory_budget")?.map(|ByteSize(bytes)| bytes),
+                egress_per_peer: layers.optional("network.egress_per_peer")?.map(|EgressRate(bytes)| bytes),
+                egress: layers.optional("network.egress")?.map(|EgressRate(bytes)| bytes),
             },
             storage: Storage {
                 index: layers.one("storage.index")?,
@@ -157,6 +164,17 @@ impl Setting for PackSize {
     fn read(text: &str) -> Result<Self, String> {
         let ByteSize(bytes) = ByteSize::read(text)?;
         if PACK_SIZE.contains(&bytes) { Ok(Self(bytes)) } else { Err("a pack has 1 MiB to 3 GiB".into()) }
+    }
+}
+
+/// Bytes a second.
+struct EgressRate(u64);
+
+impl Setting for EgressRate {
+    fn read(text: &str) -> Result<Self, String> {
+        let ByteSize(bytes) = ByteSize::read(text)?;
+        let too_low = "the least is 16KiB a second; leave it unset for no limit";
+        if bytes >= EGRESS_MIN { Ok(Self(bytes)) } else { Err(too_low.into()) }
     }
 }
 

@@ -33,4 +33,9 @@ impl Bucket {
         self.level = self.level_at(now) - bytes as f64;
         self.filled_at = now;
     }
+
+    /// Takes back what was taken for bytes that do not go out.
+    pub(super) fn give_back(&mut self, bytes: usize) {
+        self.level += bytes as f64;
+    }
 }

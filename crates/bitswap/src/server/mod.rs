@@ -38,7 +38,7 @@ use crate::limits::{
     ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, FAIR_MIN_COST, FAIR_PENDING, OUTSTANDING_BYTES,
     OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STANDING_ROOM, STARVED_AFTER, hit,
 };
-use crate::message::{Message, WantEntry};
+use crate::message::{Message, Version, WantEntry};
 use bucket::Bucket;
 pub(crate) use job::{Done, Job, Ticket};
 use wants::{Added, Wants};
@@ -284,6 +284,10 @@ impl Server {
         let tasks = peer.wants.start(most);
         self.jobs += 1;
         self.outstanding += JOB_BYTES;
+        // Counted before it is read: otherwise all the jobs that fit start on the same last token.
+        if let Some(bucket) = &mut self.egress {
+            bucket.take(ANSWER_TARGET_BYTES, now);
+        }
         Some(Job { peer: id, epoch: peer.epoch, tasks, target_bytes: ANSWER_TARGET_BYTES, news: self.news })
     }
 
@@ -309,8 +313,7 @@ impl Server {
 
     /// A job ended. Returns whether the peer has an answer waiting now.
     pub(crate) fn finish(&mut self, done: Done, now: Duration) -> bool {
-        self.jobs -= 1;
-        self.outstanding -= JOB_BYTES;
+        self.end_job();
         let Some(peer) = self.peers.get_mut(&done.peer).filter(|peer| peer.epoch == done.epoch) else {
             return false;
         };
@@ -321,8 +324,10 @@ impl Server {
         if let Some(average) = bytes.checked_div(done.answer.payloads.len()) {
             peer.block_bytes = average;
         }
+        // The limit is on what leaves, so that small blocks and presences count with all that is around them.
+        let leaving = if done.answer.is_empty() { 0 } else { done.answer.encoded_len(Version::V1_2) };
         for bucket in self.egress.iter_mut().chain(peer.egress.iter_mut()) {
-            bucket.take(bytes, now);
+            bucket.take(leaving, now);
         }
         self.outstanding += bytes;
         self.wants -= done.answered.iter().filter(|(cid, seq)| peer.wants.answered(cid, *seq)).count();
@@ -347,10 +352,18 @@ impl Server {
 
     /// A job ended without a result. Its wants stay unanswered until the peer asks again.
     pub(crate) fn abandon(&mut self, ticket: Ticket) {
-        self.jobs -= 1;
-        self.outstanding -= JOB_BYTES;
+        self.end_job();
         if let Some(peer) = self.peers.get_mut(&ticket.peer).filter(|peer| peer.epoch == ticket.epoch) {
             peer.reading = false;
+        }
+    }
+
+    /// Gives back what a job was counted with while it ran.
+    fn end_job(&mut self) {
+        self.jobs -= 1;
+        self.outstanding -= JOB_BYTES;
+        if let Some(bucket) = &mut self.egress {
+            bucket.give_back(ANSWER_TARGET_BYTES);
         }
     }
 

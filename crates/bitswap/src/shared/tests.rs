@@ -59,6 +59,25 @@ async fn reading_goes_on_when_hashing_has_caught_up() {
     assert!(woken.0.load(std::sync::atomic::Ordering::Acquire), "the connection's task is told");
 }
 
+/// The story: the limit was each connection's own, so that a hundred of them could have 6 GiB wait.
+#[tokio::test]
+async fn t07_no_stream_is_read_while_too_much_of_all_waits_to_be_hashed() {
+    for (bytes, may) in [(1, true), (2, false), (3, false)] {
+        let shared = shared();
+        let _others = [waiting(&shared, INGEST_BYTES - 1), waiting(&shared, INGEST_BYTES - 1)];
+        let link = waiting(&shared, bytes);
+        shared.links.lock().entry(link.peer).or_default().push(link.clone());
+        assert_eq!(shared.may_read(&link), may, "{bytes}");
+        let woken = Arc::new(Woken::default());
+        link.register(&futures::task::waker(woken.clone()));
+        while shared.ingest_bytes.load(std::sync::atomic::Ordering::Acquire) >= INGEST_BYTES {
+            tokio::task::yield_now().await;
+        }
+        assert!(shared.may_read(&link));
+        assert_eq!(woken.0.load(std::sync::atomic::Ordering::Acquire), !may, "who was stopped is told");
+    }
+}
+
 #[derive(Default)]
 struct Woken(std::sync::atomic::AtomicBool);
 

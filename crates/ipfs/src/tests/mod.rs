@@ -2,6 +2,7 @@
 
 mod bounds;
 mod dialling;
+mod egress;
 mod fetch;
 mod lifecycle;
 mod network;
