@@ -35,11 +35,6 @@ use crate::datadir::Layout;
 use crate::output::Output;
 use crate::system::SystemEntropy;
 
-/// Gives memory back once a crowd of peers or a bulk pin is over: the system's own keeps what its many threads
-/// freed (docs/decisions/0008).
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Crash points of the test rigs; nothing where the feature is off.
     let _scenario = fail::FailScenario::setup();
