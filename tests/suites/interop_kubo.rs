@@ -44,6 +44,19 @@ fn file(dir: &Path, name: &str, len: usize, seed: u64) -> Result<String> {
     Ok(path.display().to_string())
 }
 
+/// Every block of a DAG, in the order of its links.
+fn export(kubo: &Kubo, root: &str) -> Result<Vec<u8>> {
+    output(kubo, &["dag", "export", "--progress=false", root])
+}
+
+/// What `ipfs …` writes, as bytes.
+fn output(kubo: &Kubo, args: &[&str]) -> Result<Vec<u8>> {
+    let out = kubo.try_ipfs(args)?;
+    let said = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "ipfs {} failed: {}", args.join(" "), said.trim());
+    Ok(out.stdout)
+}
+
 fn remote_status(kubo: &Kubo, cid: &str) -> Result<String> {
     kubo.ipfs(&[
         "pin",
@@ -131,13 +144,16 @@ fn a_sharded_directory_of_10_000_entries_and_dag_cbor() -> Result<()> {
     let cbor = world.kubo.ipfs(&["dag", "put", "--store-codec=dag-cbor", &node.display().to_string()])?;
     world.kubo.ipfs(&["pin", "remote", "add", "--service=floe", "--name=cbor", &cbor])?;
 
+    // The node links to the tree: every block of both.
+    let sent = export(&world.kubo, &cbor)?;
     world.kubo.stop();
     let reader = reader(&world)?;
     let names = reader.ipfs(&["ls", "--size=false", "--resolve-type=false", &root])?;
     ensure!(names.lines().count() == 10_000, "{} entries came back", names.lines().count());
     let got = world.dir.path().join("tree.got");
     reader.ipfs(&["get", "-o", &got.display().to_string(), &root])?;
-    for i in [0, 1, 4_999, 9_999] {
+    ensure!(std::fs::read_dir(&got)?.count() == 10_000, "not every entry was written");
+    for i in 0..10_000 {
         let entry = format!("entry number {i:05} of the sharded directory");
         ensure!(std::fs::read_to_string(got.join(&entry))? == format!("{i}\n"), "{entry} came back changed");
     }
@@ -146,6 +162,7 @@ fn a_sharded_directory_of_10_000_entries_and_dag_cbor() -> Result<()> {
         back["tree"]["/"] == root.as_str() && back["list"] == json!([1, 2, 3]),
         "dag-cbor came back as {back}"
     );
+    ensure!(export(&reader, &cbor)? == sent, "the blocks came back changed");
     Ok(())
 }
 
@@ -165,10 +182,12 @@ fn background_statuses_and_force_removal_over_25_pins() -> Result<()> {
         );
         std::thread::sleep(Duration::from_millis(100));
     }
+    let mut sent = Vec::new();
     for i in 0..26u64 {
         let path = file(&dir, &format!("f{i}"), 2_000 + i as usize, i)?;
         let cid = world.kubo.ipfs(&["add", "-Q", &path])?;
         world.kubo.ipfs(&["pin", "remote", "add", "--service=floe", "--background", "--name=many", &cid])?;
+        sent.push((cid, path));
     }
     let count = || -> Result<usize> {
         Ok(world.kubo.ipfs(&["pin", "remote", "ls", "--service=floe", "--name=many"])?.lines().count())
@@ -177,6 +196,10 @@ fn background_statuses_and_force_removal_over_25_pins() -> Result<()> {
     while count()? < 26 {
         ensure!(begun.elapsed() < Duration::from_secs(60), "{} of 26 pinned", count()?);
         std::thread::sleep(Duration::from_millis(200));
+    }
+    let reader = reader(&world)?;
+    for (cid, path) in &sent {
+        ensure!(output(&reader, &["cat", cid])? == std::fs::read(path)?, "{path} came back changed");
     }
     // Kubo refuses to remove several without --force, and with it removes every one, page by page.
     let refused = world.kubo.try_ipfs(&["pin", "remote", "rm", "--service=floe", "--name=many"])?;
@@ -205,6 +228,7 @@ fn the_mfs_policy_pins_and_replaces() -> Result<()> {
     world.kubo.ipfs(&["config", "Pinning.RemoteServices.floe.Policies.MFS.PinName", "mfs"])?;
     world.kubo.stop();
     world.kubo.daemon()?;
+    let (mut sent, mut last) = (Vec::new(), String::new());
     for round in 0..3u64 {
         let path = file(world.dir.path(), &format!("m{round}"), 300_000, 900 + round)?;
         let cid = world.kubo.ipfs(&["add", "-Q", "--cid-version=1", &path])?;
@@ -224,6 +248,15 @@ fn the_mfs_policy_pins_and_replaces() -> Result<()> {
             );
             std::thread::sleep(Duration::from_millis(250));
         }
+        sent.push(path);
+        last = root;
+    }
+
+    world.kubo.stop();
+    let reader = reader(&world)?;
+    for (round, path) in sent.iter().enumerate() {
+        let got = output(&reader, &["cat", &format!("/ipfs/{last}/m{round}")])?;
+        ensure!(got == std::fs::read(path)?, "{path} came back changed");
     }
     Ok(())
 }
