@@ -1,6 +1,6 @@
 //! Randomness comes in as an argument.
 //!
-//! [`Entropy`](crate::ports::Entropy) is the port; the system's lives in the binary, [`Seeded`] is for tests and the
+//! [`crate::ports::Entropy`] is the port; the system's lives in the binary, [`Seeded`] is for tests and the
 //! simulator.
 
 use std::sync::atomic::{AtomicU64, Ordering};
