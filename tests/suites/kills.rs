@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -49,6 +50,7 @@ async fn r01_nothing_acknowledged_is_lost_to_kill_9() -> Result<()> {
         seeder.add(&blocks);
     }
     let journal = Arc::new(Mutex::new(Journal::default()));
+    let read = Arc::new(AtomicUsize::new(0));
 
     for round in 0..kills() {
         let floe = Arc::new(Floe::start(&home, &Options::default())?);
@@ -68,12 +70,20 @@ async fn r01_nothing_acknowledged_is_lost_to_kill_9() -> Result<()> {
                 tokio::spawn(mixed_load(floe, journal, roots, seeder.addresses(), rng))
             })
             .collect();
+        let reading = tokio::spawn(read_back(floe.clone(), journal.clone(), seeder.clone(), read.clone()));
         tokio::time::sleep(Duration::from_millis(rng.random_range(100..1_200))).await;
         std::process::Command::new("kill").args(["-KILL", &floe.pid().to_string()]).status()?;
         for task in load {
             task.await?;
         }
+        if reading.is_finished() {
+            reading.await??;
+        } else {
+            reading.abort();
+        }
     }
+    let read = read.load(Ordering::Relaxed);
+    ensure!(read > 0, "nothing was read back while the load went on");
 
     let floe = Floe::start(&home, &Options::default())?;
     let journal = journal.lock().await;
@@ -92,7 +102,7 @@ async fn r01_nothing_acknowledged_is_lost_to_kill_9() -> Result<()> {
         ensure!(got.len() == cids.len(), "{cid}: {} of {} blocks", got.len(), cids.len());
     }
     println!(
-        "{} pins live, {} gone, {} unknown",
+        "{} pins live, {} gone, {} unknown; {read} blocks read back meanwhile",
         journal.live.len(),
         journal.gone.len(),
         journal.unknown.len()
@@ -122,7 +132,7 @@ async fn compare(floe: &Floe, journal: &Journal) -> Result<()> {
     Ok(())
 }
 
-/// Pins, replaces and removes until the process is gone.
+/// Pins, replaces and removes until the process is gone; [`read_back`] has it serve meanwhile.
 async fn mixed_load(
     floe: Arc<Floe>,
     journal: Arc<Mutex<Journal>>,
@@ -157,6 +167,33 @@ async fn mixed_load(
         if let Some(id) = answer["requestid"].as_str() {
             journal.live.insert(id.to_owned(), cid);
         }
+    }
+}
+
+/// A peer that reads what is pinned while it is pinned, replaced and removed, until it is stopped. Ends by itself
+/// only where it cannot begin.
+async fn read_back(
+    floe: Arc<Floe>,
+    journal: Arc<Mutex<Journal>>,
+    seeder: Arc<Seeder>,
+    read: Arc<AtomicUsize>,
+) -> Result<()> {
+    let reader = Seeder::start().await?;
+    loop {
+        let live: Vec<(String, String)> = journal.lock().await.live.clone().into_iter().collect();
+        for (id, cid) in live {
+            let Ok((200, pin)) = floe.call("GET", &format!("/pins/{id}"), None).await else { continue };
+            if pin["status"] != "pinned" {
+                continue;
+            }
+            // It may be removed meanwhile, or the process may end: what counts is what came, and that each block
+            // is what it says is checked where it arrives.
+            let cids = seeder.cids_under(&cid);
+            if let Ok(got) = reader.fetch(&cids, &[floe.swarm_tcp()], Duration::from_secs(2)).await {
+                read.fetch_add(got.len(), Ordering::Relaxed);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
