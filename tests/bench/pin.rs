@@ -167,17 +167,7 @@ async fn serving(runs: usize) -> Result<()> {
                 rows.push((ours, theirs));
             }
         }
-        let of = |f: &dyn Fn(&(Took, Took)) -> f64| median(rows.iter().map(f).collect());
-        println!(
-            "| {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
-            case.name,
-            of(&|r| r.0.wall),
-            of(&|r| r.1.wall),
-            of(&|r| r.0.wall / r.1.wall),
-            of(&|r| r.0.cpu),
-            of(&|r| r.1.cpu),
-            of(&|r| r.0.cpu / r.1.cpu),
-        );
+        println!("| {} | {} |", case.name, compared(&rows));
     }
     Ok(())
 }
@@ -216,23 +206,32 @@ async fn beside_kubo(runs: usize) -> Result<()> {
                 rows.push((ours, theirs));
             }
         }
-        let of = |f: &dyn Fn(&(Took, Took)) -> f64| median(rows.iter().map(f).collect());
+        let peak = |f: &dyn Fn(&(Took, Took)) -> f64| median(rows.iter().map(f).collect());
         println!(
-            "| {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} |",
+            "| {} | {} | {:.0} | {:.0} |",
             case.name,
-            of(&|r| r.0.wall),
-            of(&|r| r.1.wall),
-            of(&|r| r.0.wall / r.1.wall),
-            of(&|r| r.0.cpu),
-            of(&|r| r.1.cpu),
-            of(&|r| r.0.cpu / r.1.cpu),
-            of(&|r| r.0.peak_mib),
-            of(&|r| r.1.peak_mib),
+            compared(&rows),
+            peak(&|r| r.0.peak_mib),
+            peak(&|r| r.1.peak_mib),
         );
         source.ipfs(&["pin", "rm", &cid])?;
         source.ipfs(&["repo", "gc", "-q"])?;
     }
     idle(dir.path())
+}
+
+/// Time and CPU of both and their ratios, the medians, as cells of a table.
+fn compared(rows: &[(Took, Took)]) -> String {
+    let of = |f: &dyn Fn(&(Took, Took)) -> f64| format!("{:.2}", median(rows.iter().map(f).collect()));
+    [
+        of(&|r| r.0.wall),
+        of(&|r| r.1.wall),
+        of(&|r| r.0.wall / r.1.wall),
+        of(&|r| r.0.cpu),
+        of(&|r| r.1.cpu),
+        of(&|r| r.0.cpu / r.1.cpu),
+    ]
+    .join(" | ")
 }
 
 /// Resident memory of each, started and left alone for ten seconds.

@@ -181,10 +181,10 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
     use super::*;
     use crate::disk::RealDisk;
+    use crate::testing::{Fault, FaultyDisk};
 
     fn hash(n: u64) -> Vec<u8> {
         let mut out = vec![0x12, 32];
@@ -213,84 +213,30 @@ mod tests {
     fn a_full_disk_loses_no_member() {
         // The set was moved out before the table was written, and a table that could not grow was dropped: after a
         // full disk every block of the walk counted as new again, in the totals, the references and the quota.
-        for room in 0..60 {
-            let disk = FullAfter { left: Arc::new(AtomicI64::new(room)) };
-            let dir = tempfile::tempdir().unwrap();
-            let mut set = Visited::with_bound(Arc::new(disk.clone()), dir.path().join("v"), 8);
+        let empty = || {
+            let disk = FaultyDisk::default();
+            disk.create_dir(Path::new("/d")).unwrap();
+            let set = Visited::with_bound(Arc::new(disk.clone()), "/d/v".into(), 8);
+            (disk, set)
+        };
+        let (healthy, mut set) = empty();
+        let before = healthy.calls();
+        assert!((0..200).all(|n| set.insert(&hash(n)).unwrap()));
+        for nth in 1..=healthy.calls() - before {
+            let (disk, mut set) = empty();
+            disk.fail_at(nth, Fault::Full, true);
             let mut failed = 0;
             for n in 0..200 {
                 while let Err(e) = set.insert(&hash(n)) {
                     assert_eq!(e.kind(), io::ErrorKind::StorageFull);
                     failed += 1;
-                    assert!(
-                        (0..n).all(|n| set.contains(&hash(n)).unwrap()),
-                        "{room}: one before {n} is lost"
-                    );
+                    assert!((0..n).all(|n| set.contains(&hash(n)).unwrap()), "{nth}: one before {n} is lost");
                     assert!(!set.contains(&hash(n)).unwrap());
-                    disk.left.store(room + failed * 20, Relaxed);
+                    disk.heal();
                 }
                 assert!(!set.insert(&hash(n)).unwrap());
             }
-            assert!(failed > 0);
-        }
-    }
-
-    /// A real disk on which so many writes succeed.
-    #[derive(Clone)]
-    struct FullAfter {
-        left: Arc<AtomicI64>,
-    }
-
-    struct FullFile(Arc<dyn DiskFile>, Arc<AtomicI64>);
-
-    impl Disk for FullAfter {
-        fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-            Ok(Arc::new(FullFile(RealDisk.open(path, how)?, self.left.clone())))
-        }
-        fn create_dir(&self, path: &Path) -> io::Result<()> {
-            RealDisk.create_dir(path)
-        }
-        fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-            RealDisk.list(dir)
-        }
-        fn remove(&self, path: &Path) -> io::Result<()> {
-            RealDisk.remove(path)
-        }
-        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-            RealDisk.rename(from, to)
-        }
-        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-            RealDisk.sync_dir(dir)
-        }
-        fn space(&self, dir: &Path) -> io::Result<crate::disk::Space> {
-            RealDisk.space(dir)
-        }
-    }
-
-    impl DiskFile for FullFile {
-        fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
-            self.0.read_at(out, offset)
-        }
-        fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-            if self.1.fetch_sub(1, Relaxed) <= 0 {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            self.0.write_at(parts, offset)
-        }
-        fn sync(&self) -> io::Result<()> {
-            self.0.sync()
-        }
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.0.set_len(len)
-        }
-        fn size(&self) -> io::Result<u64> {
-            self.0.size()
-        }
-        fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-            self.0.punch(offset, len)
-        }
-        fn allocate(&self, len: u64) -> io::Result<()> {
-            self.0.allocate(len)
+            assert!(failed > 0, "{nth}");
         }
     }
 }
