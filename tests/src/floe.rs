@@ -94,9 +94,17 @@ impl Floe {
 
     /// Its first TCP swarm address, with the peer id.
     pub fn swarm_tcp(&self) -> String {
+        self.swarm_where(|address| address.contains("/tcp/") && !address.contains("/ws"))
+    }
+
+    /// Its first swarm address with this in it, with the peer id.
+    pub fn swarm(&self, part: &str) -> String {
+        self.swarm_where(|address| address.contains(part))
+    }
+
+    fn swarm_where(&self, good: impl Fn(&str) -> bool) -> String {
         let all = self.endpoints["swarm"].as_array().cloned().unwrap_or_default();
-        let tcp = all.iter().filter_map(Value::as_str).find(|a| a.contains("/tcp/") && !a.contains("/ws"));
-        tcp.unwrap_or_default().to_owned()
+        all.iter().filter_map(Value::as_str).find(|address| good(address)).unwrap_or_default().to_owned()
     }
 
     /// The token of `pin.token`.

@@ -118,7 +118,7 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
 fn of_node(error: &floe_ipfs::Error) -> Option<Code> {
     match error {
         floe_ipfs::Error::AddressInUse { .. } => Some(Code::PortInUse),
-        floe_ipfs::Error::Address { .. } => Some(Code::Usage),
+        floe_ipfs::Error::Address { .. } | floe_ipfs::Error::Certificate { .. } => Some(Code::Usage),
         _ => None,
     }
 }

@@ -125,6 +125,7 @@ impl Floe {
                 identity: floe_ipfs::Identity::Keypair(identity),
                 data_dir: dir.layout().root().to_owned(),
                 swarm: config.network.swarm.clone(),
+                certificate: config.network.certificate.clone(),
                 announce: config.network.announce.clone(),
                 bootstrap: config.network.bootstrap.clone(),
                 routers: config.network.routers.clone(),

@@ -31,6 +31,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The operator's certificate or its key is of no use.
+    #[error("{path} {reason} (network.tls_certificate and network.tls_key)")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The identity file is there and is no key: put the right one back, or move it away for a new peer id.
     #[error("{path} is not a libp2p key ({reason}): restore it, or move it away to get a new peer id")]
     IdentityDamaged {

@@ -37,11 +37,12 @@ mod tests;
 mod tls;
 mod transport;
 mod view;
+mod wss;
 pub mod yamux;
 
 pub use error::Error;
 pub use node::Node;
-pub use settings::{Components, Identity, PrivateAddresses, Settings};
+pub use settings::{CertificateFiles, Components, Identity, PrivateAddresses, Settings};
 
 // The types that settings are made of, so that callers need not name the library's version.
 pub use libp2p::identity::Keypair;

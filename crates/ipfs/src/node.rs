@@ -129,7 +129,8 @@ impl Node {
             random(&components),
         );
         let (relay_transport, relay) = relay::client::new(view.peer);
-        let transport = transport::build(&key, relay_transport, &policy, &world.resolver)?;
+        let transport =
+            transport::build(&key, relay_transport, &policy, &world.resolver, settings.certificate.as_ref())?;
         let kad = (!settings.offline).then(|| {
             kad_store::Store::new(view.peer, provided, view.own_addresses.clone(), components.clock.clone())
         });

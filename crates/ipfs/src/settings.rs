@@ -35,6 +35,15 @@ pub enum Identity {
     Keypair(Keypair),
 }
 
+/// The PEM files of the operator's certificate.
+#[derive(Debug, Clone)]
+pub struct CertificateFiles {
+    /// The certificate of this server, then those between it and a root.
+    pub chain: PathBuf,
+    /// Its private key: PKCS #8, PKCS #1 or SEC 1, without a passphrase.
+    pub key: PathBuf,
+}
+
 /// Plain settings (`[network]` in config.toml, and two facts about the API).
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -42,8 +51,11 @@ pub struct Settings {
     pub identity: Identity,
     /// Holds `provides-1.redb`. Must exist.
     pub data_dir: PathBuf,
-    /// Addresses to listen on: TCP, QUIC v1, WebSocket (`/ws`). Port 0 takes a free one.
+    /// Addresses to listen on: TCP, QUIC v1, WebSocket (`/ws`, and with a certificate `/tls/ws`). Port 0 takes a
+    /// free one.
     pub swarm: Vec<Multiaddr>,
+    /// What `/tls/ws` listeners show.
+    pub certificate: Option<CertificateFiles>,
     /// Addresses that others reach this node at, in place of what it finds out by itself.
     pub announce: Vec<Multiaddr>,
     /// Peers that lead into the DHT, each with `/p2p/<peer id>`.
@@ -74,6 +86,7 @@ impl Settings {
             identity,
             data_dir,
             swarm: vec!["/ip4/127.0.0.1/tcp/0".parse().expect("a literal multiaddr parses")],
+            certificate: None,
             announce: Vec::new(),
             bootstrap: Vec::new(),
             routers: Vec::new(),

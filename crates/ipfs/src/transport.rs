@@ -16,14 +16,13 @@ use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade,
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, noise, quic, relay, tcp, websocket};
 
-use crate::Error;
 use crate::buffered::Buffered;
 use crate::dial::gate::Gate;
 use crate::dial::policy::Policy;
 use crate::dial::resolve::{Dnsaddr, Resolve};
 use crate::dial::target::Carrier;
 use crate::limits::{QUIC_CONNECTION_WINDOW, QUIC_IDLE, QUIC_STREAM_WINDOW, QUIC_STREAMS, TRANSPORT_TIMEOUT};
-use crate::{tls, yamux};
+use crate::{CertificateFiles, Error, tls, wss, yamux};
 
 /// All transports of the node, behind one.
 pub(crate) fn build(
@@ -31,13 +30,16 @@ pub(crate) fn build(
     relay: relay::client::Transport,
     policy: &Arc<Policy>,
     resolver: &Arc<dyn Resolve>,
+    certificate: Option<&CertificateFiles>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Error> {
     let security = Security::new(key)?;
     let socket = || {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
         Gate::new(tcp, Carrier::Tcp, policy.clone(), resolver.clone())
     };
-    let streams = websocket::Config::new(socket())
+    let mut websockets = websocket::Config::new(socket());
+    websockets.set_tls_config(wss::config(certificate)?);
+    let streams = websockets
         .or_transport(socket())
         .upgrade(Version::V1Lazy)
         .authenticate(security.clone())

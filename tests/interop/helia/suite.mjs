@@ -1,6 +1,8 @@
 // A real Helia against a running Floe, on loopback.
 //
-//   node suite.mjs <api url> <token> <swarm multiaddr> [MiB to push]
+//   node suite.mjs <api url> <token> <swarm multiaddr> <the same over /tls/ws> [MiB to push]
+//
+// NODE_EXTRA_CA_CERTS names the certificate of the /tls/ws listener.
 //
 // Prints `ok <what>` for each check and exits 0, or prints what went wrong and exits 1.
 // Import Helia from @helia/utils: the `helia` package itself loads a native WebRTC module that the suite does not need.
@@ -16,17 +18,18 @@ import { unixfs } from '@helia/unixfs'
 import { Helia } from '@helia/utils'
 import { identify } from '@libp2p/identify'
 import { tcp } from '@libp2p/tcp'
+import { webSockets } from '@libp2p/websockets'
 import { multiaddr } from '@multiformats/multiaddr'
 import { MemoryBlockstore } from 'blockstore-core'
 import { MemoryDatastore } from 'datastore-core'
 import { createLibp2p } from 'libp2p'
 
-const [api, token, swarm, mib = '100'] = process.argv.slice(2)
+const [api, token, swarm, swarmTls, mib = '100'] = process.argv.slice(2)
 
 async function node () {
   const libp2p = await createLibp2p({
     addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
-    transports: [tcp()],
+    transports: [tcp(), webSockets()],
     connectionEncrypters: [noise()],
     streamMuxers: [yamux()],
     services: { identify: identify() }
@@ -109,18 +112,25 @@ async function main () {
 
   await pusher.stop()
 
-  since = performance.now()
+  await readBack(swarm, cid, data, `${mib} MiB`)
+  // As a page that came over HTTPS must: through the operator's certificate.
+  await readBack(swarmTls, small[0], bytes(1024, 100), '1 KiB over /tls/ws')
+}
+
+// A node of its own fetches `cid` from Floe alone.
+async function readBack (address, cid, expected, what) {
+  const since = performance.now()
   const reader = await node()
-  await reader.libp2p.dial(multiaddr(swarm))
+  await reader.libp2p.dial(multiaddr(address))
   const hash = createHash('sha256')
   let length = 0
   for await (const chunk of unixfs(reader).cat(cid, { signal: AbortSignal.timeout(240_000) })) {
     hash.update(chunk)
     length += chunk.length
   }
-  assert.equal(length, data.length)
-  assert.equal(hash.digest('hex'), sha256(data))
-  step(`read ${mib} MiB back from Floe alone`, since)
+  assert.equal(length, expected.length)
+  assert.equal(hash.digest('hex'), sha256(expected))
+  step(`read ${what} back from Floe alone`, since)
   await reader.stop()
 }
 

@@ -19,6 +19,8 @@ pub(crate) enum Kind {
     Address,
     /// `"https://…"`.
     Url,
+    /// `"/etc/…"`.
+    Path,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// Any text.
@@ -37,6 +39,7 @@ impl Kind {
             Self::Duration => "a duration, such as \"24h\"".into(),
             Self::Address => "an IP address and port".into(),
             Self::Url => "a URL".into(),
+            Self::Path => "an absolute path".into(),
             Self::Choice(words) => words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or "),
             Self::Text => "text".into(),
             Self::List(of) => format!("a list of {of}"),
@@ -165,6 +168,26 @@ pub(crate) const KEYS: &[Key] = &[
                  IPv6 could not start: add the same with /ip6/::/ where there is IPv6. Port 0 takes a free port.",
         flag: Some("swarm-addr"),
         env: "FLOE_SWARM_ADDR",
+    },
+    Key {
+        name: "network.tls_certificate",
+        kind: Kind::Path,
+        default: Default::Unset(r#""/etc/letsencrypt/live/pins.example.org/fullchain.pem""#),
+        about: "The certificate (PEM, the server's first, then the rest of the chain) that /tls/ws listeners show.",
+        reason: "Unset: only browsers need it, because a page that came over HTTPS may open no other socket. Give it \
+                 with tls_key, add /ip4/0.0.0.0/tcp/4703/tls/ws to swarm and \
+                 /dns4/pins.example.org/tcp/4703/tls/ws to announce. Read at the start: restart after a renewal.",
+        flag: None,
+        env: "FLOE_NETWORK_TLS_CERTIFICATE",
+    },
+    Key {
+        name: "network.tls_key",
+        kind: Kind::Path,
+        default: Default::Unset(r#""/etc/letsencrypt/live/pins.example.org/privkey.pem""#),
+        about: "The private key of tls_certificate (PEM, without a passphrase).",
+        reason: "Unset, like the certificate. The user that runs Floe must be able to read it.",
+        flag: None,
+        env: "FLOE_NETWORK_TLS_KEY",
     },
     Key {
         name: "network.announce",

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use floe_blockstore::IndexKind;
-use floe_ipfs::{Multiaddr, PrivateAddresses};
+use floe_ipfs::{CertificateFiles, Multiaddr, PrivateAddresses};
 use ipnet::IpNet;
 use reqwest::Url;
 use thiserror::Error;
@@ -71,6 +71,7 @@ pub(crate) struct Ops {
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     pub(crate) swarm: Vec<Multiaddr>,
+    pub(crate) certificate: Option<CertificateFiles>,
     pub(crate) announce: Vec<Multiaddr>,
     pub(crate) bootstrap: Vec<Multiaddr>,
     pub(crate) routers: Vec<Url>,
@@ -132,6 +133,7 @@ impl Config {
             ops: Ops { addr: layers.one("ops.addr")? },
             network: Network {
                 swarm: layers.many("network.swarm")?,
+                certificate: certificate(layers)?,
                 announce: layers.many("network.announce")?,
                 bootstrap: layers.many("network.bootstrap")?,
                 routers: layers.many("network.routers")?,
@@ -155,6 +157,23 @@ impl Config {
             },
             log: Log { filter: layers.one::<LogFilter>("log.filter")?.0, format: layers.one("log.format")? },
         })
+    }
+}
+
+/// Both files or neither.
+fn certificate(layers: &Layers) -> Result<Option<CertificateFiles>, ConfigError> {
+    let chain = layers.optional::<PathBuf>("network.tls_certificate")?;
+    let key = layers.optional::<PathBuf>("network.tls_key")?;
+    let alone = |set: &'static str, missing: &'static str| {
+        let origin = layers.effective.get(set).map_or(Origin::Default, |(_, origin)| origin.clone());
+        let reason = format!("{set} is set: a certificate is of no use without its key, set both or neither");
+        Err(ConfigError::Invalid { origin, key: missing, reason })
+    };
+    match (chain, key) {
+        (Some(chain), Some(key)) => Ok(Some(CertificateFiles { chain, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => alone("network.tls_certificate", "network.tls_key"),
+        (None, Some(_)) => alone("network.tls_key", "network.tls_certificate"),
     }
 }
 

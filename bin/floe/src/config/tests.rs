@@ -20,6 +20,7 @@ fn other_value(key: &Key) -> &'static str {
         "network.swarm" | "network.announce" | "network.bootstrap" | "network.relays" => {
             r#"["/ip4/1.2.3.4/tcp/5"]"#
         }
+        "network.tls_certificate" | "network.tls_key" => r#""/etc/floe/file.pem""#,
         "network.routers" => r#"["https://router.example/"]"#,
         "network.private_addresses" => r#""deny""#,
         "network.offline" => "true",
@@ -36,6 +37,28 @@ fn other_value(key: &Key) -> &'static str {
         "log.format" => r#""json""#,
         name => panic!("{name} is new: give it a value here"),
     }
+}
+
+/// What has to be set beside a key for it to be accepted.
+fn partner(key: &Key) -> Layer {
+    let other = match key.name {
+        "network.tls_certificate" => "network.tls_key",
+        "network.tls_key" => "network.tls_certificate",
+        _ => return Layer::new(),
+    };
+    [(other, (Raw::One("/etc/floe/other.pem".into()), Origin::Default))].into_iter().collect()
+}
+
+#[test]
+fn a_certificate_without_its_key_is_refused_and_the_other_way_round() {
+    for (set, missing) in
+        [("network.tls_certificate", "network.tls_key"), ("network.tls_key", "network.tls_certificate")]
+    {
+        let error = from_file(&format!("{set} = \"/etc/floe/file.pem\"")).unwrap_err().to_string();
+        assert!(error.contains(set) && error.contains(missing) && error.contains("line 1"), "{error}");
+    }
+    let relative = from_file("network.tls_key = \"key.pem\"").unwrap_err().to_string();
+    assert!(relative.contains("begins with /"), "{relative}");
 }
 
 #[test]
@@ -79,12 +102,12 @@ fn every_key_is_read_from_file_environment_and_flag_and_wins_in_that_order() {
 
         let default = Layers::stack(Layer::new(), none, Layer::new());
         assert_ne!(default.get(key).map(|v| &v.0), Some(&written), "{}: choose another value", key.name);
-        let by_file = Layers::stack(file.clone(), none, Layer::new());
+        let by_file = Layers::stack(file.clone(), none, partner(key));
         assert_eq!(by_file.get(key).unwrap().0, written);
         Config::check(&by_file).unwrap();
 
         let env = |name: &str| (name == key.env).then(|| text.clone());
-        let by_env = Layers::stack(Layer::new(), env, Layer::new());
+        let by_env = Layers::stack(Layer::new(), env, partner(key));
         assert_eq!(by_env.get(key), Some(&(written.clone(), Origin::Env(key.env))));
         Config::check(&by_env).unwrap();
 

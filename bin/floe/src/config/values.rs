@@ -3,6 +3,7 @@
 //! Each parser says in words what it wanted; who wrote the value is added by the caller.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use floe_ipfs::Multiaddr;
@@ -133,6 +134,14 @@ impl Setting for PathPrefix {
         };
         let good = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(segment));
         if good { Ok(Self(path.into())) } else { Err("a path that begins with /, such as /psa".into()) }
+    }
+}
+
+impl Setting for PathBuf {
+    fn read(text: &str) -> Result<Self, String> {
+        let path = Self::from(text);
+        // Where a service is started from is chance.
+        if path.is_absolute() { Ok(path) } else { Err("a path that begins with /".into()) }
     }
 }
 

@@ -168,11 +168,15 @@ pub(super) async fn until_free(addresses: &[Multiaddr]) {
 
 fn refused(address: &Multiaddr, error: TransportError<io::Error>) -> Error {
     match error {
-        TransportError::MultiaddrNotSupported(_) => Error::Address {
-            key: "swarm",
-            address: address.clone(),
-            reason: "is none of /tcp/PORT, /udp/PORT/quic-v1 and /tcp/PORT/ws on an IP address",
-        },
+        TransportError::MultiaddrNotSupported(_) => {
+            let tls = address.iter().any(|part| matches!(part, Protocol::Tls | Protocol::Wss(_)));
+            let reason = if tls {
+                "needs network.tls_certificate and network.tls_key, and the form /ip4/IP/tcp/PORT/tls/ws"
+            } else {
+                "is none of /tcp/PORT, /udp/PORT/quic-v1, /tcp/PORT/ws and /tcp/PORT/tls/ws on an IP address"
+            };
+            Error::Address { key: "swarm", address: address.clone(), reason }
+        }
         TransportError::Other(error) => listen_error(address, &error),
     }
 }

@@ -2,8 +2,12 @@
 
 use std::net::{TcpListener, UdpSocket};
 
+use futures::StreamExt as _;
+use libp2p::swarm::{SwarmEvent, dummy};
+use libp2p::{Multiaddr, Swarm, websocket};
+
 use super::*;
-use crate::Error;
+use crate::{CertificateFiles, Error};
 
 async fn start_on(dir: &Path, identity: Identity, swarm: &[&str]) -> Result<Node, Error> {
     let mut settings = Settings::local(dir.to_owned(), identity);
@@ -123,4 +127,60 @@ async fn a_stopped_node_has_not_failed_and_its_sessions_end() {
     soon(peer.node.stop()).await;
     assert!(soon(std::future::poll_fn(|cx| session.poll_blocks(cx))).await.is_err());
     assert!(tokio::time::timeout(Duration::from_millis(50), peer.node.failed()).await.is_err());
+}
+
+/// What a page that came over HTTPS needs: a socket behind a certificate that its browser believes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_comes_in_over_the_operators_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let files = CertificateFiles { chain: dir.path().join("chain.pem"), key: dir.path().join("key.pem") };
+    std::fs::write(&files.chain, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.key_pair.serialize_pem()).unwrap();
+    let server = Peer::start(|settings| {
+        settings.swarm = vec!["/ip4/127.0.0.1/tcp/0/tls/ws".parse().unwrap()];
+        settings.certificate = Some(files);
+    })
+    .await;
+    let address = server.addresses()[0].replace("/tls/ws", "/tls/sni/localhost/ws");
+
+    let strangers = dial_over_tls(&address, websocket::tls::Config::client()).await;
+    assert!(strangers.is_err(), "nobody believes a certificate that nobody signed");
+    let mut believer = websocket::tls::Config::builder();
+    believer.add_trust(&websocket::tls::Certificate::new(made.cert.der().to_vec())).unwrap();
+    let peer = dial_over_tls(&address, believer.finish()).await.unwrap();
+    assert_eq!(peer.to_string(), server.node.peer_id());
+}
+
+/// Who answers at `address`, as the library's own WebSocket client sees it.
+async fn dial_over_tls(address: &str, tls: websocket::tls::Config) -> Result<PeerId, String> {
+    let key = Keypair::generate_ed25519();
+    let mut socket = websocket::Config::new(tcp::tokio::Transport::default());
+    socket.set_tls_config(tls);
+    let transport = socket
+        .upgrade(Version::V1)
+        .authenticate(noise::Config::new(&key).unwrap())
+        .multiplex(libp2p::yamux::Config::default())
+        .boxed();
+    let config = libp2p::swarm::Config::with_tokio_executor();
+    let mut swarm = Swarm::new(transport, dummy::Behaviour, key.public().to_peer_id(), config);
+    swarm.dial(address.parse::<Multiaddr>().unwrap()).unwrap();
+    soon(async {
+        loop {
+            match swarm.select_next_some().await {
+                SwarmEvent::ConnectionEstablished { peer_id, .. } => return Ok(peer_id),
+                SwarmEvent::OutgoingConnectionError { error, .. } => return Err(error.to_string()),
+                _ => {}
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_listener_without_a_certificate_says_which_settings_it_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Identity::Keypair(Keypair::generate_ed25519());
+    let error = start_on(dir.path(), key, &["/ip4/127.0.0.1/tcp/0/tls/ws"]).await.err().unwrap();
+    assert!(error.to_string().contains("needs network.tls_certificate and network.tls_key"), "{error}");
 }
