@@ -131,7 +131,7 @@ pub(crate) async fn all(conn: &mut SqliteConnection, account: Option<&str>) -> R
         Some(name) => Some(accounts::by_name(conn, name).await?.ok_or(Error::NotFound)?.id.0),
         None => None,
     };
-    let rows = sqlx::query("SELECT * FROM tokens WHERE $1 IS NULL OR account = $1 ORDER BY id")
+    let rows = sqlx::query("SELECT * FROM tokens WHERE account = COALESCE($1, account) ORDER BY id")
         .bind(account)
         .fetch_all(conn)
         .await?;
