@@ -230,7 +230,7 @@ impl Handler {
             return None;
         }
         let peer = self.link.peer;
-        let wants = self.shared.client(|client, now| client.next_message(&peer, now));
+        let wants = self.shared.client(|client, _| client.next_message(&peer));
         let (message, blocks) = match wants {
             Some(wants) => (wants, None),
             None => {

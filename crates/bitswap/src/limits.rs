@@ -24,6 +24,10 @@ pub const ENTRIES_PER_MESSAGE: usize = 4_096;
 /// Entries in one frame of ours: 2,048 of the longest CIDs are 0.4 MB, far below [`CLIENT_FRAME_BYTES`].
 pub const ENTRIES_PER_DELTA: usize = 2_048;
 
+/// Changes of our wants that wait for one peer, before those that were overtaken are swept. What counts is at most
+/// each want and as many cancels, half of it, so that a sweep is seldom.
+pub const CHANGES_PER_PEER: usize = 4 * CLIENT_WANTS_PER_PEER;
+
 /// Inbound streams of one connection that are read at once. Kubo and Helia open one per message, and none may
 /// ever be dropped; the muxers stop at 256 (yamux, as Floe sets it) or 64 (QUIC), so this is never the first
 /// to be met and only bounds a muxer with other settings.
@@ -124,7 +128,8 @@ pub const HAVES_PER_PEER: usize = 768;
 /// Silence of a peer after which its blocks are also asked of an idle provider, where there is one.
 pub const HEDGE_AFTER: Duration = Duration::from_secs(1);
 
-/// Silence after which a block is asked elsewhere and no longer here.
+/// Silence after which a block is asked elsewhere and no longer here. It counts from when the request was decided:
+/// a peer may also be silent by never taking it.
 pub const PROGRESS_TIMEOUT: Duration = floe_core::ports::BLOCK_PROGRESS_TIMEOUT;
 
 /// Longest life of one request at a peer that does deliver other blocks.

@@ -124,7 +124,7 @@ impl World {
 
     fn send_wants(&mut self, i: usize) {
         let seeder = &mut self.seeders[i];
-        if let Some(message) = self.client.next_message(&seeder.id, self.now) {
+        if let Some(message) = self.client.next_message(&seeder.id) {
             seeder.to_seeder.push_back(over_the_wire(&message));
         }
     }

@@ -50,6 +50,27 @@ async fn t05_r22_one_honest_peer_of_twenty_is_enough() {
     assert!(took < 3 * clean, "{took:?} with 19 stalling peers, {clean:?} without");
 }
 
+/// The story: only what was sent had a time to be answered in. A provider that takes every stream and says nothing on it
+/// is given up after four attempts of ten seconds each, and had up to 32 blocks of a DAG until then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t05_a_peer_that_takes_streams_and_never_negotiates_holds_nothing_up() {
+    let blocks = leaves(60, 1_000);
+    let honest = Node::new(MapBlocks::of(&blocks)).await;
+    let options = NodeOptions { clock: SystemClock::fast(10), ..NodeOptions::default() };
+    let client = Node::start(options, MapBlocks::of([])).await;
+    // Its streams wait unread in its queue.
+    let mute = patient(Peer::dial(client.address.clone())).await;
+    client.dial(&honest).await;
+    client.connected(2).await;
+    let wanted = cids(&blocks);
+    let mut session = client.handle.session(wanted[0]);
+    session.add_providers(&[mute.id, honest.peer]);
+    // A second by the client's clock, and far less than the library's time to negotiate a stream, which is the machine's.
+    let got = tokio::time::timeout(Duration::from_secs(5), fetch(&mut session, &wanted)).await;
+    assert_eq!(got.expect("asked elsewhere in time").len(), blocks.len());
+    assert!(!mute.inbound.is_empty(), "a stream was opened to it");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t10_a_peer_that_asks_and_never_reads_is_dropped() {
     const SPEED: u32 = 40;

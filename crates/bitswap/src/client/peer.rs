@@ -10,8 +10,8 @@ use libp2p::PeerId;
 
 use crate::key::Key;
 use crate::limits::{
-    BLOCKS_PER_STRIKE, CLIENT_WANTS_PER_PEER, ENTRIES_PER_DELTA, HAVES_PER_PEER, PARKED_PER_PEER,
-    PEER_WINDOW_START, SETTLED_PER_PEER, STRIKES, hit,
+    BLOCKS_PER_STRIKE, CHANGES_PER_PEER, CLIENT_WANTS_PER_PEER, ENTRIES_PER_DELTA, HAVES_PER_PEER,
+    PARKED_PER_PEER, PEER_WINDOW_START, SETTLED_PER_PEER, STRIKES, hit,
 };
 use crate::message::{Message, WantEntry, WantKind};
 
@@ -47,7 +47,7 @@ pub(super) struct Peer {
 pub(super) struct Ask {
     pub(super) kind: WantKind,
     pub(super) sent: bool,
-    /// When it was sent; before that, when it was decided.
+    /// When it was decided: a request that cannot be sent, or is said again, has no more time than others.
     pub(super) at: Duration,
     /// Also asked of another peer because this one is silent.
     pub(super) hedged: bool,
@@ -58,6 +58,22 @@ pub(super) struct Ask {
 enum Out {
     Want(Key),
     Cancel(Key),
+}
+
+impl Out {
+    fn key(&self) -> &Key {
+        match self {
+            Self::Want(key) | Self::Cancel(key) => key,
+        }
+    }
+
+    /// Whether it is still to be said.
+    fn counts(&self, asked: &HashMap<Key, Ask>) -> bool {
+        match self {
+            Self::Want(key) => asked.get(key).is_some_and(|ask| !ask.sent),
+            Self::Cancel(key) => !asked.contains_key(key),
+        }
+    }
 }
 
 impl Peer {
@@ -92,8 +108,18 @@ impl Peer {
             }
         }
         self.blocks_out += usize::from(kind == WantKind::Block);
-        self.out.push_back(Out::Want(key.clone()));
+        self.note(Out::Want(key.clone()));
         true
+    }
+
+    /// Notes a change for the next message. A peer whose stream does not open takes none, while requests come and
+    /// go: what was overtaken is swept before it outnumbers what counts.
+    fn note(&mut self, change: Out) {
+        self.out.push_back(change);
+        if self.out.len() > CHANGES_PER_PEER {
+            let (asked, mut known) = (&self.asked, HashSet::new());
+            self.out.retain(|change| change.counts(asked) && known.insert(change.key().clone()));
+        }
     }
 
     /// Asks for a parked root, unless this peer has its share of them.
@@ -137,7 +163,7 @@ impl Peer {
     pub(super) fn cancel(&mut self, key: &Key) -> bool {
         match self.settle(key.multihash()) {
             Some(ask) if ask.sent => {
-                self.out.push_back(Out::Cancel(key.clone()));
+                self.note(Out::Cancel(key.clone()));
                 true
             }
             _ => false,
@@ -243,12 +269,12 @@ impl Peer {
     }
 
     /// The next message, or `None` where nothing changed.
-    pub(super) fn next_message(&mut self, now: Duration) -> Option<Message> {
+    pub(super) fn next_message(&mut self) -> Option<Message> {
         let mut wants = Vec::with_capacity(self.out.len().min(ENTRIES_PER_DELTA));
         while wants.len() < ENTRIES_PER_DELTA
             && let Some(out) = self.out.pop_front()
         {
-            wants.extend(self.entry(&out, now));
+            wants.extend(self.entry(&out));
         }
         if wants.is_empty() {
             return None;
@@ -256,12 +282,11 @@ impl Peer {
         Some(Message { full: std::mem::take(&mut self.full), wants, ..Message::default() })
     }
 
-    fn entry(&mut self, out: &Out, now: Duration) -> Option<WantEntry> {
+    fn entry(&mut self, out: &Out) -> Option<WantEntry> {
         match out {
             Out::Want(key) => {
                 let ask = self.asked.get_mut(key).filter(|ask| !ask.sent)?;
                 ask.sent = true;
-                ask.at = now;
                 let send_dont_have = !ask.parked || ask.kind == WantKind::Block;
                 Some(WantEntry {
                     cid: *key.cid(),
@@ -323,6 +348,8 @@ impl Settled {
 
 #[cfg(test)]
 mod tests {
+    use floe_core::Cid;
+
     use super::*;
     use crate::testing::{block, key};
 
@@ -338,11 +365,11 @@ mod tests {
         assert!(peer.ask(&key(1), WantKind::Have, NOW));
         assert!(peer.ask(&key(1), WantKind::Block, NOW));
         assert!(!peer.ask(&key(1), WantKind::Have, NOW), "a block is more than a presence");
-        let message = peer.next_message(NOW).unwrap();
+        let message = peer.next_message().unwrap();
         assert!(message.full);
         assert_eq!(message.wants.len(), 1);
         assert_eq!(message.wants[0].kind, WantKind::Block);
-        assert_eq!(peer.next_message(NOW), None);
+        assert_eq!(peer.next_message(), None);
     }
 
     #[test]
@@ -350,11 +377,11 @@ mod tests {
         let mut peer = peer();
         peer.ask(&key(1), WantKind::Block, NOW);
         assert!(!peer.cancel(&key(1)));
-        assert_eq!(peer.next_message(NOW), None);
+        assert_eq!(peer.next_message(), None);
         peer.ask(&key(2), WantKind::Block, NOW);
-        peer.next_message(NOW).unwrap();
+        peer.next_message().unwrap();
         assert!(peer.cancel(&key(2)));
-        let message = peer.next_message(NOW).unwrap();
+        let message = peer.next_message().unwrap();
         assert!(message.wants[0].cancel && !message.full);
         assert_eq!(peer.blocks_out(), 0);
     }
@@ -363,10 +390,10 @@ mod tests {
     fn a_cancel_that_was_overtaken_by_a_new_want_is_not_sent() {
         let mut peer = peer();
         peer.ask(&key(1), WantKind::Block, NOW);
-        peer.next_message(NOW);
+        peer.next_message();
         peer.cancel(&key(1));
         peer.ask(&key(1), WantKind::Block, NOW);
-        let message = peer.next_message(NOW).unwrap();
+        let message = peer.next_message().unwrap();
         assert_eq!(message.wants.len(), 1);
         assert!(!message.wants[0].cancel);
     }
@@ -377,10 +404,10 @@ mod tests {
         for i in 0..3 {
             peer.ask(&key(i), WantKind::Block, NOW);
         }
-        peer.next_message(NOW).unwrap();
+        peer.next_message().unwrap();
         peer.settle(block(0).cid().hash());
         assert!(peer.start_over());
-        let message = peer.next_message(NOW).unwrap();
+        let message = peer.next_message().unwrap();
         assert!(message.full);
         assert_eq!(message.wants.len(), 2);
     }
@@ -441,13 +468,35 @@ mod tests {
         assert_eq!(settled.known.len(), SETTLED_PER_PEER);
     }
 
+    /// The story: a change that was overtaken stayed in the queue until the next message, and a peer whose stream
+    /// never opens has no next message: each session that came and went left its changes there.
+    #[test]
+    fn changes_that_nobody_takes_are_bounded() {
+        let mut peer = peer();
+        peer.ask(&key(0), WantKind::Block, NOW);
+        peer.next_message().unwrap();
+        peer.cancel(&key(0));
+        for i in 1..=3 * CHANGES_PER_PEER as u32 {
+            // Each is asked and taken back, and one over and over.
+            for key in [key(i), key(1)] {
+                peer.ask(&key, WantKind::Block, NOW);
+                peer.cancel(&key);
+                assert!(peer.out.len() <= CHANGES_PER_PEER);
+            }
+        }
+        peer.ask(&key(1), WantKind::Block, NOW);
+        let said: Vec<(Cid, bool)> =
+            peer.next_message().unwrap().wants.iter().map(|want| (want.cid, want.cancel)).collect();
+        assert_eq!(said, [(*block(0).cid(), true), (*block(1).cid(), false)]);
+    }
+
     #[test]
     fn a_delta_is_bounded() {
         let mut peer = peer();
         (0..ENTRIES_PER_DELTA as u32 + 1).for_each(|i| {
             peer.ask(&key(i), WantKind::Have, NOW);
         });
-        assert_eq!(peer.next_message(NOW).unwrap().wants.len(), ENTRIES_PER_DELTA);
-        assert_eq!(peer.next_message(NOW).unwrap().wants.len(), 1);
+        assert_eq!(peer.next_message().unwrap().wants.len(), ENTRIES_PER_DELTA);
+        assert_eq!(peer.next_message().unwrap().wants.len(), 1);
     }
 }

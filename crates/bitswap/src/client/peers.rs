@@ -116,8 +116,8 @@ impl Client {
     }
 
     /// The next message for a peer, or `None` where nothing changed.
-    pub(crate) fn next_message(&mut self, id: &PeerId, now: Duration) -> Option<Message> {
-        self.peer_mut(id)?.next_message(now)
+    pub(crate) fn next_message(&mut self, id: &PeerId) -> Option<Message> {
+        self.peer_mut(id)?.next_message()
     }
 
     pub(crate) fn has_message(&self, id: &PeerId) -> bool {

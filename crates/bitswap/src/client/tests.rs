@@ -48,9 +48,7 @@ impl World {
     }
 
     fn sent(&mut self, to: &PeerId) -> Vec<WantEntry> {
-        std::iter::from_fn(|| self.client.next_message(to, self.now))
-            .flat_map(|message| message.wants)
-            .collect()
+        std::iter::from_fn(|| self.client.next_message(to)).flat_map(|message| message.wants).collect()
     }
 
     fn asked_blocks(&mut self, to: &PeerId) -> BTreeSet<Cid> {
@@ -220,6 +218,49 @@ fn t05_a_silent_provider_is_given_up_after_ten_seconds() {
     assert!(world.sent(&a)[0].cancel);
     assert_eq!(world.answer(&a, &[block(1)]).useful, 1, "late, and still wanted");
     assert!(world.client.progress(id).last_error.is_some());
+}
+
+/// The story: a request had no time before it was sent, and began anew each time it was said again. A peer that took
+/// streams and negotiated none, or broke them, kept its blocks for 40 s.
+#[test]
+fn t05_a_request_that_is_not_sent_or_said_again_has_no_more_time() {
+    for said_again in [false, true] {
+        let mut world = World::new();
+        let (a, b) = (world.peer(), world.peer());
+        let id = world.open(&block(0), &[a]);
+        world.want(id, &[block(1)]);
+        world.client.add_providers(id, &[b], world.now);
+        for _ in 0..39 {
+            if said_again {
+                assert_eq!(world.asked_blocks(&a).len(), 1);
+                world.client.start_over(&a);
+            }
+            world.pass(Duration::from_millis(250));
+        }
+        assert!(world.asked_blocks(&b).is_empty());
+        world.pass(Duration::from_millis(250));
+        assert_eq!(world.asked_blocks(&b).len(), 1);
+        assert!(world.sent(&a).is_empty(), "what it never heard of is not cancelled");
+    }
+}
+
+#[test]
+fn t05_a_peer_that_delivers_keeps_what_waits_behind_its_stream() {
+    let mut world = World::new();
+    let (slow, other) = (world.peer(), world.peer());
+    let id = world.open(&block(0), &[slow]);
+    let sent = blocks(0..20);
+    world.want(id, &sent);
+    assert_eq!(world.asked_blocks(&slow).len(), sent.len());
+    let waiting = blocks(50..60);
+    world.want(id, &waiting);
+    world.client.add_providers(id, &[other], world.now);
+    for block in &sent {
+        world.pass(Duration::from_millis(2_500));
+        world.answer(&slow, std::slice::from_ref(block));
+    }
+    assert!(world.asked_blocks(&other).is_empty(), "nothing is taken from it for 50 s");
+    assert_eq!(world.asked_blocks(&slow).len(), waiting.len());
 }
 
 #[test]

@@ -26,13 +26,13 @@ impl Client {
         self.pump_hungry(now);
     }
 
-    /// A silent peer: after a second an idle provider is asked too, after ten the block is asked elsewhere.
+    /// A silent peer: after a second an idle provider is asked too, after ten the block is asked elsewhere. Whether the
+    /// request was sent does not matter: a peer that delivers keeps those that wait behind its busy stream.
     fn expire_requests(&mut self, no: PeerNo, now: Duration) {
         let Some(peer) = self.peers.get(&no) else { return };
         let silent = now.saturating_sub(peer.last_useful);
         let age = |at: Duration| now.saturating_sub(at);
-        let oldest_first =
-            peer.sorted_asks().into_iter().filter(|(_, ask)| ask.sent && ask.kind == WantKind::Block);
+        let oldest_first = peer.sorted_asks().into_iter().filter(|(_, ask)| ask.kind == WantKind::Block);
         let (mut expired, mut slow) = (Vec::new(), Vec::new());
         for (key, ask) in oldest_first {
             let waited = age(ask.at).min(silent);
