@@ -15,8 +15,8 @@
 //! ```
 //!
 //! **Who owns what.** The client's and the server's state each sit behind one lock; connection tasks, sessions
-//! and the behaviour's timer call them. Bytes of blocks belong to whoever holds the [`bytes::Bytes`]; a payload
-//! is a slice of the frame it came in, never a copy.
+//! and the behaviour's timer call them. Bytes of blocks belong to whoever holds the [`bytes::Bytes`]; a large
+//! payload is a slice of the frame it came in, not a copy.
 //!
 //! **Crash and shutdown.** Nothing here is durable. Dropping the behaviour ends all sessions with
 //! `ExchangeClosed`; dropping a session cancels its wants at the peers.

@@ -50,8 +50,13 @@ pub const COPY_FRAME_BELOW: usize = 2 << 10;
 /// other, because each slice becomes a muxer frame with a header and a wake-up of its own.
 pub const SLICE_PAYLOAD_FROM: usize = 8 << 10;
 
+/// What a block counts for in a queue beside its bytes: its CID, the handle of its bytes, its place. Without it,
+/// blocks of no bytes would count for nothing, and as many could wait as a peer cares to send.
+pub const BLOCK_OVERHEAD_BYTES: usize = 256;
+
 /// Payload bytes of one connection that wait to be hashed before its streams are no longer read. Twice the
-/// largest window of a session: no honest peer gets here, and hashing is faster than any network.
+/// largest window of a session: no honest peer gets here, and hashing is faster than any network. A payload may be
+/// the half of the frame that it keeps (`message.rs`), so memory is twice this at most.
 pub const INGEST_BYTES: usize = 64 << 20;
 
 /// The same over all connections; where it is met, none is read until hashing, which waits for nobody, has caught up.
@@ -63,7 +68,7 @@ pub const INGEST_TOTAL_BYTES: usize = 2 * INGEST_BYTES;
 pub const UNFINISHED_BYTES_PER_CONNECTION: usize = 64 << 20;
 
 /// The same over all connections: with [`INGEST_TOTAL_BYTES`], what others can make this node hold of what they send
-/// is 256 MiB. The frames that began first are let go of where it is met.
+/// is 256 MiB, or 384 MiB where half of all is padding. The frames that began first are let go of where it is met.
 pub const UNFINISHED_BYTES: usize = 128 << 20;
 
 /// Payload bytes hashed in one go, about half a millisecond, before other tasks get their turn.
@@ -222,8 +227,14 @@ const _: () = {
     let entries = SERVER_WANTS_PER_PEER * (floe_core::cid::MAX_CID_BYTES + 16);
     assert!(ANSWER_TARGET_BYTES - 1 + floe_core::block::MAX_BLOCK_BYTES + 2 * entries < FRAME_BYTES);
 };
+const _: () = assert!(size_of::<floe_core::Block>() <= BLOCK_OVERHEAD_BYTES);
 // The longest delta fits what peers read.
 const _: () = assert!(ENTRIES_PER_DELTA * (floe_core::cid::MAX_CID_BYTES + 24) < CLIENT_FRAME_BYTES);
+
+/// What a block of such bytes counts for in a queue.
+pub(crate) fn held_bytes(data: &[u8]) -> usize {
+    data.len() + BLOCK_OVERHEAD_BYTES
+}
 
 /// Time for a frame of `bytes` to be written.
 pub(crate) fn send_timeout(bytes: usize) -> Duration {

@@ -8,9 +8,10 @@
 //!           blockPresences = 4 { cid = 1, type = 2 }, pendingBytes = 5 }
 //! ```
 //!
-//! Reading takes one [`Bytes`] and hands out slices of it: a payload is never copied. Unknown fields are
-//! skipped, as protobuf demands; lengths are checked against what is there; nothing is allocated from a length
-//! on the wire. A CID that is malformed fails the message; one that is well formed but proves nothing
+//! Reading takes one [`Bytes`] and hands out slices of it: a large payload is not copied. A slice keeps its whole
+//! frame, though, so small payloads are copied behind each other, and all are where most of a frame is something
+//! else. Unknown fields are skipped, as protobuf demands; lengths are checked against what is there; nothing is
+//! allocated from a length on the wire. A CID that is malformed fails the message; one that is well formed but proves nothing
 //! (`floe_core::cid::check`) or carries its data inline is left out, because old and odd peers send them in
 //! good faith. Entries above [`ENTRIES_PER_MESSAGE`] are left out too.
 //!
@@ -76,7 +77,7 @@ pub struct Prefix {
 pub struct Payload {
     /// What it claims to be.
     pub prefix: Prefix,
-    /// The bytes, a slice of the frame they came in.
+    /// The bytes. They keep at most twice what the payloads of their message have.
     pub data: Bytes,
 }
 
@@ -226,7 +227,26 @@ impl Message {
                 _ => {}
             }
         }
+        message.copy_small_payloads(frame.len());
         Ok(message)
+    }
+
+    /// A slice keeps its whole frame, and what is counted are the bytes of payloads: a frame of 4 MiB around a block
+    /// of 100 bytes would cost 40,000 times what it counts for. So slices stay only where they are half of their
+    /// frame. Payloads that are small beside it are copied in any case: one of them that is kept longer than the others
+    /// then keeps no large one.
+    fn copy_small_payloads(&mut self, frame_bytes: usize) {
+        let large = SLICE_PAYLOAD_FROM.min(frame_bytes.div_ceil(2));
+        let bytes = |payloads: &[Payload], of: std::ops::Range<usize>| -> usize {
+            payloads.iter().map(|payload| payload.data.len()).filter(|len| of.contains(len)).sum()
+        };
+        let slices_pay = 2 * bytes(&self.payloads, large..usize::MAX) >= frame_bytes;
+        let copied = 0..if slices_pay { large } else { usize::MAX };
+        let mut room = BytesMut::with_capacity(bytes(&self.payloads, copied.clone()));
+        for payload in self.payloads.iter_mut().filter(|payload| copied.contains(&payload.data.len())) {
+            room.extend_from_slice(&payload.data);
+            payload.data = room.split().freeze();
+        }
     }
 
     /// Whether there is nothing in it to send.
@@ -757,6 +777,45 @@ mod tests {
         let read = Message::decode(&bytes).unwrap();
         assert!(bytes.as_ptr_range().contains(&read.payloads[0].data.as_ptr()));
         assert_eq!(read.payloads[0].clone().hashed().unwrap(), block);
+    }
+
+    /// `message` with so many bytes of a field that nobody knows.
+    fn padded(message: &Message, padding: usize) -> Bytes {
+        const UNKNOWN: u8 = 0x7a;
+        let mut bytes = BytesMut::from(&joined(&message.encode(Version::V1_2))[..]);
+        put_len(&mut bytes, UNKNOWN, padding);
+        bytes.put_bytes(0, padding);
+        bytes.freeze()
+    }
+
+    /// The story: a payload was a slice of its frame whatever else the frame held, and counted for its own bytes: a
+    /// provider that padded each message kept 4 MiB in memory for every block of 100 bytes.
+    #[test]
+    fn t07_a_padded_frame_is_not_kept_for_its_payloads() {
+        let block = large(1, 100_000);
+        let message =
+            Message { payloads: vec![Payload::new(block.cid(), block.data().clone())], ..Message::default() };
+        let around = padded(&message, 0).len() - 100_000;
+        // The length of the padding has one byte more than that of no padding, at least.
+        for (padding, kept) in [(99_000, true), (100_000 - around - 2, true), (100_000 - around - 1, false)] {
+            let frame = padded(&message, padding);
+            let read = Message::decode(&frame).unwrap();
+            assert_eq!(frame.is_unique(), !kept, "{padding} of {}", frame.len());
+            assert_eq!(read.payloads[0].clone().hashed().unwrap(), block);
+        }
+    }
+
+    #[test]
+    fn t07_small_payloads_do_not_keep_large_ones() {
+        let blocks =
+            [large(1, 200_000), large(2, SLICE_PAYLOAD_FROM), large(3, SLICE_PAYLOAD_FROM - 1), block(4)];
+        let payloads = blocks.iter().map(|block| Payload::new(block.cid(), block.data().clone())).collect();
+        let frame = joined(&Message { payloads, ..Message::default() }.encode(Version::V1_2));
+        let read = Message::decode(&frame).unwrap();
+        let slices = |payload: &Payload| frame.as_ptr_range().contains(&payload.data.as_ptr());
+        assert_eq!(read.payloads.iter().map(slices).collect::<Vec<_>>(), [true, true, false, false]);
+        let read: Vec<Block> = read.payloads.into_iter().map(|payload| payload.hashed().unwrap()).collect();
+        assert_eq!(read, blocks);
     }
 
     #[test]

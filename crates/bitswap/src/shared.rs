@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use crate::behaviour::{Event, Misbehaviour};
 use crate::client::{Action, Client, Taken};
 use crate::handle::SessionId;
-use crate::limits::{EVENTS, HASH_SLICE_BYTES, INGEST_BYTES, INGEST_TOTAL_BYTES, hit};
+use crate::limits::{EVENTS, HASH_SLICE_BYTES, INGEST_BYTES, INGEST_TOTAL_BYTES, held_bytes, hit};
 use crate::message::Payload;
 use crate::server::{Done, Server, Ticket};
 use crate::unfinished::{Held, Unfinished};
@@ -41,7 +41,7 @@ pub(crate) struct Shared {
     links: Mutex<HashMap<PeerId, Vec<Arc<Link>>>>,
     /// Frames that are being read.
     unfinished: Arc<Unfinished>,
-    /// Payload bytes of all links that wait to be hashed.
+    /// What waits to be hashed, of all links, as [`held_bytes`] counts it.
     ingest_bytes: AtomicUsize,
     sessions: Mutex<HashMap<SessionId, Arc<AtomicWaker>>>,
     events: Mutex<VecDeque<Event>>,
@@ -98,7 +98,7 @@ struct Ingest {
 const NO_DEADLINE: u64 = u64::MAX;
 
 fn payload_bytes(payloads: &[Payload]) -> usize {
-    payloads.iter().map(|payload| payload.data.len()).sum()
+    payloads.iter().map(|payload| held_bytes(&payload.data)).sum()
 }
 
 impl Link {
@@ -161,7 +161,7 @@ impl Link {
         while bytes < HASH_SLICE_BYTES
             && let Some(payload) = ingest.queue.pop_front()
         {
-            bytes += payload.data.len();
+            bytes += held_bytes(&payload.data);
             batch.push(payload);
         }
         ingest.running = !batch.is_empty();

@@ -3,14 +3,24 @@
 
 use bytes::{Bytes, BytesMut};
 use floe_bitswap::limits::ENTRIES_PER_MESSAGE;
-use floe_bitswap::message::{Message, Payload, Version, WantEntry};
+use floe_bitswap::message::{Message, Payload, Presence, Version, WantEntry};
+use floe_core::Cid;
 use floe_fuzz::{BASE, within};
 use libfuzzer_sys::fuzz_target;
 
-/// Entries are larger in memory than on the wire, and as many are kept as the limit says; a list that grows holds
-/// its old half for a moment.
-const ENTRIES: usize =
-    2 * ENTRIES_PER_MESSAGE * (2 * std::mem::size_of::<WantEntry>() + std::mem::size_of::<Payload>());
+const WANT: usize = size_of::<WantEntry>();
+const PAYLOAD: usize = size_of::<Payload>();
+const PRESENCE: usize = size_of::<(Cid, Presence)>();
+const LARGEST: usize = {
+    let larger = if WANT > PRESENCE { WANT } else { PRESENCE };
+    if larger > PAYLOAD { larger } else { PAYLOAD }
+};
+
+/// Entries are larger in memory than on the wire. The three lists have each as many as the limit says, which is a
+/// power of two as the room of a list that grows is; the one that grows holds its old half while it is moved. Copies
+/// of payloads come after that, and are no more than the input.
+const ENTRIES: usize = ENTRIES_PER_MESSAGE * (WANT + PAYLOAD + PRESENCE) + ENTRIES_PER_MESSAGE / 2 * LARGEST;
+const _: () = assert!(ENTRIES_PER_MESSAGE.is_power_of_two());
 
 fuzz_target!(|data: &[u8]| {
     let input = Bytes::copy_from_slice(data);

@@ -16,7 +16,7 @@ use super::peer::PeerNo;
 use crate::key::Key;
 use crate::limits::{
     INBOX_BYTES, NEED_PROVIDERS_AFTER, NEED_PROVIDERS_BACKOFF, PROVIDER_MISSES, PROVIDERS_PER_SESSION,
-    SESSION_WANTS, SESSION_WANTS_MIN, SESSION_WINDOW_BYTES, SESSION_WINDOW_START, hit,
+    SESSION_WANTS, SESSION_WANTS_MIN, SESSION_WINDOW_BYTES, SESSION_WINDOW_START, held_bytes, hit,
 };
 
 /// A connected peer that should have blocks of the session.
@@ -48,6 +48,7 @@ pub(super) struct Session {
     leaf_bytes: Estimate,
     node_bytes: Estimate,
     inbox: Vec<Block>,
+    /// As [`held_bytes`] counts it.
     pub(super) inbox_bytes: usize,
     pub(super) last_progress: Duration,
     pub(super) need_providers_at: Duration,
@@ -116,11 +117,12 @@ impl Session {
             if block.cid().codec() == cid::code::RAW { &mut self.leaf_bytes } else { &mut self.node_bytes };
         estimate.observe(bytes);
         self.progressed(now);
-        if self.inbox_bytes + bytes > INBOX_BYTES {
+        let held = held_bytes(block.data());
+        if self.inbox_bytes + held > INBOX_BYTES {
             hit("bitswap_inbox_bytes");
             return Err(block);
         }
-        self.inbox_bytes += bytes;
+        self.inbox_bytes += held;
         self.inbox.push(block);
         if self.served.len() < PROVIDERS_PER_SESSION {
             self.served.insert(from);

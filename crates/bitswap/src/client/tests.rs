@@ -12,9 +12,9 @@ use super::{Action, Client, Taken};
 use crate::behaviour::{Event, Misbehaviour};
 use crate::handle::SessionId;
 use crate::limits::{
-    CLIENT_WANTS_PER_PEER, INBOX_BYTES, NEED_PROVIDERS_AFTER, PARKED_ROOTS, PEER_WINDOW_START,
-    PROBES_PER_SESSION, PROGRESS_TIMEOUT, PROVIDERS_PER_SESSION, SESSION_WANTS, SESSION_WANTS_KEPT,
-    SESSION_WINDOW_BYTES, STRIKES,
+    BLOCK_OVERHEAD_BYTES, CLIENT_WANTS_PER_PEER, INBOX_BYTES, NEED_PROVIDERS_AFTER, PARKED_ROOTS,
+    PEER_WINDOW_START, PROBES_PER_SESSION, PROGRESS_TIMEOUT, PROVIDERS_PER_SESSION, SESSION_WANTS,
+    SESSION_WANTS_KEPT, SESSION_WINDOW_BYTES, STRIKES,
 };
 use crate::message::{Presence, WantEntry, WantKind};
 use crate::testing::{block, large};
@@ -415,9 +415,10 @@ fn a_block_above_the_inbox_is_wanted_again() {
     let mut world = World::new();
     let peer = world.peer();
     let id = world.open(&block(0), &[peer]);
+    // So many that the last is one too many.
     let size = 2 << 20;
-    let all: Vec<Block> =
-        (0..u32::try_from(INBOX_BYTES / size + 1).unwrap()).map(|i| large(i, size)).collect();
+    let fit = INBOX_BYTES / (size + BLOCK_OVERHEAD_BYTES);
+    let all: Vec<Block> = (0..u32::try_from(fit + 1).unwrap()).map(|i| large(i, size)).collect();
     world.want(id, &all);
     world.sent(&peer);
     // A peer that sends what it was not asked for yet: wanted all the same.

@@ -12,7 +12,7 @@ use super::{Link, Shared};
 use crate::behaviour::{Event, Misbehaviour};
 use crate::client::Client;
 use crate::config::Config;
-use crate::limits::{EVENTS, HASH_SLICE_BYTES, INGEST_BYTES, TICK};
+use crate::limits::{BLOCK_OVERHEAD_BYTES, EVENTS, HASH_SLICE_BYTES, INGEST_BYTES, TICK};
 use crate::message::Payload;
 use crate::server::Server;
 use crate::testing::{Store, block};
@@ -27,11 +27,12 @@ fn link() -> Arc<Link> {
     Arc::new(Link::new(PeerId::random(), ConnectionId::new_unchecked(1)))
 }
 
-fn payload(len: usize) -> Payload {
-    Payload::new(block(0).cid(), Bytes::from(vec![0; len]))
+/// A payload that counts for so many bytes.
+fn payload(bytes: usize) -> Payload {
+    Payload::new(block(0).cid(), Bytes::from(vec![0; bytes - BLOCK_OVERHEAD_BYTES]))
 }
 
-/// A link with so many bytes waiting; nothing is hashed before the test yields.
+/// A link with what counts for so many bytes waiting; nothing is hashed before the test yields.
 fn waiting(shared: &Arc<Shared>, bytes: usize) -> Arc<Link> {
     let link = link();
     shared.ingest(&link, vec![payload(bytes)]);
@@ -44,6 +45,21 @@ async fn t07_streams_are_not_read_while_too_much_waits_to_be_hashed() {
     for (bytes, may) in [(INGEST_BYTES - 1, true), (INGEST_BYTES, false), (INGEST_BYTES + 1, false)] {
         assert_eq!(waiting(&shared, bytes).may_read(), may, "{bytes}");
     }
+}
+
+/// The story: payloads of no bytes counted for nothing, so that any number of them could wait.
+#[tokio::test]
+async fn t07_empty_payloads_count() {
+    let (shared, most) = (shared(), INGEST_BYTES / BLOCK_OVERHEAD_BYTES);
+    for (count, may) in [(most - 1, true), (most, false), (most + 1, false)] {
+        let link = link();
+        shared.ingest(&link, vec![payload(BLOCK_OVERHEAD_BYTES); count]);
+        assert_eq!(link.may_read(), may, "{count}");
+    }
+    let link = link();
+    link.ingest.lock().queue.extend(vec![payload(BLOCK_OVERHEAD_BYTES); most]);
+    link.ingest.lock().bytes = INGEST_BYTES;
+    assert_eq!(link.next_batch().len(), HASH_SLICE_BYTES / BLOCK_OVERHEAD_BYTES);
 }
 
 #[tokio::test]
@@ -62,9 +78,10 @@ async fn reading_goes_on_when_hashing_has_caught_up() {
 /// The story: the limit was each connection's own, so that a hundred of them could have 6 GiB wait.
 #[tokio::test]
 async fn t07_no_stream_is_read_while_too_much_of_all_waits_to_be_hashed() {
-    for (bytes, may) in [(1, true), (2, false), (3, false)] {
+    const LITTLE: usize = 1_000;
+    for (bytes, may) in [(LITTLE - 1, true), (LITTLE, false), (LITTLE + 1, false)] {
         let shared = shared();
-        let _others = [waiting(&shared, INGEST_BYTES - 1), waiting(&shared, INGEST_BYTES - 1)];
+        let _others = [waiting(&shared, INGEST_BYTES), waiting(&shared, INGEST_BYTES - LITTLE)];
         let link = waiting(&shared, bytes);
         shared.links.lock().entry(link.peer).or_default().push(link.clone());
         assert_eq!(shared.may_read(&link), may, "{bytes}");
@@ -91,8 +108,9 @@ impl futures::task::ArcWake for Woken {
 fn a_batch_to_hash_is_bounded() {
     for (first, count) in [(HASH_SLICE_BYTES - 1, 2), (HASH_SLICE_BYTES, 1), (HASH_SLICE_BYTES + 1, 1)] {
         let link = link();
-        link.ingest.lock().queue.extend([payload(first), payload(1), payload(1)]);
-        link.ingest.lock().bytes = first + 2;
+        let small = BLOCK_OVERHEAD_BYTES;
+        link.ingest.lock().queue.extend([payload(first), payload(small), payload(small)]);
+        link.ingest.lock().bytes = first + 2 * small;
         assert_eq!(link.next_batch().len(), count, "{first}");
     }
 }

@@ -55,6 +55,19 @@ fn a_request_lives_a_minute_at_a_peer_that_sends_other_blocks() {
     assert_eq!(world.asked_blocks(&other).len(), 1);
 }
 
+/// The story: an empty block counted for nothing, so that a session could be given any number of them.
+#[test]
+fn t07_empty_blocks_fill_an_inbox() {
+    let mut world = World::new();
+    let id = world.open(&block(0), &[]);
+    let session = world.client.sessions.get_mut(&id).unwrap();
+    let empty = Block::of(floe_core::cid::code::RAW, bytes::Bytes::new()).unwrap();
+    session.inbox_bytes = INBOX_BYTES - 2 * BLOCK_OVERHEAD_BYTES;
+    for fits in [true, true, false] {
+        assert_eq!(session.deliver(empty.clone(), PeerId::random(), world.now).is_ok(), fits);
+    }
+}
+
 #[test]
 fn a_provider_may_lack_so_many_blocks() {
     for (misses, kept) in
