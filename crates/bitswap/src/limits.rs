@@ -146,14 +146,19 @@ pub const NEED_PROVIDERS_AFTER: Duration = Duration::from_secs(1);
 /// Between two calls for providers, at first and at most.
 pub const NEED_PROVIDERS_BACKOFF: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
-/// Blocks nobody asked for, or malformed messages, after which a peer is dropped. A late duplicate of what
-/// was asked counts as nothing, so an honest peer has none.
+/// Blocks nobody asked for, or malformed messages, after which a peer is dropped. Duplicates of what was asked count
+/// as nothing up to [`DUPLICATES_PER_REQUEST`], so an honest peer has none.
 pub const STRIKES: u32 = 16;
+
+/// Copies of a block that a peer may send for one request beside the first. One comes late where the block was asked
+/// elsewhere meanwhile. Helia sends what is on its list again with each message that it gets, until a first copy is
+/// out; it has 50 messages going out at once, and others wait as one.
+pub const DUPLICATES_PER_REQUEST: u8 = 50;
 
 /// Useful blocks that take one strike back.
 pub const BLOCKS_PER_STRIKE: u32 = 64;
 
-/// Settled requests per peer that are remembered to tell late duplicates from unwanted blocks.
+/// Settled requests per peer that are remembered to tell duplicates from unwanted blocks.
 pub const SETTLED_PER_PEER: usize = 4_096;
 
 /// Events that wait for the swarm; those above are dropped (each is repeated or only speeds things up).

@@ -113,12 +113,12 @@ impl Client {
         let hash = *block.cid().hash();
         let Some(peer) = self.peers.get_mut(&no) else { return };
         let (id, offered) = (peer.id, peer.is_parked(&hash));
-        let asked = peer.settle(&hash).is_some();
+        peer.settle(&hash);
         if offered {
             self.offered(no, &hash);
         }
         let Some((key, want)) = self.wants.remove_entry(&hash) else {
-            if asked || self.peers.get(&no).is_some_and(|peer| peer.was_asked(&hash)) {
+            if self.peers.get_mut(&no).is_some_and(|peer| peer.may_repeat(&hash)) {
                 taken.duplicate += 1;
             } else {
                 taken.unwanted += 1;

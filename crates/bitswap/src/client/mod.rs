@@ -20,8 +20,8 @@
 //!
 //! **Trust.** Only blocks whose hash somebody wants are handed on. On the wire of bitswap 1.1 the receiver
 //! computes the hash, so wrong bytes and unasked blocks look the same: each is a strike, and a peer with
-//! [`STRIKES`](crate::limits::STRIKES) of them is dropped and its requests go elsewhere at once. A late
-//! duplicate of something asked is not a strike.
+//! [`STRIKES`](crate::limits::STRIKES) of them is dropped and its requests go elsewhere at once. A
+//! duplicate of something asked is not a strike, until it has come more often than an honest peer sends it.
 //!
 //! ```text
 //!   wants.rs     what sessions do          parked.rs   roots that are offered to everybody
@@ -122,7 +122,7 @@ pub(crate) struct Taken {
     pub(crate) useful: usize,
     /// Blocks that were asked for, but had come already or are no longer wanted.
     pub(crate) duplicate: usize,
-    /// Blocks that this peer was never asked for.
+    /// Blocks that this peer was never asked for, or sent too often.
     pub(crate) unwanted: usize,
 }
 

@@ -10,8 +10,8 @@ use libp2p::PeerId;
 
 use crate::key::Key;
 use crate::limits::{
-    BLOCKS_PER_STRIKE, CHANGES_PER_PEER, CLIENT_WANTS_PER_PEER, ENTRIES_PER_DELTA, HAVES_PER_PEER,
-    PARKED_PER_PEER, PEER_WINDOW_START, SETTLED_PER_PEER, STRIKES, hit,
+    BLOCKS_PER_STRIKE, CHANGES_PER_PEER, CLIENT_WANTS_PER_PEER, DUPLICATES_PER_REQUEST, ENTRIES_PER_DELTA,
+    HAVES_PER_PEER, PARKED_PER_PEER, PEER_WINDOW_START, SETTLED_PER_PEER, STRIKES, hit,
 };
 use crate::message::{Message, WantEntry, WantKind};
 
@@ -178,9 +178,10 @@ impl Peer {
         self.asked.get(key).is_some_and(|ask| ask.parked)
     }
 
-    /// Whether a block of this hash was ever asked for (in recent memory).
-    pub(super) fn was_asked(&self, key: &Multihash) -> bool {
-        self.settled.contains(key)
+    /// A block came that is not wanted any more. Whether an honest peer may send it: it was asked for, in recent
+    /// memory, and has not come too often since.
+    pub(super) fn may_repeat(&mut self, key: &Multihash) -> bool {
+        self.settled.may_repeat(key)
     }
 
     /// No more entries fit into what the peer keeps of our wants.
@@ -314,10 +315,11 @@ impl Peer {
     }
 }
 
-/// The last requests that were settled, as 64-bit hashes: a collision forgives one unwanted block.
+/// The last requests that were settled, as 64-bit hashes, and how often their block came since: a collision forgives
+/// some unwanted blocks.
 #[derive(Default)]
 struct Settled {
-    known: HashSet<u64>,
+    known: HashMap<u64, u8>,
     order: VecDeque<u64>,
 }
 
@@ -330,7 +332,7 @@ impl Settled {
 
     fn insert(&mut self, key: &Multihash) {
         let digest = Self::digest(key);
-        if !self.known.insert(digest) {
+        if self.known.insert(digest, 0).is_some() {
             return;
         }
         self.order.push_back(digest);
@@ -341,8 +343,10 @@ impl Settled {
         }
     }
 
-    fn contains(&self, key: &Multihash) -> bool {
-        self.known.contains(&Self::digest(key))
+    fn may_repeat(&mut self, key: &Multihash) -> bool {
+        let Some(copies) = self.known.get_mut(&Self::digest(key)) else { return false };
+        *copies = copies.saturating_add(1);
+        *copies <= DUPLICATES_PER_REQUEST
     }
 }
 
@@ -463,8 +467,8 @@ mod tests {
         let mut settled = Settled::default();
         let hash = |i| *block(i).cid().hash();
         (0..SETTLED_PER_PEER as u32 + 1).for_each(|i| settled.insert(&hash(i)));
-        assert!(!settled.contains(&hash(0)));
-        assert!(settled.contains(&hash(1)));
+        assert!(!settled.may_repeat(&hash(0)));
+        assert!(settled.may_repeat(&hash(1)));
         assert_eq!(settled.known.len(), SETTLED_PER_PEER);
     }
 

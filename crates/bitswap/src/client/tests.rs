@@ -12,9 +12,9 @@ use super::{Action, Client, Taken};
 use crate::behaviour::{Event, Misbehaviour};
 use crate::handle::SessionId;
 use crate::limits::{
-    BLOCK_OVERHEAD_BYTES, CLIENT_WANTS_PER_PEER, INBOX_BYTES, NEED_PROVIDERS_AFTER, PARKED_ROOTS,
-    PEER_WINDOW_START, PROBES_PER_SESSION, PROGRESS_TIMEOUT, PROVIDERS_PER_SESSION, SESSION_WANTS,
-    SESSION_WANTS_KEPT, SESSION_WINDOW_BYTES, STRIKES,
+    BLOCK_OVERHEAD_BYTES, CLIENT_WANTS_PER_PEER, DUPLICATES_PER_REQUEST, INBOX_BYTES, NEED_PROVIDERS_AFTER,
+    PARKED_ROOTS, PEER_WINDOW_START, PROBES_PER_SESSION, PROGRESS_TIMEOUT, PROVIDERS_PER_SESSION,
+    SESSION_WANTS, SESSION_WANTS_KEPT, SESSION_WINDOW_BYTES, STRIKES,
 };
 use crate::message::{Presence, WantEntry, WantKind};
 use crate::testing::{block, large};
@@ -326,6 +326,32 @@ fn t04_a_late_duplicate_is_no_strike() {
     assert_eq!(world.answer(&a, &all).duplicate, all.len());
     assert!(!world.client.is_banned(&a));
     assert_eq!(world.got(id), all.len(), "each handed out once");
+}
+
+/// The story: whoever had once been asked for a block could send it again without end, and each copy was hashed.
+#[test]
+fn t04_a_block_that_comes_again_and_again_is_a_strike() {
+    let copies = u32::from(DUPLICATES_PER_REQUEST);
+    for (again, dropped) in [
+        (copies, false),
+        (copies + STRIKES - 1, false),
+        (copies + STRIKES, true),
+        (copies + STRIKES + 1, true),
+    ] {
+        let mut world = World::new();
+        let peer = world.peer();
+        let id = world.open(&block(0), &[peer]);
+        world.want(id, &blocks(0..1));
+        world.sent(&peer);
+        assert_eq!(world.answer(&peer, &blocks(0..1)).useful, 1);
+        let taken = world.answer(&peer, &vec![block(0); again as usize]);
+        assert_eq!(
+            (taken.duplicate, taken.unwanted as u32),
+            (copies as usize, (again - copies).min(STRIKES))
+        );
+        assert_eq!(world.client.is_banned(&peer), dropped, "{again}");
+        assert_eq!(world.events().len(), usize::from(dropped));
+    }
 }
 
 #[test]
