@@ -54,8 +54,8 @@ pub enum Event {
 /// Why a peer is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Misbehaviour {
-    /// Sent blocks that nobody asked for, or bytes that do not match what was asked for (on the wire of
-    /// bitswap 1.1 and later these are the same: the receiver computes the hash).
+    /// Sent blocks that nobody asked for, or one of them again and again, or bytes that do not match what was asked
+    /// for (on the wire of bitswap 1.1 and later that is the same: the receiver computes the hash).
     #[error("sent blocks that were not asked for")]
     UnwantedBlocks,
     /// Sent frames above the limit or messages that do not parse.

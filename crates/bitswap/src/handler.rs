@@ -3,8 +3,8 @@
 //! Kubo and Helia open a stream for each message, so inbound streams are all read side by side, to their end;
 //! none is replaced, and none is dropped but for a frame that does not come (`unfinished.rs`). What we send, wants
 //! and answers alike, goes over one stream that stays open and is opened again when it breaks or the peer lets go
-//! of it: an answer that was not written out is then written again, and the wantlist starts over (`full`), since
-//! nobody knows how much of it arrived.
+//! of it: an answer that was not written out is then written again, on the peer's other connection where this one
+//! closes, and the wantlist starts over (`full`), since nobody knows how much of it arrived.
 //!
 //! The handler runs on the connection's own task. It parses messages and hands them on; hashing happens on
 //! another task, reading of blocks on threads for that. Neither stream is a reason to keep the connection:
@@ -69,9 +69,17 @@ struct Writing {
     frame: Frame,
     part: usize,
     offset: usize,
-    /// `None` for wants; else the bytes of blocks, and how many of them were reported as written.
-    blocks: Option<(usize, usize)>,
     written: usize,
+    /// `None` for wants.
+    answer: Option<Answer>,
+}
+
+/// An answer that is going out, kept so that it can go out again.
+struct Answer {
+    message: Message,
+    /// Bytes of its blocks, and how many of them were reported as written.
+    bytes: usize,
+    reported: usize,
 }
 
 /// Why an inbound stream ended early.
@@ -231,20 +239,19 @@ impl Handler {
         }
         let peer = self.link.peer;
         let wants = self.shared.client(|client, _| client.next_message(&peer));
-        let (message, blocks) = match wants {
-            Some(wants) => (wants, None),
+        let (frame, answer) = match wants {
+            Some(wants) => (wants.encode(version), None),
             None => {
-                let answer = self.shared.server(|server, _| server.next_answer(&peer))?;
-                let bytes = answer.payloads.iter().map(|payload| payload.data.len()).sum();
-                metrics::counter!("floe_bitswap_blocks_sent_total").increment(answer.payloads.len() as u64);
-                (answer, Some((bytes, 0)))
+                let message = self.shared.server(|server, _| server.next_answer(&peer))?;
+                metrics::counter!("floe_bitswap_blocks_sent_total").increment(message.payloads.len() as u64);
+                let (frame, bytes) = (message.encode(version), message.block_bytes());
+                (frame, Some(Answer { message, bytes, reported: 0 }))
             }
         };
-        let frame = message.encode(version);
         metrics::counter!("floe_bitswap_bytes_total", "direction" => "out").increment(frame.len() as u64);
         self.link.set_deadline(Some(self.shared.now() + send_timeout(frame.len())));
         self.shared.ensure_ticking();
-        Some(Writing { frame, part: 0, offset: 0, blocks, written: 0 })
+        Some(Writing { frame, part: 0, offset: 0, written: 0, answer })
     }
 
     /// `true`: a frame is out; `false`: there is none.
@@ -282,8 +289,9 @@ impl Handler {
     fn finish_frame(&mut self) {
         self.failures = 0;
         self.link.set_deadline(None);
-        if let Some(bytes) = self.writing.take().and_then(|mut writing| writing.take_report(0)) {
-            self.shared.server(|server, _| server.written(&self.link.peer, bytes));
+        if let Some(mut writing) = self.writing.take().filter(|writing| writing.answer.is_some()) {
+            let bytes = writing.take_report(0).unwrap_or(0);
+            self.shared.server(|server, _| server.written_out(&self.link.peer, bytes));
         }
     }
 
@@ -296,15 +304,9 @@ impl Handler {
         if slow {
             hit("bitswap_send_timeout");
         }
-        match self.writing.take() {
-            // A slow reader must not hold blocks.
-            Some(mut answer) if answer.blocks.is_some() && slow => self.drop_answer(&mut answer),
-            Some(mut answer) if answer.blocks.is_some() => {
-                answer.rewind();
-                self.writing = Some(answer);
-            }
-            _ => {}
-        }
+        self.stop_writing(slow);
+        // What is not outstanding any more may have made room for a read.
+        self.shared.server(|_, _| ());
         self.shared.client(|client, _| client.start_over(&peer));
         self.failed(slow.then_some(Misbehaviour::SlowReader));
     }
@@ -337,10 +339,19 @@ impl Handler {
         }
     }
 
-    fn drop_answer(&self, answer: &mut Writing) {
-        answer.written = usize::MAX;
-        if let Some(bytes) = answer.take_report(0) {
-            self.shared.server(|server, _| server.written(&self.link.peer, bytes));
+    /// An answer that is not written out is given back, to be written again, but for that of a slow reader, which
+    /// must not hold blocks.
+    fn stop_writing(&mut self, slow: bool) {
+        let Some(mut writing) = self.writing.take() else { return };
+        if slow {
+            writing.written = usize::MAX;
+        }
+        let peer = &self.link.peer;
+        if let Some(bytes) = writing.take_report(0) {
+            self.shared.written(peer, bytes);
+        }
+        if let Some(answer) = writing.answer.filter(|_| !slow) {
+            self.shared.give_back(peer, answer.message, answer.reported);
         }
     }
 
@@ -392,32 +403,22 @@ impl Writing {
 
     /// Bytes of blocks that went out since the last report, where they are at least `step`.
     fn take_report(&mut self, step: usize) -> Option<usize> {
-        let (bytes, reported) = self.blocks.as_mut()?;
-        let out = self.written.min(*bytes) - *reported;
+        let answer = self.answer.as_mut()?;
+        let out = self.written.min(answer.bytes) - answer.reported;
         if out == 0 || out < step {
             return None;
         }
-        *reported += out;
+        answer.reported += out;
         Some(out)
-    }
-
-    fn rewind(&mut self) {
-        (self.part, self.offset, self.written) = (0, 0, 0);
-        // What was reported is no longer outstanding, and goes out once more all the same.
-        if let Some((bytes, reported)) = &mut self.blocks {
-            *bytes -= std::mem::take(reported);
-        }
     }
 }
 
 impl Drop for Handler {
+    /// The swarm drops a handler before it says that the connection is closed: the server still knows the peer, and
+    /// the answer waits for its other connection, or goes with it.
     fn drop(&mut self) {
-        if let Some(mut writing) = self.writing.take() {
-            writing.written = usize::MAX;
-            if let Some(bytes) = writing.take_report(0) {
-                self.shared.abandon(&self.link.peer, bytes);
-            }
-        }
+        let slow = self.link.is_overdue(self.shared.now());
+        self.stop_writing(slow);
     }
 }
 

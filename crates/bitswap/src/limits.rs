@@ -218,7 +218,8 @@ pub const SEND_TIMEOUT_MAX: Duration = Duration::from_secs(120);
 /// for ever.
 pub const HANG_UP_PAUSE: Duration = PROGRESS_TIMEOUT;
 
-/// Attempts to open the outbound stream before the peer counts as one that does not speak bitswap.
+/// Attempts to open the outbound stream before the peer counts as one that does not speak bitswap, and to write an
+/// answer before it is dropped.
 pub const OPEN_ATTEMPTS: u32 = 4;
 
 /// Between two looks at timers while there is work.

@@ -249,6 +249,11 @@ impl Message {
         }
     }
 
+    /// Bytes of its blocks.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.payloads.iter().map(|payload| payload.data.len()).sum()
+    }
+
     /// Whether there is nothing in it to send.
     pub fn is_empty(&self) -> bool {
         !self.full && self.wants.is_empty() && self.payloads.is_empty() && self.presences.is_empty()

@@ -29,7 +29,7 @@ use crate::behaviour::{Event, Misbehaviour};
 use crate::client::{Action, Client, Taken};
 use crate::handle::SessionId;
 use crate::limits::{EVENTS, HASH_SLICE_BYTES, INGEST_BYTES, INGEST_TOTAL_BYTES, held_bytes, hit};
-use crate::message::Payload;
+use crate::message::{Message, Payload};
 use crate::server::{Done, Server, Ticket};
 use crate::unfinished::{Held, Unfinished};
 
@@ -367,9 +367,15 @@ impl Shared {
         self.client(|client, now| client.drop_peer(peer, what, now));
     }
 
-    /// Blocks that a closed connection did not write.
-    pub(crate) fn abandon(&self, peer: &PeerId, bytes: usize) {
+    /// See [`Server::written`]. Starts no read: this may be called outside the runtime.
+    pub(crate) fn written(&self, peer: &PeerId, bytes: usize) {
         self.server.lock().written(peer, bytes);
+    }
+
+    /// See [`Server::give_back`]. Starts no read either.
+    pub(crate) fn give_back(&self, peer: &PeerId, answer: Message, written: usize) {
+        let now = self.now();
+        self.server.lock().give_back(peer, answer, written, now);
     }
 
     // ---- blocks that come -----------------------------------------------------------------------------

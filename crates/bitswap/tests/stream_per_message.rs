@@ -64,6 +64,31 @@ async fn received(peer: &mut Peer, count: usize) -> usize {
     got
 }
 
+/// The story: the answer that was being written when the first of two connections closed was lost. Its wants counted
+/// as answered, and the peer, still connected, had no reason to ask again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_moves_to_the_second_connection_when_the_first_closes() {
+    let blocks = leaves(6, 400_000);
+    let node = Node::new(MapBlocks::of(&blocks)).await;
+    let manner = Manner::default();
+    let mut first = patient(Peer::dial_as(manner.clone(), node.address.clone())).await.unwrap();
+    node.connected(1).await;
+    let mut second = patient(Peer::dial_as(manner, node.address.clone())).await.unwrap();
+    drop(patient(second.stream()).await);
+    first.opener().send(&wire::wants(&cids(&blocks))).await.unwrap();
+    // The answer has begun, and is more than a stream takes while nobody reads.
+    let mut begun = patient(first.accept()).await.unwrap();
+    begun.read_exact(&mut [0; 1_000]).await.unwrap();
+    drop((begun, first));
+    assert_eq!(patient(received(&mut second, blocks.len())).await, blocks.len());
+    patient(async {
+        while node.handle.stats().outstanding_bytes > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn inbound_streams_at_the_boundary() {
     // With a muxer that allows more than there may be: the handler's own bound is then the first to be met.

@@ -35,7 +35,7 @@ use smallvec::SmallVec;
 
 use crate::config::Config;
 use crate::limits::{
-    ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, FAIR_MIN_COST, FAIR_PENDING, OUTSTANDING_BYTES,
+    ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, FAIR_MIN_COST, FAIR_PENDING, OPEN_ATTEMPTS, OUTSTANDING_BYTES,
     OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STANDING_ROOM, STARVED_AFTER, hit,
 };
 use crate::message::{Message, Version, WantEntry};
@@ -97,6 +97,8 @@ struct Peer {
     epoch: Epoch,
     wants: Wants,
     answers: VecDeque<Message>,
+    /// Times that an answer was given back since one was written out.
+    given_back: u32,
     reading: bool,
     outstanding: usize,
     egress: Option<Bucket>,
@@ -144,6 +146,7 @@ impl Server {
             epoch,
             wants: Wants::default(),
             answers: VecDeque::new(),
+            given_back: 0,
             reading: false,
             outstanding: 0,
             egress,
@@ -317,7 +320,7 @@ impl Server {
         let Some(peer) = self.peers.get_mut(&done.peer).filter(|peer| peer.epoch == done.epoch) else {
             return false;
         };
-        let bytes: usize = done.answer.payloads.iter().map(|payload| payload.data.len()).sum();
+        let bytes = done.answer.block_bytes();
         peer.reading = false;
         peer.outstanding += bytes;
         peer.served += (bytes as u64).max(FAIR_MIN_COST);
@@ -385,11 +388,39 @@ impl Server {
         }
     }
 
+    /// An answer was written to its end, with the last `bytes` of its blocks.
+    pub(crate) fn written_out(&mut self, id: &PeerId, bytes: usize) {
+        self.written(id, bytes);
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.given_back = 0;
+        }
+    }
+
+    /// An answer was not written out: it goes first once there is a stream again, whole, so that the `written` bytes
+    /// of its blocks are outstanding again and within the egress limits once more. A peer whose streams always end
+    /// in an answer does not hold it for ever.
+    pub(crate) fn give_back(&mut self, id: &PeerId, answer: Message, written: usize, now: Duration) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        peer.given_back += 1;
+        if peer.given_back >= OPEN_ATTEMPTS {
+            hit("bitswap_open_attempts");
+            return self.written(id, answer.block_bytes() - written);
+        }
+        peer.outstanding += written;
+        self.outstanding += written;
+        for bucket in self.egress.iter_mut().chain(peer.egress.iter_mut()) {
+            bucket.take(written, now);
+        }
+        peer.answers.push_front(answer);
+    }
+
     // ---- for the shell --------------------------------------------------------------------------------
 
     /// Whether the connection is of use: the peer has work here.
     pub(crate) fn serves(&self, id: &PeerId) -> bool {
-        self.peers.get(id).is_some_and(|peer| peer.reading || peer.outstanding > 0 || peer.wants.has_queued())
+        self.peers.get(id).is_some_and(|peer| {
+            peer.reading || peer.outstanding > 0 || !peer.answers.is_empty() || peer.wants.has_queued()
+        })
     }
 
     /// Whether a peer waits for the egress limit, so that time alone makes work.

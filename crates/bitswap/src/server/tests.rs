@@ -10,8 +10,8 @@ use libp2p::PeerId;
 use super::{Bounds, JOB_BYTES, Server};
 use crate::config::{Config, EgressLimit};
 use crate::limits::{
-    ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, INLINE_BLOCK_BYTES, OUTSTANDING_BYTES, OUTSTANDING_PER_PEER,
-    READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STANDING_ROOM, STARVED_AFTER,
+    ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, INLINE_BLOCK_BYTES, OPEN_ATTEMPTS, OUTSTANDING_BYTES,
+    OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STANDING_ROOM, STARVED_AFTER,
 };
 use crate::message::{Message, Presence, WantEntry, WantKind};
 use crate::testing::{Store, block, large};
@@ -256,6 +256,31 @@ fn a_job_of_an_earlier_connection_does_not_answer_the_next() {
     assert!(!world.server.finish(job.run(&world.store), world.now));
     assert!(!world.server.has_answer(&peer));
     assert_eq!(world.server.counts(), (0, 0));
+}
+
+/// The story: the answer that was being written when the active of two connections closed was lost. Its wants counted
+/// as answered, and the peer, still connected, did not ask again.
+#[test]
+fn an_answer_that_was_not_written_out_is_the_next_one_again() {
+    let mut world = World::new(Bounds::default());
+    let peer = world.peer();
+    let all: Vec<Block> = (0..4).map(|i| large(i, 256 << 10)).collect();
+    world.have(&all);
+    world.wants(&peer, false, all.iter().map(want).collect());
+    while world.step().is_some() {}
+    let outstanding = world.server.counts().1;
+    for attempt in 1..=OPEN_ATTEMPTS {
+        let answer = world.server.next_answer(&peer).unwrap();
+        assert_eq!(answer.payloads[0].data, all[0].data());
+        world.server.written(&peer, 1_000);
+        world.server.give_back(&peer, answer, 1_000, world.now);
+        let left = if attempt < OPEN_ATTEMPTS { outstanding } else { outstanding / 2 };
+        assert_eq!(world.server.counts().1, left, "{attempt}");
+    }
+    let second = world.server.next_answer(&peer).unwrap();
+    assert_eq!(second.payloads[0].data, all[2].data(), "the first is not tried for ever");
+    world.server.written_out(&peer, bytes(&second));
+    assert_eq!((world.server.counts().1, world.server.peers[&peer].given_back), (0, 0));
 }
 
 #[test]
