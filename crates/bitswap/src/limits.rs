@@ -167,7 +167,8 @@ pub const EVENTS: usize = 4_096;
 /// Wants kept for one peer, also for `full=true`.
 pub const SERVER_WANTS_PER_PEER: usize = 1_024;
 
-/// Wants kept for all peers.
+/// Wants kept for all peers. Above it a want that stands gives way, of the peer with the most of them: 250 peers with
+/// [`SERVER_WANTS_PER_PEER`] for what is not here do not keep the next one from being answered.
 pub const SERVER_WANTS: usize = 256_000;
 
 /// Wants for blocks that are not here whose room in the table is kept when they are gone; above it, room goes with

@@ -12,7 +12,9 @@
 //! that wait for a peer are counted too. A want
 //! for a block that is not here stays, so that the peer gets the block when a pin brings it.
 //!
-//! Wants are bounded per peer and over all, and go with the peer (threat T1, CVE-2023-25568). Which peer is
+//! Wants are bounded per peer and over all, and go with the peer (threat T1, CVE-2023-25568). Where there are too many,
+//! one that stands gives way: the oldest of the peer, or of whoever has the most, so that those who were first do not
+//! keep others from being answered. Which peer is
 //! served next is fair in bytes: the one that got least so far, except that a peer that waited ten seconds
 //! goes first.
 
@@ -24,8 +26,9 @@ mod wants;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use floe_core::block::MAX_BLOCK_BYTES;
@@ -78,6 +81,8 @@ pub(crate) struct Server {
     next_epoch: Epoch,
     /// Who waits for a block that is not here, by what its bytes hash to.
     standing: HashMap<Multihash, SmallVec<[PeerId; 1]>>,
+    /// Peers by how many of their wants stand.
+    crowd: BTreeSet<(usize, PeerId)>,
     /// How often blocks came to the node.
     news: u64,
     /// Wants of all peers.
@@ -122,6 +127,7 @@ impl Server {
             peers: BTreeMap::new(),
             next_epoch: 0,
             standing: HashMap::new(),
+            crowd: BTreeSet::new(),
             news: 0,
             wants: 0,
             jobs: 0,
@@ -161,6 +167,7 @@ impl Server {
     pub(crate) fn disconnected(&mut self, id: &PeerId) {
         let Some(peer) = self.peers.remove(id) else { return };
         self.wants -= peer.wants.len();
+        self.crowd.remove(&(peer.wants.standing_len(), *id));
         self.outstanding -= peer.outstanding;
         for cid in peer.wants.standing() {
             self.forget_standing(cid.hash(), id);
@@ -198,8 +205,7 @@ impl Server {
     }
 
     fn clear_wants(&mut self, id: &PeerId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        let old = std::mem::take(&mut peer.wants);
+        let Some(old) = self.change_wants(id, std::mem::take) else { return };
         self.wants -= old.len();
         for cid in old.standing() {
             self.forget_standing(cid.hash(), id);
@@ -207,8 +213,7 @@ impl Server {
     }
 
     fn cancel(&mut self, id: &PeerId, cid: &Cid) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        if let Some(was_standing) = peer.wants.remove(cid) {
+        if let Some(was_standing) = self.change_wants(id, |wants| wants.remove(cid)).flatten() {
             self.wants -= 1;
             if was_standing {
                 self.forget_standing(cid.hash(), id);
@@ -217,25 +222,47 @@ impl Server {
     }
 
     fn add(&mut self, id: &PeerId, entry: WantEntry) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        let full = peer.wants.len() >= self.bounds.wants_per_peer || self.wants >= self.bounds.wants;
-        if full && !peer.wants.contains(&entry.cid) {
-            hit(if self.wants >= self.bounds.wants {
-                "bitswap_server_wants"
-            } else {
-                "bitswap_wants_per_peer"
-            });
-            // A want that cannot be met now makes place for one that perhaps can.
-            let Some(oldest) = peer.wants.oldest_standing() else { return };
-            self.cancel(id, &oldest);
-            return self.add(id, entry);
+        let Some(peer) = self.peers.get(id) else { return };
+        if !peer.wants.contains(&entry.cid) && !self.make_place(id) {
+            return;
         }
         let cid = entry.cid;
-        match peer.wants.add(entry) {
-            Added::New => self.wants += 1,
-            Added::Replaced { was_standing: true } => self.forget_standing(cid.hash(), id),
-            Added::Replaced { was_standing: false } => {}
+        match self.change_wants(id, |wants| wants.add(entry)) {
+            Some(Added::New) => self.wants += 1,
+            Some(Added::Replaced { was_standing: true }) => self.forget_standing(cid.hash(), id),
+            Some(Added::Replaced { was_standing: false }) | None => {}
         }
+    }
+
+    /// Whether there is place for one more want of the peer. One that cannot be met now makes place for one that
+    /// perhaps can: where the peer has too many its own, where all have, one of the peer with the most of them.
+    fn make_place(&mut self, id: &PeerId) -> bool {
+        let Some(peer) = self.peers.get(id) else { return false };
+        let (limit, from) = if peer.wants.len() >= self.bounds.wants_per_peer {
+            ("bitswap_wants_per_peer", Some(*id))
+        } else if self.wants >= self.bounds.wants {
+            ("bitswap_server_wants", self.crowd.last().map(|(_, peer)| *peer))
+        } else {
+            return true;
+        };
+        hit(limit);
+        let oldest = |from: PeerId| Some((from, self.peers.get(&from)?.wants.oldest_standing()?));
+        let Some((from, oldest)) = from.and_then(oldest) else { return false };
+        self.cancel(&from, &oldest);
+        true
+    }
+
+    /// Changes the wants of a peer, and notes how many of them stand.
+    fn change_wants<R>(&mut self, id: &PeerId, change: impl FnOnce(&mut Wants) -> R) -> Option<R> {
+        let wants = &mut self.peers.get_mut(id)?.wants;
+        let before = wants.standing_len();
+        let result = change(wants);
+        let after = wants.standing_len();
+        if before != after {
+            self.crowd.remove(&(before, *id));
+            self.crowd.extend((after > 0).then_some((after, *id)));
+        }
+        Some(result)
     }
 
     fn note_waiting(&mut self, id: &PeerId, now: Duration) {
@@ -261,9 +288,7 @@ impl Server {
         let waiting = self.standing.len();
         for cid in cids {
             for id in self.standing.remove(cid.hash()).unwrap_or_default() {
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.wants.wake(cid.hash());
-                }
+                self.change_wants(&id, |wants| wants.wake(cid.hash()));
                 self.note_waiting(&id, now);
             }
         }
@@ -335,15 +360,11 @@ impl Server {
         self.outstanding += bytes;
         self.wants -= done.answered.iter().filter(|(cid, seq)| peer.wants.answered(cid, *seq)).count();
         peer.wants.put_back(done.unread);
-        for (cid, seq) in &done.missing {
-            if peer.wants.stand(cid, *seq) {
-                self.standing.entry(*Cid::hash(cid)).or_default().push(done.peer);
-            }
-        }
         let has_answer = !done.answer.is_empty();
         if has_answer {
             peer.answers.push_back(done.answer);
         }
+        self.stand(&done.peer, &done.missing);
         if done.news != self.news {
             // Blocks came while it read: one that it missed may be among them, and nobody would say so again.
             let missed: Vec<Cid> = done.missing.iter().map(|(cid, _)| **cid).collect();
@@ -351,6 +372,17 @@ impl Server {
         }
         self.note_waiting(&done.peer, now);
         has_answer
+    }
+
+    /// Wants for what is not here stay.
+    fn stand(&mut self, id: &PeerId, missing: &[(Arc<Cid>, u64)]) {
+        let stood = self.change_wants(id, |wants| {
+            let standing = missing.iter().filter(|(cid, seq)| wants.stand(cid, *seq));
+            standing.map(|(cid, _)| *Cid::hash(cid)).collect::<Vec<_>>()
+        });
+        for hash in stood.unwrap_or_default() {
+            self.standing.entry(hash).or_default().push(*id);
+        }
     }
 
     /// A job ended without a result. Its wants stay unanswered until the peer asks again.
@@ -437,6 +469,7 @@ impl Server {
     /// What must be zero once every peer is gone and every job has ended.
     #[cfg(test)]
     fn footprint(&self) -> usize {
-        self.peers.len() + self.standing.len() + self.wants + self.jobs + self.outstanding
+        let waiting = self.standing.len() + self.crowd.len();
+        self.peers.len() + waiting + self.wants + self.jobs + self.outstanding
     }
 }

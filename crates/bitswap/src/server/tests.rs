@@ -10,8 +10,9 @@ use libp2p::PeerId;
 use super::{Bounds, JOB_BYTES, Server};
 use crate::config::{Config, EgressLimit};
 use crate::limits::{
-    ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, INLINE_BLOCK_BYTES, OPEN_ATTEMPTS, OUTSTANDING_BYTES,
-    OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STANDING_ROOM, STARVED_AFTER,
+    ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, FAIR_MIN_COST, FAIR_PENDING, INLINE_BLOCK_BYTES, OPEN_ATTEMPTS,
+    OUTSTANDING_BYTES, OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STANDING_ROOM,
+    STARVED_AFTER,
 };
 use crate::message::{Message, Presence, WantEntry, WantKind};
 use crate::testing::{Store, block, large};
@@ -215,6 +216,40 @@ fn t01_answers_that_nobody_reads_are_bounded() {
     assert!(world.step().is_none());
 }
 
+/// The story: where all peers together had too many wants, each new one was dropped unless its own peer had one that
+/// could go. Who asked first for things that do not exist kept a newcomer from any answer at all.
+#[test]
+fn t01_at_the_bound_of_all_peers_who_has_most_standing_wants_makes_place() {
+    let bound = 20;
+    for (held, evicted) in [(bound - 1, 0), (bound, 1), (bound + 1, 1)] {
+        let mut world = World::new(Bounds { wants: bound, ..Bounds::default() });
+        world.have(&[block(0)]);
+        let (few, many, newcomer) = (world.peer(), world.peer(), world.peer());
+        world.wants(&few, false, wants(1..6));
+        world.wants(&many, false, wants(1..u32::try_from(held).unwrap() - 4));
+        while world.step().is_some() {}
+        let standing = |world: &World, peer| world.server.peers[peer].wants.standing_len();
+        let before = standing(&world, &many);
+        world.wants(&newcomer, false, wants(0..1));
+        assert_eq!(world.server.counts().0, (held + 1).min(bound));
+        assert_eq!((standing(&world, &few), before - standing(&world, &many)), (5, evicted), "{held}");
+        assert_eq!(world.served(&newcomer).payloads.len(), 1);
+        assert!(world.server.peers[&many].wants.contains(block(2).cid()), "the oldest went");
+        [few, many, newcomer].iter().for_each(|peer| world.server.disconnected(peer));
+        assert_eq!(world.server.footprint(), 0);
+    }
+}
+
+#[test]
+fn where_every_want_is_about_to_be_met_a_new_one_is_left_out() {
+    let mut world = World::new(Bounds { wants: 5, jobs: 0, ..Bounds::default() });
+    let (first, newcomer) = (world.peer(), world.peer());
+    world.wants(&first, false, wants(0..5));
+    world.wants(&newcomer, false, wants(0..1));
+    assert_eq!(world.server.counts().0, 5);
+    assert!(!world.server.peers[&newcomer].wants.has_queued());
+}
+
 #[test]
 fn t01_everything_goes_with_the_peer() {
     // CVE-2023-25568: wants stayed in memory after the peer had gone.
@@ -416,6 +451,39 @@ fn r21_a_greedy_peer_does_not_starve_small_ones() {
     let turns = (0..40 * 21).filter(|_| serve(&mut world) == small).count();
     // A fair share of 840 answers among 21 peers is 40.
     assert!((30..=60).contains(&turns), "{turns}");
+}
+
+#[test]
+fn so_many_wants_count_in_the_order_of_serving() {
+    for (first, second, second_wins) in [
+        (FAIR_PENDING - 1, FAIR_PENDING - 1, false),
+        (FAIR_PENDING - 1, FAIR_PENDING, true),
+        (FAIR_PENDING - 1, FAIR_PENDING + 1, true),
+        (FAIR_PENDING, FAIR_PENDING + 1, false),
+    ] {
+        let mut world = World::new(Bounds::default());
+        let peers = [world.peer(), world.peer()];
+        for (tiebreak, (peer, pending)) in peers.iter().zip([first, second]).enumerate() {
+            world.wants(peer, false, wants(0..u32::try_from(pending).unwrap()));
+            world.server.peers.get_mut(peer).unwrap().tiebreak = tiebreak as u64;
+        }
+        let picked = world.server.pick(world.now).unwrap();
+        assert_eq!(picked == peers[1], second_wins, "{first} and {second}");
+    }
+}
+
+#[test]
+fn an_answer_has_a_least_cost() {
+    let least = usize::try_from(FAIR_MIN_COST).unwrap();
+    for (bytes, cost) in [(0, least), (least - 1, least), (least, least), (least + 1, least + 1)] {
+        let mut world = World::new(Bounds::default());
+        let peer = world.peer();
+        let wanted = if bytes == 0 { block(1) } else { large(1, bytes) };
+        world.have(&[large(1, bytes.max(4))]);
+        world.wants(&peer, false, vec![want(&wanted)]);
+        world.step().unwrap();
+        assert_eq!(world.server.peers[&peer].served, cost as u64, "{bytes}");
+    }
 }
 
 #[test]

@@ -69,6 +69,10 @@ impl Wants {
         self.standing.values().map(|cid| &**cid)
     }
 
+    pub(super) fn standing_len(&self) -> usize {
+        self.standing.len()
+    }
+
     pub(super) fn oldest_standing(&self) -> Option<Cid> {
         self.standing.values().next().map(|cid| **cid)
     }
