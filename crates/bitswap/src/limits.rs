@@ -219,6 +219,11 @@ pub const SEND_TIMEOUT_MAX: Duration = Duration::from_secs(120);
 /// for ever.
 pub const HANG_UP_PAUSE: Duration = PROGRESS_TIMEOUT;
 
+/// Egress buckets of peers that are gone, kept where egress is limited per peer. A peer that would make room here for a
+/// second burst needs as many others that were served; who has so many peers has as many buckets as it likes, and is
+/// bounded by the limit on all.
+pub const GONE_BUCKETS: usize = 1_024;
+
 /// Attempts to open the outbound stream before the peer counts as one that does not speak bitswap, and to write an
 /// answer before it is dropped.
 pub const OPEN_ATTEMPTS: u32 = 4;

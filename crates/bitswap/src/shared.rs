@@ -358,7 +358,7 @@ impl Shared {
 
     /// The peer is of no use any more: gone, or without bitswap.
     pub(crate) fn forget(self: &Arc<Self>, peer: &PeerId) {
-        self.server(|server, _| server.disconnected(peer));
+        self.server(|server, now| server.disconnected(peer, now));
         self.client(|client, now| client.disconnected(peer, now));
     }
 

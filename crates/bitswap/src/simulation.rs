@@ -90,7 +90,7 @@ impl World {
 
     fn cut(&mut self, i: usize) {
         let seeder = &mut self.seeders[i];
-        seeder.server.disconnected(&self.us);
+        seeder.server.disconnected(&self.us, self.now);
         seeder.to_seeder.clear();
         seeder.to_client.clear();
         self.client.disconnected(&seeder.id, self.now);

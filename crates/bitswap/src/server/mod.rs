@@ -42,7 +42,7 @@ use crate::limits::{
     OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STANDING_ROOM, STARVED_AFTER, hit,
 };
 use crate::message::{Message, Version, WantEntry};
-use bucket::Bucket;
+use bucket::{Bucket, Gone};
 pub(crate) use job::{Done, Job, Ticket};
 use wants::{Added, Wants};
 
@@ -92,6 +92,7 @@ pub(crate) struct Server {
     outstanding: usize,
     egress: Option<Bucket>,
     egress_per_peer: Option<crate::EgressLimit>,
+    gone: Gone,
     /// Bytes served to the peer that was picked last: where a new peer starts.
     virtual_time: u64,
     salt: [u8; 32],
@@ -134,6 +135,7 @@ impl Server {
             outstanding: 0,
             egress: config.egress.map(Bucket::new),
             egress_per_peer: config.egress_per_peer,
+            gone: Gone::default(),
             virtual_time: 0,
             salt,
         }
@@ -143,13 +145,17 @@ impl Server {
 
     /// A peer connected. Harmless for one that is.
     pub(crate) fn connected(&mut self, id: PeerId) {
+        if self.peers.contains_key(&id) {
+            return;
+        }
         self.next_epoch += 1;
         let mut hasher = DefaultHasher::new();
         (self.salt, id).hash(&mut hasher);
-        let (epoch, tiebreak, egress) =
-            (self.next_epoch, hasher.finish(), self.egress_per_peer.map(Bucket::new));
-        self.peers.entry(id).or_insert_with(|| Peer {
-            epoch,
+        let tiebreak = hasher.finish();
+        let egress =
+            self.egress_per_peer.map(|limit| self.gone.take(&id).unwrap_or_else(|| Bucket::new(limit)));
+        let peer = Peer {
+            epoch: self.next_epoch,
             wants: Wants::default(),
             answers: VecDeque::new(),
             given_back: 0,
@@ -160,12 +166,20 @@ impl Server {
             waiting_since: None,
             tiebreak,
             block_bytes: 16 << 10,
-        });
+        };
+        self.peers.insert(id, peer);
     }
 
-    /// A peer is gone: everything kept for it is freed. A running job gives its bytes back when it ends.
-    pub(crate) fn disconnected(&mut self, id: &PeerId) {
-        let Some(peer) = self.peers.remove(id) else { return };
+    /// A peer is gone: everything kept for it is freed, but for what it owes. A running job gives its bytes back when
+    /// it ends.
+    pub(crate) fn disconnected(&mut self, id: &PeerId, now: Duration) {
+        let Some(mut peer) = self.peers.remove(id) else { return };
+        // What was taken for answers that it did not get.
+        let unsent: usize = peer.answers.iter().map(|answer| answer.encoded_len(Version::V1_2)).sum();
+        self.egress.iter_mut().chain(peer.egress.iter_mut()).for_each(|bucket| bucket.give_back(unsent));
+        if let Some(bucket) = peer.egress.take() {
+            self.gone.keep(*id, bucket, now);
+        }
         self.wants -= peer.wants.len();
         self.crowd.remove(&(peer.wants.standing_len(), *id));
         self.outstanding -= peer.outstanding;

@@ -235,7 +235,7 @@ fn t01_at_the_bound_of_all_peers_who_has_most_standing_wants_makes_place() {
         assert_eq!((standing(&world, &few), before - standing(&world, &many)), (5, evicted), "{held}");
         assert_eq!(world.served(&newcomer).payloads.len(), 1);
         assert!(world.server.peers[&many].wants.contains(block(2).cid()), "the oldest went");
-        [few, many, newcomer].iter().for_each(|peer| world.server.disconnected(peer));
+        [few, many, newcomer].iter().for_each(|peer| world.server.disconnected(peer, world.now));
         assert_eq!(world.server.footprint(), 0);
     }
 }
@@ -266,7 +266,7 @@ fn t01_everything_goes_with_the_peer() {
             world.step();
         }
         let running: Vec<_> = (0..3).filter_map(|_| world.server.next_job(world.now)).collect();
-        peers.iter().for_each(|peer| world.server.disconnected(peer));
+        peers.iter().for_each(|peer| world.server.disconnected(peer, world.now));
         running.into_iter().for_each(|job| {
             let done = job.run(&world.store);
             assert!(!world.server.finish(done, world.now));
@@ -286,7 +286,7 @@ fn a_job_of_an_earlier_connection_does_not_answer_the_next() {
     world.have(&[block(1)]);
     world.wants(&peer, false, wants(1..2));
     let job = world.server.next_job(world.now).unwrap();
-    world.server.disconnected(&peer);
+    world.server.disconnected(&peer, world.now);
     world.server.connected(peer);
     assert!(!world.server.finish(job.run(&world.store), world.now));
     assert!(!world.server.has_answer(&peer));
@@ -427,6 +427,46 @@ fn t10_egress_stays_within_its_limit() {
     assert!(total <= 21_000_000, "{sent:?}");
     assert!(total >= 19_000_000, "{sent:?}");
     assert!(sent.iter().all(|bytes| *bytes <= 12_600_000), "{sent:?}");
+}
+
+/// The story: a peer's bucket and what it owed went with its connection, so that one that came back each second had a
+/// burst and an answer of half a megabyte each second, whatever the limit.
+#[test]
+fn t10_a_peer_that_reconnects_has_the_same_limit() {
+    let limit = EgressLimit { bytes_per_second: 100_000, burst_bytes: 50_000 };
+    let config = Config { egress_per_peer: Some(limit), ..Config::default() };
+    let mut world = World::with(config, Bounds::default());
+    let peer = world.peer();
+    let all: Vec<Block> = (0..100).map(|i| large(i, 50_000)).collect();
+    world.have(&all);
+    let mut sent = 0;
+    for _ in 0..200 {
+        world.wants(&peer, true, all.iter().map(want).collect());
+        for _ in 0..10 {
+            world.now += Duration::from_millis(100);
+            while world.step().is_some() {}
+            sent += std::iter::from_fn(|| world.written(&peer)).map(|answer| bytes(&answer)).sum::<usize>();
+        }
+        world.server.disconnected(&peer, world.now);
+        world.server.connected(peer);
+    }
+    assert!((19_000_000..=21_000_000).contains(&sent), "{sent}");
+}
+
+#[test]
+fn t10_what_a_peer_did_not_get_it_does_not_owe() {
+    let limit = EgressLimit { bytes_per_second: 100_000, burst_bytes: 50_000 };
+    let config = Config { egress_per_peer: Some(limit), ..Config::default() };
+    let mut world = World::with(config, Bounds::default());
+    let peer = world.peer();
+    world.have(&[large(0, 500_000)]);
+    for _ in 0..3 {
+        world.wants(&peer, false, vec![want(&large(0, 500_000))]);
+        assert!(world.step().is_some());
+        world.server.disconnected(&peer, world.now);
+        assert_eq!(world.server.gone.len(), 0);
+        world.server.connected(peer);
+    }
 }
 
 #[test]
