@@ -71,6 +71,9 @@ impl Default for Bounds {
     }
 }
 
+/// Who waits for a block, and under which CID.
+type Waiting = SmallVec<[(PeerId, Arc<Cid>); 1]>;
+
 /// Names a connected peer, so that the answer of an old job does not reach a later connection.
 type Epoch = u64;
 
@@ -80,7 +83,7 @@ pub(crate) struct Server {
     peers: BTreeMap<PeerId, Peer>,
     next_epoch: Epoch,
     /// Who waits for a block that is not here, by what its bytes hash to.
-    standing: HashMap<Multihash, SmallVec<[PeerId; 1]>>,
+    standing: HashMap<Multihash, Waiting>,
     /// Peers by how many of their wants stand.
     crowd: BTreeSet<(usize, PeerId)>,
     /// How often blocks came to the node.
@@ -184,7 +187,7 @@ impl Server {
         self.crowd.remove(&(peer.wants.standing_len(), *id));
         self.outstanding -= peer.outstanding;
         for cid in peer.wants.standing() {
-            self.forget_standing(cid.hash(), id);
+            self.forget_standing(cid, id);
         }
         // A table keeps the room of its largest day. Seldom enough that moving what is left costs nothing.
         if self.standing.capacity() > STANDING_ROOM.max(8 * self.standing.len()) {
@@ -192,11 +195,11 @@ impl Server {
         }
     }
 
-    fn forget_standing(&mut self, hash: &Multihash, id: &PeerId) {
-        if let Some(peers) = self.standing.get_mut(hash) {
-            peers.retain(|peer| peer != id);
-            if peers.is_empty() {
-                self.standing.remove(hash);
+    fn forget_standing(&mut self, cid: &Cid, id: &PeerId) {
+        if let Some(waiting) = self.standing.get_mut(cid.hash()) {
+            waiting.retain(|(peer, wanted)| peer != id || **wanted != *cid);
+            if waiting.is_empty() {
+                self.standing.remove(cid.hash());
             }
         }
     }
@@ -222,7 +225,7 @@ impl Server {
         let Some(old) = self.change_wants(id, std::mem::take) else { return };
         self.wants -= old.len();
         for cid in old.standing() {
-            self.forget_standing(cid.hash(), id);
+            self.forget_standing(cid, id);
         }
     }
 
@@ -230,7 +233,7 @@ impl Server {
         if let Some(was_standing) = self.change_wants(id, |wants| wants.remove(cid)).flatten() {
             self.wants -= 1;
             if was_standing {
-                self.forget_standing(cid.hash(), id);
+                self.forget_standing(cid, id);
             }
         }
     }
@@ -243,7 +246,7 @@ impl Server {
         let cid = entry.cid;
         match self.change_wants(id, |wants| wants.add(entry)) {
             Some(Added::New) => self.wants += 1,
-            Some(Added::Replaced { was_standing: true }) => self.forget_standing(cid.hash(), id),
+            Some(Added::Replaced { was_standing: true }) => self.forget_standing(&cid, id),
             Some(Added::Replaced { was_standing: false }) | None => {}
         }
     }
@@ -301,8 +304,8 @@ impl Server {
         }
         let waiting = self.standing.len();
         for cid in cids {
-            for id in self.standing.remove(cid.hash()).unwrap_or_default() {
-                self.change_wants(&id, |wants| wants.wake(cid.hash()));
+            for (id, wanted) in self.standing.remove(cid.hash()).unwrap_or_default() {
+                self.change_wants(&id, |wants| wants.wake(wanted));
                 self.note_waiting(&id, now);
             }
         }
@@ -392,10 +395,10 @@ impl Server {
     fn stand(&mut self, id: &PeerId, missing: &[(Arc<Cid>, u64)]) {
         let stood = self.change_wants(id, |wants| {
             let standing = missing.iter().filter(|(cid, seq)| wants.stand(cid, *seq));
-            standing.map(|(cid, _)| *Cid::hash(cid)).collect::<Vec<_>>()
+            standing.map(|(cid, _)| cid.clone()).collect::<Vec<_>>()
         });
-        for hash in stood.unwrap_or_default() {
-            self.standing.entry(hash).or_default().push(*id);
+        for cid in stood.unwrap_or_default() {
+            self.standing.entry(*Cid::hash(&cid)).or_default().push((*id, cid));
         }
     }
 

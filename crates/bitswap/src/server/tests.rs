@@ -250,6 +250,24 @@ fn where_every_want_is_about_to_be_met_a_new_one_is_left_out() {
     assert!(!world.server.peers[&newcomer].wants.has_queued());
 }
 
+/// The story: one block wanted under two CIDs stood under its hash, and taking one want back forgot the other with it.
+#[test]
+fn a_want_under_another_cid_of_the_same_bytes_stands_for_itself() {
+    let mut world = World::new(Bounds::default());
+    let peer = world.peer();
+    let raw = block(1);
+    let node = Cid::new_v1(floe_core::cid::code::DAG_PB, *raw.cid().hash());
+    world.wants(&peer, false, vec![want(&raw), WantEntry { cid: node, ..want(&raw) }]);
+    world.served(&peer);
+    assert_eq!(world.server.peers[&peer].wants.standing_len(), 2);
+    world.wants(&peer, false, vec![cancel(&raw)]);
+    assert!(world.server.notify(&[*raw.cid()], world.now));
+    assert!(world.server.peers[&peer].wants.has_queued());
+    assert_eq!(world.server.peers[&peer].wants.standing_len(), 0);
+    world.server.disconnected(&peer, world.now);
+    assert_eq!(world.server.footprint(), 0);
+}
+
 #[test]
 fn t01_everything_goes_with_the_peer() {
     // CVE-2023-25568: wants stayed in memory after the peer had gone.

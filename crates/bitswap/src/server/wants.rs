@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use floe_core::{Cid, Multihash};
+use floe_core::Cid;
 
 use super::job::Task;
 use crate::message::{WantEntry, WantKind};
@@ -153,20 +153,13 @@ impl Wants {
         true
     }
 
-    /// Queues the standing wants for blocks that hash to this.
-    pub(super) fn wake(&mut self, hash: &Multihash) {
-        let woken: Vec<(u64, Arc<Cid>)> = self
-            .standing
-            .iter()
-            .filter(|(_, cid)| Cid::hash(cid) == hash)
-            .map(|(seq, cid)| (*seq, cid.clone()))
-            .collect();
-        for (seq, cid) in woken {
+    /// Queues a standing want.
+    pub(super) fn wake(&mut self, cid: Arc<Cid>) {
+        if let Some(entry) = self.entries.get_mut(&cid).filter(|entry| entry.state == State::Standing) {
+            entry.state = State::Queued;
+            let seq = entry.seq;
             self.standing.remove(&seq);
-            if let Some(entry) = self.entries.get_mut(&cid) {
-                entry.state = State::Queued;
-                self.enqueue(cid, seq);
-            }
+            self.enqueue(cid, seq);
         }
     }
 }
