@@ -355,7 +355,7 @@ impl Handler {
         }
     }
 
-    /// Counts a failed stream; after some, the peer is given up.
+    /// Counts a failed stream; after some, the connection is given up.
     fn failed(&mut self, why: Option<Misbehaviour>) {
         self.failures += 1;
         if self.failures < OPEN_ATTEMPTS {
@@ -367,10 +367,10 @@ impl Handler {
         }
     }
 
+    /// What is sent goes over the peer's other connection, or the peer is of no use.
     fn give_up(&mut self) {
         self.outbound = Outbound::Unsupported;
-        self.writing = None;
-        self.shared.forget(&self.link.peer);
+        self.shared.disconnected(&self.link.peer, self.link.connection);
     }
 
     /// A peer under load drops a stream before it has said which protocols it speaks. That looks the same as

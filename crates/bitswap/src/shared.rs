@@ -333,6 +333,7 @@ impl Shared {
         self.client(|client, now| client.connected(peer, now));
     }
 
+    /// A connection closed, or turned out to carry nothing. Harmless for one that has before.
     pub(crate) fn disconnected(self: &Arc<Self>, peer: &PeerId, connection: ConnectionId) {
         let next = {
             let mut links = self.links.lock();
@@ -357,7 +358,7 @@ impl Shared {
     }
 
     /// The peer is of no use any more: gone, or without bitswap.
-    pub(crate) fn forget(self: &Arc<Self>, peer: &PeerId) {
+    fn forget(self: &Arc<Self>, peer: &PeerId) {
         self.server(|server, now| server.disconnected(peer, now));
         self.client(|client, now| client.disconnected(peer, now));
     }

@@ -130,6 +130,31 @@ async fn a_peer_that_drops_every_stream_counts_as_one_without_bitswap() {
     }
 }
 
+/// The story: a connection that closes may first fail every stream, in less than a millisecond. The peer was then taken
+/// for one without bitswap, and forgotten although another connection of it was there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_drops_every_stream_leaves_the_peer_its_other_one() {
+    let node = Node::new(MapBlocks::of([])).await;
+    let wanted = cids(&leaves(1, 100));
+    let manner = wire::Manner::default();
+    let mut first = patient(Peer::dial_as(manner.clone(), node.address.clone())).await.unwrap();
+    node.connected(1).await;
+    let mut second = patient(Peer::dial_as(manner, node.address.clone())).await.unwrap();
+    drop(patient(second.stream()).await);
+    let mut session = node.handle.session(wanted[0]);
+    session.add_providers(&[first.id]);
+    session.want(&wanted);
+    for _ in 0..OPEN_ATTEMPTS {
+        drop(patient(first.inbound.recv()).await.unwrap());
+    }
+    let mut frames = FrameReader::new(patient(second.accept()).await.unwrap());
+    let message = Message::decode(&patient(frames.next()).await.unwrap().unwrap()).unwrap();
+    assert_eq!(message.wants[0].cid, wanted[0]);
+    drop(first);
+    drop(patient(second.stream()).await);
+    assert_eq!(node.handle.stats().peers, 1);
+}
+
 /// The story: streams were read to wherever they stood, 4 MiB each and as many as a muxer allows, on as many
 /// connections as there are; nothing counted what was held for them, and none had a time to end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
