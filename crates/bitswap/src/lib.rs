@@ -10,7 +10,7 @@
 //!   shared.rs      Shared                         locks, wakers, hashing, reads
 //!   client/        Client                         sans-IO: who is asked for what
 //!   server/        Server                         sans-IO: who is answered when
-//!   message.rs, frame.rs                          the wire
+//!   message.rs, message/, frame.rs                the wire
 //!   limits.rs                                     every bound, with its reason
 //! ```
 //!
