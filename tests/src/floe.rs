@@ -107,6 +107,12 @@ impl Floe {
         all.iter().filter_map(Value::as_str).find(|address| good(address)).unwrap_or_default().to_owned()
     }
 
+    /// Its first WebSocket swarm address, with the peer id.
+    pub fn swarm_ws(&self) -> String {
+        let all = self.endpoints["swarm"].as_array().cloned().unwrap_or_default();
+        all.iter().filter_map(Value::as_str).find(|a| a.contains("/ws")).unwrap_or_default().to_owned()
+    }
+
     /// The token of `pin.token`.
     pub fn token(&self) -> String {
         std::fs::read_to_string(self.dir.join("pin.token")).unwrap_or_default().trim().to_owned()

@@ -17,12 +17,15 @@ use floe_bitswap::limits::{FRAME_BYTES, STRIKES};
 use floe_bitswap::message::Version;
 use floe_core::cid::code;
 use floe_core::{Block, Cid, Multihash};
+use floe_ipfs::limits::WEBSOCKET_MESSAGE;
 use floe_tests::floe::{Floe, Options, now};
 use floe_tests::process::{memory_mib, reset_peak};
 use floe_tests::seeder::{Seeder, reads_back};
 use floe_tests::{dag, noise, skipped};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, stream};
 use libp2p::Multiaddr;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use wire::{Manner, Peer};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -181,6 +184,68 @@ async fn t02_a_length_above_the_cap_costs_nothing() -> Result<()> {
     let (_, peak) = memory_mib(floe.pid());
     println!("{before:.1} MiB before, {peak:.1} MiB at most");
     ensure!(peak < before + 8.0, "grew from {before:.1} MiB to {peak:.1} MiB");
+    Ok(())
+}
+
+/// A stranger's WebSocket, on which nothing was said yet.
+async fn websocket(floe: &Floe) -> Result<TcpStream> {
+    let address = floe.swarm_ws();
+    let port = address.split('/').nth(4).context("no port")?.parse::<u16>()?;
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
+    let request = "GET / HTTP/1.1\r\nHost: floe\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    socket.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(socket.read_u8().await?);
+    }
+    ensure!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    Ok(socket)
+}
+
+/// The header of a message of so many bytes, as a client writes it: fourteen bytes.
+fn message_of(length: u64) -> Vec<u8> {
+    let mut header = vec![0x82, 0xff];
+    header.extend(length.to_be_bytes());
+    header.extend([0; 4]);
+    header
+}
+
+/// The story: fourteen bytes of a stranger, before any handshake of libp2p, made the node take and clear 256 MiB. A
+/// WebSocket message was given its room as soon as its header announced it.
+#[tokio::test(flavor = "multi_thread")]
+async fn t02_a_websocket_message_above_the_cap_costs_nothing() -> Result<()> {
+    const AT_ONCE: usize = 32;
+    let dir = tempfile::tempdir()?;
+    let Some(floe) = victim("t02_a_websocket_message_above_the_cap_costs_nothing", &dir, None)? else {
+        return Ok(());
+    };
+    // The first connection of all brings what is loaded once.
+    drop(websocket(&floe).await?);
+    let (before, _) = memory_mib(floe.pid());
+    reset_peak(floe.pid());
+    for length in [WEBSOCKET_MESSAGE as u64 + 1, 1 << 28, 1 << 32, 1 << 63] {
+        let mut socket = websocket(&floe).await?;
+        socket.write_all(&message_of(length)).await?;
+        let ended = tokio::time::timeout(Duration::from_secs(5), socket.read_to_end(&mut Vec::new())).await;
+        ensure!(ended.is_ok(), "the connection is open after a message of {length} bytes was announced");
+    }
+    let (_, peak) = memory_mib(floe.pid());
+    println!("{before:.1} MiB before, {peak:.1} MiB at most");
+    ensure!(peak < before + 8.0, "grew from {before:.1} MiB to {peak:.1} MiB");
+
+    // What is within the cap is believed, and costs what it says.
+    let mut open = Vec::new();
+    for _ in 0..AT_ONCE {
+        let mut socket = websocket(&floe).await?;
+        socket.write_all(&message_of(WEBSOCKET_MESSAGE as u64)).await?;
+        open.push(socket);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (_, peak) = memory_mib(floe.pid());
+    let announced = (AT_ONCE * WEBSOCKET_MESSAGE) as f64 / f64::from(1 << 20);
+    println!("{AT_ONCE} announcements: {peak:.1} MiB at most");
+    ensure!(peak < before + announced + 8.0, "grew from {before:.1} MiB to {peak:.1} MiB");
     Ok(())
 }
 

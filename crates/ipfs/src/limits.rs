@@ -61,6 +61,17 @@ pub(crate) const READ_BUFFER_LEAST: usize = 4 * KIB;
 /// calls, twice gains nothing that can be measured.
 pub(crate) const READ_BUFFER_MOST: usize = 128 * KIB;
 
+// --- WebSocket ---------------------------------------------------------------------------------------------
+
+/// A message, and a frame of one, that a WebSocket may carry to us. The codec makes room for it as soon as its header
+/// announces it, before anything is known of the peer, so with 640 connections and dials this is 160 MiB; the
+/// library's default is 256 MiB for each. Peers send a message for each write of the cipher above: js-libp2p and
+/// go-libp2p 64 KiB at most, rust-libp2p 192 KiB.
+pub const WEBSOCKET_MESSAGE: usize = 256 * KIB;
+/// Bytes read before the answer to a WebSocket handshake is whole: the codec itself would read on without end. As
+/// much as the codec takes of a request, twice, for proxies that add headers (`websocket_handshake`).
+pub(crate) const WEBSOCKET_HANDSHAKE: usize = 16 * KIB;
+
 // --- yamux -------------------------------------------------------------------------------------------------
 
 /// Streams of one connection. Going over ends the connection, and Kubo opens a stream for each message.

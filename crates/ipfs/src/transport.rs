@@ -14,13 +14,14 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, Transport as _};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version};
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, noise, quic, relay, tcp, websocket};
+use libp2p::{PeerId, noise, quic, relay, tcp};
 
 use crate::buffered::Buffered;
 use crate::dial::gate::Gate;
 use crate::dial::policy::Policy;
 use crate::dial::resolve::{Dnsaddr, Resolve};
 use crate::dial::target::Carrier;
+use crate::dial::websocket::WebSocket;
 use crate::limits::{QUIC_CONNECTION_WINDOW, QUIC_IDLE, QUIC_STREAM_WINDOW, QUIC_STREAMS, TRANSPORT_TIMEOUT};
 use crate::{CertificateFiles, Error, tls, wss, yamux};
 
@@ -37,7 +38,7 @@ pub(crate) fn build(
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
         Gate::new(tcp, Carrier::Tcp, policy.clone(), resolver.clone())
     };
-    let mut websockets = websocket::Config::new(socket());
+    let mut websockets = WebSocket::new(socket());
     websockets.set_tls_config(wss::config(certificate)?);
     let streams = websockets
         .or_transport(socket())

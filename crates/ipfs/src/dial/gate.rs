@@ -34,6 +34,14 @@ pub(crate) struct Gate<T> {
     resolver: Arc<dyn Resolve>,
 }
 
+/// The clone dials and listens through the same transport, so that it knows the ports that are listened on.
+impl<T> Clone for Gate<T> {
+    fn clone(&self) -> Self {
+        let (policy, resolver) = (self.policy.clone(), self.resolver.clone());
+        Self { inner: self.inner.clone(), carrier: self.carrier, policy, resolver }
+    }
+}
+
 impl<T: Transport + Unpin> Gate<T> {
     pub(crate) fn new(inner: T, carrier: Carrier, policy: Arc<Policy>, resolver: Arc<dyn Resolve>) -> Self {
         Self { inner: Inner::new(inner), carrier, policy, resolver }
@@ -121,10 +129,10 @@ mod tests {
     use futures::future;
     use libp2p::core::Endpoint;
     use libp2p::core::transport::PortUse;
-    use libp2p::websocket;
     use parking_lot::Mutex;
 
     use super::*;
+    use crate::dial::websocket::WebSocket;
     use crate::testing::Names;
 
     /// A transport that writes down what it is told to dial, and connects nowhere.
@@ -214,9 +222,9 @@ mod tests {
             rig.names.answer("rebind.example.net", &["8.8.8.8", "10.0.0.1", "::ffff:127.0.0.1"]);
             rig.names.answer("rebind.example.net", &["127.0.0.1"]);
             let address = format!("/dns/rebind.example.net/tcp/443/{shape}");
-            rig.dial(websocket::Config::new(rig.gate()), &address).await;
+            rig.dial(WebSocket::new(rig.gate()), &address).await;
             assert_eq!(rig.dialled(), ["/ip4/8.8.8.8/tcp/443"], "{shape}");
-            rig.dial(websocket::Config::new(rig.gate()), &address).await;
+            rig.dial(WebSocket::new(rig.gate()), &address).await;
             assert!(rig.dialled().is_empty(), "{shape}");
         }
     }

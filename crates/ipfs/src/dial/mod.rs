@@ -13,7 +13,7 @@
 //!
 //! A [`gate::Gate`] takes `/dns4/name/tcp/…`, resolves the name once, drops every answer that is not allowed, and
 //! hands the inner transport plain IP addresses: a name that changes its answer later (rebinding) has nothing to
-//! change. HTTP redirects are off in the WebSocket transport and would meet the gate again.
+//! change. The WebSocket transport ([`websocket`]) follows no HTTP redirects.
 //!
 //! # Who asked
 //! A transport does not know on whose behalf it dials. So the sessions say so beforehand: a [`policy::Policy`] holds
@@ -30,3 +30,4 @@ pub(crate) mod origins;
 pub(crate) mod policy;
 pub(crate) mod resolve;
 pub(crate) mod target;
+pub(crate) mod websocket;

@@ -60,6 +60,28 @@ async fn a_dag_comes_over_websocket() {
     fetch_over("/ip4/127.0.0.1/tcp/0/ws").await;
 }
 
+/// Messages of a WebSocket are bounded, and blocks are larger than the bound: they come in many.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_blocks_come_over_websocket_both_ways() {
+    let mut server = Peer::start(|s| s.swarm = vec!["/ip4/127.0.0.1/tcp/0/ws".parse().unwrap()]).await;
+    // It listens nowhere, so there is but one connection.
+    let client = Peer::start(|s| s.swarm = vec![]).await;
+    for bytes in [1 << 20, 2 << 20] {
+        let (theirs, ours) = (block(bytes), block(bytes));
+        server.blocks.put(&theirs);
+        client.blocks.put(&ours);
+        let mut down = client.open(*theirs.cid(), &server.addresses(), true);
+        down.want(&[*theirs.cid()]);
+        if bytes == 1 << 20 {
+            server.connected(&client).await;
+        }
+        let mut up = server.open(*ours.cid(), &[format!("/p2p/{}", client.node.peer_id())], true);
+        up.want(&[*ours.cid()]);
+        assert_eq!(take(&mut down, 1).await, [theirs]);
+        assert_eq!(take(&mut up, 1).await, [ours]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn origins_may_come_later() {
     let server = Peer::start(|_| {}).await;
