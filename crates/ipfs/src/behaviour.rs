@@ -5,6 +5,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use floe_core::Clock;
 use floe_core::ports::Entropy;
 use libp2p::allow_block_list::{self, BlockedPeers};
 use libp2p::connection_limits::{self, ConnectionLimits};
@@ -12,15 +13,14 @@ use libp2p::identity::Keypair;
 use libp2p::kad::{self, StoreInserts};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{StreamProtocol, autonat, dcutr, identify, memory_connection_limits, ping, relay};
-use rand::SeedableRng as _;
-use rand::rngs::StdRng;
+use libp2p::{StreamProtocol, dcutr, identify, memory_connection_limits, ping, relay};
 
 use crate::kad_store::Store;
 use crate::keep;
 use crate::limits::{
     FOREIGN_RECORD_TTL, KAD_DISJOINT_PATHS, KAD_PACKET, MAX_INBOUND, MAX_OUTBOUND, MAX_PENDING, MAX_PER_PEER,
 };
+use crate::observed::{AutoNat, Identify};
 
 /// See the module.
 #[derive(NetworkBehaviour)]
@@ -32,11 +32,11 @@ pub(crate) struct Behaviour {
     pub(crate) keep: keep::Behaviour,
     pub(crate) bitswap: floe_bitswap::Behaviour,
     pub(crate) kad: Toggle<kad::Behaviour<Store>>,
-    pub(crate) identify: identify::Behaviour,
+    pub(crate) identify: Identify,
     pub(crate) ping: ping::Behaviour,
     pub(crate) relay: relay::client::Behaviour,
     pub(crate) dcutr: dcutr::Behaviour,
-    pub(crate) autonat: Toggle<autonat::v2::client::Behaviour<StdRng>>,
+    pub(crate) autonat: Toggle<AutoNat>,
 }
 
 /// What the behaviour is made of, beside defaults.
@@ -48,7 +48,10 @@ pub(crate) struct Parts<'a> {
     pub(crate) kad: Option<Store>,
     pub(crate) refuse_bytes: usize,
     pub(crate) connections: Connections,
+    /// A closed network.
+    pub(crate) private_allowed: bool,
     pub(crate) entropy: &'a Arc<dyn Entropy>,
+    pub(crate) clock: &'a Arc<dyn Clock>,
 }
 
 /// How many connections there may be; tests lower the values.
@@ -89,11 +92,11 @@ impl Behaviour {
             keep: keep::Behaviour::default(),
             bitswap: parts.bitswap,
             kad: parts.kad.map(|store| kad::Behaviour::with_config(peer, store, kad_config())).into(),
-            identify: identify::Behaviour::new(identify_config(parts.key)),
+            identify: Identify::new(identify_config(parts.key), parts.private_allowed),
             ping: ping::Behaviour::default(),
             relay: parts.relay,
             dcutr: dcutr::Behaviour::new(peer),
-            autonat: online.then(|| autonat(parts.entropy)).into(),
+            autonat: online.then(|| AutoNat::new(parts.entropy.clone(), parts.clock.clone())).into(),
         }
     }
 }
@@ -121,10 +124,4 @@ fn identify_config(key: &Keypair) -> identify::Config {
         .with_push_listen_addr_updates(true)
         // Addresses that peers claim are kept by nobody but the DHT's table, where they are bounded.
         .with_cache_size(0)
-}
-
-fn autonat(entropy: &Arc<dyn Entropy>) -> autonat::v2::client::Behaviour<StdRng> {
-    let mut seed = [0; 32];
-    entropy.fill(&mut seed);
-    autonat::v2::client::Behaviour::new(StdRng::from_seed(seed), autonat::v2::client::Config::default())
 }

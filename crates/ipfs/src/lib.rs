@@ -24,6 +24,7 @@ mod keep;
 pub mod limits;
 mod memory;
 mod node;
+mod observed;
 mod provide;
 mod routers;
 mod search;

@@ -119,6 +119,16 @@ pub(crate) const MAX_PERMITS: usize = 4_096;
 pub(crate) const MAX_PEER_ADDRESSES: usize = 32;
 /// Protocols looked at of one peer: who speaks more plants them.
 pub(crate) const MAX_PEER_PROTOCOLS: usize = 64;
+/// Addresses at which peers claim to see us and that AutoNAT is to probe, of all peers (`address_candidates`). A
+/// node has a handful: one for each transport and family.
+pub(crate) const MAX_CANDIDATES: usize = 64;
+/// The same of one peer while it is connected: our three listeners over TCP, seen twice, and two over QUIC.
+pub(crate) const MAX_PEER_CANDIDATES: usize = 8;
+/// Bytes of one of them; an IP address, a port and the names of transports are far shorter.
+pub(crate) const CANDIDATE_BYTES: usize = 256;
+/// A table of candidates that is full is given up after this. Sooner, peers that lie together make us probe the more;
+/// later, they keep our true address out for longer.
+pub(crate) const CANDIDATES_FOR: Duration = Duration::from_secs(3_600);
 /// Provider records kept for others while this node is a DHT server (`kad_records`).
 pub(crate) const MAX_FOREIGN_RECORDS: usize = 32_000;
 /// Addresses kept in one of them.

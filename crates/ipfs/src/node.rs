@@ -141,7 +141,9 @@ impl Node {
             kad,
             refuse_bytes: world.memory.refuse_bytes(),
             connections: world.connections,
+            private_allowed,
             entropy: &components.entropy,
+            clock: &components.clock,
         });
         let config = libp2p::swarm::Config::with_tokio_executor()
             .with_idle_connection_timeout(IDLE_CONNECTION)

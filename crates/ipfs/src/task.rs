@@ -37,6 +37,8 @@ use crate::limits::{
     MAX_SEARCHES, MEMORY_LOOK, TICK,
 };
 use crate::memory::{Guard, Memory};
+#[cfg(test)]
+use crate::observed::AutoNat;
 use crate::provide::worker::Announce;
 use crate::routers::{Found, RouterError, Routers};
 use crate::search::Search;
@@ -51,6 +53,12 @@ pub(crate) enum Command {
     /// As if a peer had confirmed, or lost, an address of ours.
     #[cfg(test)]
     External { address: Multiaddr, confirmed: bool },
+    /// How many of these peers are kept, and how many look-ups in the DHT are under way.
+    #[cfg(test)]
+    Count { peers: Vec<PeerId>, answer: oneshot::Sender<(usize, usize)> },
+    /// How many addresses AutoNAT is to probe.
+    #[cfg(test)]
+    Candidates { answer: oneshot::Sender<usize> },
     /// As if a behaviour had a bug.
     #[cfg(test)]
     Panic,
@@ -154,6 +162,17 @@ impl Task {
                 }
                 // The swarm tells the behaviours, and reports only what behaviours confirm.
                 self.on_external_changed();
+            }
+            #[cfg(test)]
+            Command::Count { peers, answer } => {
+                let keep = &self.swarm.behaviour().keep;
+                let kept = peers.iter().filter(|peer| keep.is_kept(peer)).count();
+                answer.send((kept, self.lookups())).expect("a test waits for it");
+            }
+            #[cfg(test)]
+            Command::Candidates { answer } => {
+                let autonat = self.swarm.behaviour().autonat.as_ref();
+                answer.send(autonat.map_or(0, AutoNat::candidates)).expect("a test waits for it");
             }
             #[cfg(test)]
             Command::Panic => panic!("a test asked for it"),

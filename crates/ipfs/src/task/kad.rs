@@ -39,7 +39,7 @@ impl Task {
         self.swarm.behaviour_mut().kad.as_mut()
     }
 
-    fn lookups(&self) -> usize {
+    pub(super) fn lookups(&self) -> usize {
         self.state.queries.values().filter(|query| !matches!(query, Query::Provide(_))).count()
     }
 

@@ -6,6 +6,8 @@ mod egress;
 mod fetch;
 mod lifecycle;
 mod network;
+mod raw;
+mod streams;
 
 use std::path::Path;
 use std::sync::Arc;
