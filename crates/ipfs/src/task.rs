@@ -193,7 +193,10 @@ impl Task {
         search.asker = search.asker.max(asker);
         for (peer, addresses) in peers {
             search.add(peer, addresses, asker);
-            self.swarm.behaviour_mut().keep.keep(peer, true);
+            // One peer too many is none of this search's, so its end would not let that peer go.
+            if search.names(&peer) {
+                self.swarm.behaviour_mut().keep.keep(peer, true);
+            }
         }
         self.dial_due(id);
     }

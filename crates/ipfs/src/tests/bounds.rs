@@ -8,9 +8,14 @@ use libp2p::Multiaddr;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{Swarm, SwarmEvent, dummy};
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::oneshot;
 
 use super::*;
-use crate::limits::{MAX_PER_PEER, MAX_RELAYS, MAX_ROUTER_REQUESTS, MAX_SEARCHES};
+use crate::limits::{
+    MAX_KAD_LOOKUPS, MAX_ORIGINS, MAX_PER_PEER, MAX_RELAYS, MAX_ROUTER_REQUESTS, MAX_SEARCH_PEERS,
+    MAX_SEARCHES,
+};
+use crate::task::Command;
 use crate::testing::Trap;
 
 /// Long enough for a connection on loopback that should not be there to be there.
@@ -136,6 +141,59 @@ async fn t08_dials_under_way_are_bounded() {
         let error = session.progress().last_error;
         assert_eq!(error.is_some_and(|e| e.contains("too many connections")), count > MOST, "{count}");
         held.push((silent, session));
+    }
+}
+
+/// How many of `peers` the node keeps, and how many look-ups in the DHT it has under way.
+async fn count(node: &Peer, peers: &[PeerId]) -> (usize, usize) {
+    let (answer, counted) = oneshot::channel();
+    node.node.command(Command::Count { peers: peers.to_vec(), answer }).await;
+    counted.await.unwrap()
+}
+
+/// The story: a session that named more peers than a search holds left those above kept for ever, connection and all,
+/// because a search that ends lets go only of the peers it knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn t08_peers_of_a_search_at_the_boundary_are_let_go_with_it() {
+    let client = Peer::start(|_| {}).await;
+    for named in [MAX_SEARCH_PEERS - 1, MAX_SEARCH_PEERS, MAX_SEARCH_PEERS + 1] {
+        let peers: Vec<PeerId> = (0..named).map(|_| PeerId::random()).collect();
+        let mut session = searching(&client, &[]);
+        for some in peers.chunks(MAX_ORIGINS) {
+            let origins: Vec<String> = some.iter().map(|peer| format!("/p2p/{peer}")).collect();
+            session.add_origins(&origins, true);
+        }
+        assert_eq!(count(&client, &peers).await.0, named.min(MAX_SEARCH_PEERS));
+        drop(session);
+        // It is noticed within a tick.
+        soon(async {
+            while count(&client, &peers).await.0 > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lookups_in_the_dht_at_the_boundary() {
+    // Somebody to ask, who never answers: the system takes the connection.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let bootstrap = format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", PeerId::random());
+    let client = Peer::start(|s| {
+        s.offline = false;
+        s.bootstrap = vec![bootstrap.parse().unwrap()];
+    })
+    .await;
+    let mut sessions = Vec::new();
+    for opened in 1..=MAX_KAD_LOOKUPS + 1 {
+        sessions.push(searching(&client, &[]));
+        if opened + 1 >= MAX_KAD_LOOKUPS {
+            // A session calls for providers after a second.
+            tokio::time::sleep(Duration::from_millis(1_600)).await;
+            assert_eq!(count(&client, &[]).await.1, opened.min(MAX_KAD_LOOKUPS));
+        }
     }
 }
 
