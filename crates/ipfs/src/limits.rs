@@ -191,8 +191,11 @@ pub(crate) const MAX_KAD_LOOKUPS: usize = 32;
 pub(crate) const LOOKUP_PAUSE: Duration = Duration::from_secs(15);
 /// The longest pause between two look-ups of one root.
 pub(crate) const LOOKUP_PAUSE_MAX: Duration = Duration::from_secs(600);
-/// The pause before an origin is dialled again while its session lives.
+/// The pause before an origin is dialled again while its session lives; it doubles up to [`LOOKUP_PAUSE_MAX`].
 pub(crate) const REDIAL_PAUSE: Duration = Duration::from_secs(15);
+/// A peer that stayed connected this long begins with the first pause again. Longer than that pause, so that one who
+/// hangs up at once is dialled less and less often.
+pub(crate) const STAYED: Duration = Duration::from_secs(30);
 
 // --- others ------------------------------------------------------------------------------------------------
 

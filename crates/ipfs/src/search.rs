@@ -8,7 +8,7 @@ use floe_core::Cid;
 use libp2p::{Multiaddr, PeerId};
 
 use crate::dial::policy::Asker;
-use crate::limits::{self, LOOKUP_PAUSE, LOOKUP_PAUSE_MAX, MAX_SEARCH_PEERS, REDIAL_PAUSE};
+use crate::limits::{self, LOOKUP_PAUSE, LOOKUP_PAUSE_MAX, MAX_SEARCH_PEERS, REDIAL_PAUSE, STAYED};
 use crate::session::Shared;
 
 /// See the module.
@@ -30,6 +30,25 @@ struct Candidate {
     asker: Asker,
     redial_at: Duration,
     redial_pause: Duration,
+    /// Since when it was connected each time that somebody looked.
+    connected_since: Option<Duration>,
+}
+
+impl Candidate {
+    /// Whether to dial now.
+    fn is_due(&mut self, now: Duration, connected: bool) -> bool {
+        if !connected {
+            self.connected_since = None;
+            return self.redial_at <= now;
+        }
+        let since = *self.connected_since.get_or_insert(now);
+        if now >= since + STAYED {
+            self.redial_pause = REDIAL_PAUSE;
+            // If it goes after this, it is worth a dial at once.
+            self.redial_at = self.redial_at.min(now);
+        }
+        false
+    }
 }
 
 /// A dial that is due.
@@ -65,6 +84,7 @@ impl Search {
             asker,
             redial_at: Duration::ZERO,
             redial_pause: REDIAL_PAUSE,
+            connected_since: None,
         });
         for address in addresses {
             if !candidate.addresses.contains(&address)
@@ -92,13 +112,13 @@ impl Search {
         self.peers.keys()
     }
 
-    /// The dials that are due, each again after a pause that doubles.
+    /// The dials that are due, each again after a pause that doubles until the peer has stayed for a while.
     pub(crate) fn due(&mut self, now: Duration, is_connected: impl Fn(&PeerId) -> bool) -> Vec<Dial> {
-        let waiting = self
-            .peers
-            .iter_mut()
-            .filter(|(peer, candidate)| candidate.redial_at <= now && !is_connected(peer));
-        waiting
+        let peers = self.peers.iter_mut();
+        peers
+            .filter_map(|(peer, candidate)| {
+                candidate.is_due(now, is_connected(peer)).then_some((peer, candidate))
+            })
             .map(|(peer, candidate)| {
                 candidate.redial_at = now + candidate.redial_pause;
                 candidate.redial_pause = (candidate.redial_pause * 2).min(LOOKUP_PAUSE_MAX);
@@ -160,6 +180,37 @@ mod tests {
         assert_eq!(search.due(REDIAL_PAUSE * 2, |_| false), []);
         assert!(search.add(peer, vec![address], Asker::Local), "a local request vouches for it now");
         assert_eq!(search.due(REDIAL_PAUSE * 2, |_| false)[0].asker, Asker::Local);
+    }
+
+    /// The story: a peer that was away for an hour and came back was dialled again only ten minutes after its next
+    /// hiccup, however long it had served in between.
+    #[test]
+    fn a_peer_that_stayed_is_dialled_again_at_once() {
+        let mut search = search();
+        search.add(PeerId::random(), vec![], Asker::Stranger);
+        let second = Duration::from_secs(1);
+        let mut now = Duration::ZERO;
+        for _ in 0..10 {
+            assert_eq!(search.due(now, |_| false).len(), 1);
+            now += LOOKUP_PAUSE_MAX;
+        }
+        // Connected for just less than it takes, and gone: the long pause goes on.
+        search.due(now, |_| false);
+        let dialled = now;
+        for connected in [now + second, now + STAYED] {
+            assert_eq!(search.due(connected, |_| true), []);
+        }
+        assert_eq!(search.due(dialled + LOOKUP_PAUSE_MAX - second, |_| false), []);
+        now = dialled + LOOKUP_PAUSE_MAX;
+        assert_eq!(search.due(now, |_| false).len(), 1);
+        // Connected for as long as it takes.
+        for connected in [now + second, now + second + STAYED] {
+            assert_eq!(search.due(connected, |_| true), []);
+        }
+        now += second * 2 + STAYED;
+        assert_eq!(search.due(now, |_| false).len(), 1);
+        assert_eq!(search.due(now + REDIAL_PAUSE - second, |_| false), []);
+        assert_eq!(search.due(now + REDIAL_PAUSE, |_| false).len(), 1);
     }
 
     #[test]
