@@ -95,6 +95,33 @@ fn t16_huge_lengths_are_refused() {
     }
 }
 
+/// CVE-2022-2584: go-codec-dagpb believed the lengths in a node and read beyond its end, which is a panic.
+#[test]
+fn t13_cve_2022_2584_lengths_beyond_the_end_of_a_dag_pb_node() {
+    let claim = |field: u8, len: u64| {
+        let mut buffer = unsigned_varint::encode::u64_buffer();
+        [&[field << 3 | 2], unsigned_varint::encode::u64(len, &mut buffer)].concat()
+    };
+    let beyond = [1, 2, 0x7f, 0x80, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, u64::MAX];
+    for len in beyond {
+        // The data, a link, and each part of a link, whose length here is right.
+        for node in [claim(1, len), claim(2, len)] {
+            assert!(!scans(code::DAG_PB, &node), "{len} bytes of {node:?}");
+        }
+        for part in 1..=3 {
+            assert!(
+                !scans(code::DAG_PB, &pb_field(2, &claim(part, len))),
+                "{len} bytes in part {part} of a link"
+            );
+        }
+    }
+    // A good node that ends too early, at each of its bytes: nowhere a panic.
+    let good = shard(256, &[0b11], &["00one", "01two"]);
+    for cut in 0..good.data().len() {
+        let _ = scans(code::DAG_PB, &good.data()[..cut]);
+    }
+}
+
 #[test]
 fn t16_dag_cbor_is_strict() {
     let bad: [(&str, &[u8]); 10] = [

@@ -143,3 +143,36 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgra
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quinn_proto::Side;
+    use quinn_proto::transport_parameters::TransportParameters;
+
+    proptest::proptest! {
+        /// CVE-2026-31812: parameters of a QUIC handshake that ended in the middle of a number made older versions
+        /// panic, which any stranger's first packet could do.
+        #[test]
+        fn t06_cve_2026_31812_transport_parameters_do_no_harm(bytes: Vec<u8>) {
+            for side in [Side::Client, Side::Server] {
+                let _ = TransportParameters::read(side, &mut &bytes[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn t06_cve_2026_31812_numbers_that_do_not_end() {
+        // Each parameter, with a value that promises more bytes than there are, and one whose number is cut.
+        for id in 0..0x40_u8 {
+            for value in [&[][..], &[0x40], &[0x80, 0, 0], &[0xc0, 0, 0, 0], &[0xff; 7], &[0xff; 9]] {
+                for length in [0, value.len() as u8, value.len() as u8 + 1, 0x3f] {
+                    let bytes = [&[id, length][..], value].concat();
+                    for side in [Side::Client, Side::Server] {
+                        let _ = TransportParameters::read(side, &mut &bytes[..]);
+                    }
+                }
+            }
+        }
+        assert!(TransportParameters::read(Side::Server, &mut &[4, 1, 0x40][..]).is_err(), "half of a number");
+    }
+}
