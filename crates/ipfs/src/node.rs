@@ -25,13 +25,11 @@ use crate::limits::{
     self, COMMANDS, IDLE_CONNECTION, MAX_ANNOUNCEMENTS, MAX_NEGOTIATING_STREAMS, MAX_RELAYS, STOP_WITHIN,
 };
 use crate::memory::Memory;
-use crate::provide::worker::Worker;
+use crate::provide::worker::{Announce, Worker};
 use crate::provide::{Provided, store};
 use crate::routers::Routers;
 use crate::session::{NodeSession, Reach};
-#[cfg(test)]
-use crate::task::Command;
-use crate::task::{Relays, State, Task};
+use crate::task::{Command, Relays, State, Task};
 use crate::view::View;
 use crate::{Components, Error, Identity, PrivateAddresses, Settings, identity, transport};
 
@@ -104,98 +102,12 @@ impl Node {
         components: Components,
         world: World,
     ) -> Result<Self, Error> {
-        let key = load_identity(&settings, &components).await?;
-        let private_allowed = settings.private_addresses == PrivateAddresses::Allow;
-        let policy = Arc::new(Policy::new(private_allowed, components.clock.clone()));
-        let bootstrap = configured("bootstrap", &settings.bootstrap, &policy)?;
-        let relays = configured("relays", &settings.relays, &policy)?;
-        if relays.len() > MAX_RELAYS {
-            limits::hit("relays");
-            tracing::warn!("network.relays names {}: the first {MAX_RELAYS} are used", relays.len());
-        }
-        let routers = Routers::new(&settings.routers)?;
-        let provided = Arc::new(Provided::new(random(&components)));
-        let provides = open_provides(&settings.data_dir, provided.clone()).await?;
-        let view =
-            Arc::new(View::new(key.public().to_peer_id(), settings.announce.clone(), provided.clone()));
-
-        let (bitswap_behaviour, bitswap) = floe_bitswap::new(
-            floe_bitswap::Config {
-                egress: settings.egress.map(EgressLimit::per_second),
-                egress_per_peer: settings.egress_per_peer.map(EgressLimit::per_second),
-            },
-            components.blocks.clone(),
-            components.clock.clone(),
-            random(&components),
-        );
-        let (relay_transport, relay) = relay::client::new(view.peer);
-        let transport =
-            transport::build(&key, relay_transport, &policy, &world.resolver, settings.certificate.as_ref())?;
-        let kad = (!settings.offline).then(|| {
-            kad_store::Store::new(view.peer, provided, view.own_addresses.clone(), components.clock.clone())
-        });
-        let behaviour = Behaviour::new(Parts {
-            key: &key,
-            bitswap: bitswap_behaviour,
-            relay,
-            kad,
-            refuse_bytes: world.memory.refuse_bytes(),
-            connections: world.connections,
-            private_allowed,
-            entropy: &components.entropy,
-            clock: &components.clock,
-        });
-        let config = libp2p::swarm::Config::with_tokio_executor()
-            .with_idle_connection_timeout(IDLE_CONNECTION)
-            .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS);
-
-        let stop = CancellationToken::new();
-        let (commands, commands_in) = mpsc::channel(COMMANDS);
-        let (announce, announcements) = mpsc::channel(MAX_ANNOUNCEMENTS);
-        let (dht_ready, ready) = watch::channel(false);
-        let mut task = Task {
-            swarm: Swarm::new(transport, behaviour, view.peer, config),
-            bitswap: bitswap.clone(),
-            policy: policy.clone(),
-            view: view.clone(),
-            clock: components.clock.clone(),
-            memory: world.memory,
-            routers,
-            relays: Relays::new(relays.into_iter().take(MAX_RELAYS)),
-            private_allowed,
-            commands: commands_in,
-            announcements,
-            dht_ready,
-            stop: stop.clone(),
-            state: State::default(),
-        };
-        task.listen(&settings.swarm).await?;
-        task.join(&settings.announce, bootstrap);
-
-        let provides_added = Arc::new(Notify::new());
-        let worker = Worker {
-            store: provides.clone(),
-            clock: components.clock.clone(),
-            announce,
-            added: provides_added.clone(),
-            ready,
-            backlog: view.backlog.clone(),
-            stop: stop.clone(),
-        };
-        let (end, ended) = watch::channel(None);
-        let provides: Provides = Arc::new(RwLock::new(Some(provides)));
-        let (swarm, worker) = (tokio::spawn(task.run()), tokio::spawn(worker.run()));
-        tokio::spawn(supervise(swarm, worker, provides.clone(), stop.clone(), end.clone()));
-        let reach = Reach {
-            own: view.peer,
-            commands,
-            policy,
-            local_requests_are_trusted: settings.private_addresses == PrivateAddresses::Auto
-                && settings.api_is_local,
-        };
-        let inner =
-            Inner { view, bitswap, reach, private_allowed, provides, provides_added, ended, end, stop };
-        Ok(Self { inner: Arc::new(inner) })
+        let plan = Plan::new(settings, components).await?;
+        let bootstrap = configured("bootstrap", &plan.settings.bootstrap, &plan.policy)?;
+        let (mut task, ends) = plan.task(world)?;
+        task.listen(&plan.settings.swarm).await?;
+        task.join(&plan.settings.announce, bootstrap);
+        Ok(plan.run(task, ends))
     }
 
     /// Stops the node: sessions end, connections close, the results of announcements are written. Takes at most
@@ -255,6 +167,151 @@ impl Node {
     #[cfg(test)]
     pub(crate) async fn command(&self, command: Command) {
         self.inner.reach.commands.send(command).await.expect("the task runs");
+    }
+}
+
+/// A node that does not run yet: what its parts are made from, and what they share.
+struct Plan {
+    settings: Settings,
+    components: Components,
+    key: Keypair,
+    private_allowed: bool,
+    policy: Arc<Policy>,
+    provided: Arc<Provided>,
+    provides: Arc<store::Store>,
+    view: Arc<View>,
+    stop: CancellationToken,
+}
+
+/// What others hold of the swarm's task.
+struct Ends {
+    bitswap: floe_bitswap::Handle,
+    commands: mpsc::Sender<Command>,
+    announce: mpsc::Sender<Announce>,
+    dht_ready: watch::Receiver<bool>,
+}
+
+impl Plan {
+    async fn new(settings: Settings, components: Components) -> Result<Self, Error> {
+        let key = load_identity(&settings, &components).await?;
+        let private_allowed = settings.private_addresses == PrivateAddresses::Allow;
+        let policy = Arc::new(Policy::new(private_allowed, components.clock.clone()));
+        let provided = Arc::new(Provided::new(random(&components)));
+        let provides = open_provides(&settings.data_dir, provided.clone()).await?;
+        let peer = key.public().to_peer_id();
+        let view = Arc::new(View::new(peer, settings.announce.clone(), provided.clone()));
+        let stop = CancellationToken::new();
+        Ok(Self { settings, components, key, private_allowed, policy, provided, provides, view, stop })
+    }
+
+    /// The task that owns the swarm, and what the others hold of it.
+    fn task(&self, world: World) -> Result<(Task, Ends), Error> {
+        let relays = self.relays()?;
+        let routers = Routers::new(&self.settings.routers)?;
+        let (swarm, bitswap) = self.swarm(&world)?;
+        let (commands, commands_in) = mpsc::channel(COMMANDS);
+        let (announce, announcements) = mpsc::channel(MAX_ANNOUNCEMENTS);
+        let (ready, dht_ready) = watch::channel(false);
+        let task = Task {
+            swarm,
+            bitswap: bitswap.clone(),
+            policy: self.policy.clone(),
+            view: self.view.clone(),
+            clock: self.components.clock.clone(),
+            memory: world.memory,
+            routers,
+            relays,
+            private_allowed: self.private_allowed,
+            commands: commands_in,
+            announcements,
+            dht_ready: ready,
+            stop: self.stop.clone(),
+            state: State::default(),
+        };
+        Ok((task, Ends { bitswap, commands, announce, dht_ready }))
+    }
+
+    fn relays(&self) -> Result<Relays, Error> {
+        let relays = configured("relays", &self.settings.relays, &self.policy)?;
+        if relays.len() > MAX_RELAYS {
+            limits::hit("relays");
+            tracing::warn!("network.relays names {}: the first {MAX_RELAYS} are used", relays.len());
+        }
+        Ok(Relays::new(relays.into_iter().take(MAX_RELAYS)))
+    }
+
+    fn swarm(&self, world: &World) -> Result<(Swarm<Behaviour>, floe_bitswap::Handle), Error> {
+        let (bitswap_behaviour, bitswap) = self.bitswap();
+        let (relay_transport, relay) = relay::client::new(self.view.peer);
+        let certificate = self.settings.certificate.as_ref();
+        let transport =
+            transport::build(&self.key, relay_transport, &self.policy, &world.resolver, certificate)?;
+        let behaviour = Behaviour::new(Parts {
+            key: &self.key,
+            bitswap: bitswap_behaviour,
+            relay,
+            kad: (!self.settings.offline).then(|| self.kad_store()),
+            refuse_bytes: world.memory.refuse_bytes(),
+            connections: world.connections,
+            private_allowed: self.private_allowed,
+            entropy: &self.components.entropy,
+            clock: &self.components.clock,
+        });
+        let config = libp2p::swarm::Config::with_tokio_executor()
+            .with_idle_connection_timeout(IDLE_CONNECTION)
+            .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS);
+        Ok((Swarm::new(transport, behaviour, self.view.peer, config), bitswap))
+    }
+
+    fn bitswap(&self) -> (floe_bitswap::Behaviour, floe_bitswap::Handle) {
+        let config = floe_bitswap::Config {
+            egress: self.settings.egress.map(EgressLimit::per_second),
+            egress_per_peer: self.settings.egress_per_peer.map(EgressLimit::per_second),
+        };
+        let Components { blocks, clock, .. } = self.components.clone();
+        floe_bitswap::new(config, blocks, clock, random(&self.components))
+    }
+
+    fn kad_store(&self) -> kad_store::Store {
+        let (provided, addresses) = (self.provided.clone(), self.view.own_addresses.clone());
+        kad_store::Store::new(self.view.peer, provided, addresses, self.components.clock.clone())
+    }
+
+    /// Lets the tasks run.
+    fn run(self, task: Task, ends: Ends) -> Node {
+        let provides_added = Arc::new(Notify::new());
+        let worker = Worker {
+            store: self.provides.clone(),
+            clock: self.components.clock.clone(),
+            announce: ends.announce,
+            added: provides_added.clone(),
+            ready: ends.dht_ready,
+            backlog: self.view.backlog.clone(),
+            stop: self.stop.clone(),
+        };
+        let (end, ended) = watch::channel(None);
+        let provides: Provides = Arc::new(RwLock::new(Some(self.provides)));
+        let (swarm, worker) = (tokio::spawn(task.run()), tokio::spawn(worker.run()));
+        tokio::spawn(supervise(swarm, worker, provides.clone(), self.stop.clone(), end.clone()));
+        let reach = Reach {
+            own: self.view.peer,
+            commands: ends.commands,
+            policy: self.policy,
+            local_requests_are_trusted: self.settings.private_addresses == PrivateAddresses::Auto
+                && self.settings.api_is_local,
+        };
+        let inner = Inner {
+            view: self.view,
+            bitswap: ends.bitswap,
+            reach,
+            private_allowed: self.private_allowed,
+            provides,
+            provides_added,
+            ended,
+            end,
+            stop: self.stop,
+        };
+        Node { inner: Arc::new(inner) }
     }
 }
 
