@@ -158,3 +158,35 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use floe_core::ManualClock;
+
+    use super::*;
+    use crate::provide::Provided;
+
+    #[tokio::test]
+    async fn due_roots_in_memory_at_the_boundary() {
+        for roots in [PROVIDE_BATCH - 1, PROVIDE_BATCH, PROVIDE_BATCH + 1] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path(), Arc::new(Provided::new([1; 16]))).unwrap();
+            let hashes: Vec<Vec<u8>> = (0..roots).map(|n| n.to_be_bytes().to_vec()).collect();
+            store.add(&hashes).unwrap();
+            let worker = Worker {
+                store: Arc::new(store),
+                clock: Arc::new(ManualClock::new(Timestamp::from_millis(1))),
+                announce: mpsc::channel(1).0,
+                added: Arc::default(),
+                ready: watch::channel(true).1,
+                backlog: Arc::default(),
+                stop: CancellationToken::new(),
+            };
+            let mut state = State::default();
+            worker.refill(&mut state).await;
+            assert_eq!(state.queue.len(), roots.min(PROVIDE_BATCH));
+            // Those that had no room are not lost.
+            assert_eq!((state.total, worker.backlog.load(Ordering::Relaxed)), (roots as u64, roots as u64));
+        }
+    }
+}
