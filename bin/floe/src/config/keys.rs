@@ -345,9 +345,10 @@ pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "log.filter",
         kind: Kind::Text,
-        default: Default::Is(r#""info""#),
+        default: Default::Is(r#""info,libp2p_identify=warn""#),
         about: "What is logged: a level, or targets with levels, as in \"info,floe_engine=debug\".",
-        reason: "info is what an operator would tell a colleague.",
+        reason: "info is what an operator would tell a colleague; at that level identify writes a line whenever a \
+                 peer says another address of ours, which it may do without end.",
         flag: Some("log-filter"),
         env: "FLOE_LOG",
     },
