@@ -129,6 +129,10 @@ pub(crate) const CANDIDATE_BYTES: usize = 256;
 /// A table of candidates that is full is given up after this. Sooner, peers that lie together make us probe the more;
 /// later, they keep our true address out for longer.
 pub(crate) const CANDIDATES_FOR: Duration = Duration::from_secs(3_600);
+/// Addresses of ours that were confirmed, and so are told to every peer (`external_addresses`): a peer that forwards
+/// what comes in at its own addresses has them confirmed as ours, and above a hundred our identify message is too
+/// long to be read.
+pub(crate) const MAX_EXTERNAL: usize = 32;
 /// Provider records kept for others while this node is a DHT server (`kad_records`).
 pub(crate) const MAX_FOREIGN_RECORDS: usize = 32_000;
 /// Addresses kept in one of them.

@@ -155,13 +155,14 @@ impl Task {
             Command::Search { shared, asker, peers } => self.on_search(shared, asker, peers),
             #[cfg(test)]
             Command::External { address, confirmed } => {
+                // The swarm tells the behaviours, and reports only what behaviours confirm.
                 if confirmed {
-                    self.swarm.add_external_address(address);
+                    self.swarm.add_external_address(address.clone());
+                    self.on_confirmed(&address);
                 } else {
                     self.swarm.remove_external_address(&address);
+                    self.on_external_changed();
                 }
-                // The swarm tells the behaviours, and reports only what behaviours confirm.
-                self.on_external_changed();
             }
             #[cfg(test)]
             Command::Count { peers, answer } => {
@@ -301,9 +302,8 @@ impl Task {
             | SwarmEvent::ExpiredListenAddr { .. }
             | SwarmEvent::ListenerClosed { .. }
             | SwarmEvent::ListenerError { .. } => self.on_listener(event),
-            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
-                self.on_external_changed();
-            }
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_confirmed(&address),
+            SwarmEvent::ExternalAddrExpired { .. } => self.on_external_changed(),
             _ => {}
         }
     }

@@ -15,7 +15,7 @@ use tracing::{debug, info};
 use super::{Done, Task};
 use crate::dial::policy::Asker;
 use crate::kad_store::Store;
-use crate::limits::{self, MAX_KAD_LOOKUPS, MAX_PEER_ADDRESSES};
+use crate::limits::{self, MAX_EXTERNAL, MAX_KAD_LOOKUPS, MAX_PEER_ADDRESSES};
 use crate::provide::worker::Announce;
 use crate::view;
 
@@ -106,6 +106,15 @@ impl Task {
         for address in addresses.into_iter().take(MAX_PEER_ADDRESSES.saturating_sub(known.unwrap_or(0))) {
             kad.add_address(&peer, address);
         }
+    }
+
+    /// An address of ours was confirmed: it is one more, where there is room.
+    pub(super) fn on_confirmed(&mut self, address: &Multiaddr) {
+        if self.swarm.external_addresses().count() > MAX_EXTERNAL {
+            limits::hit("external_addresses");
+            self.swarm.remove_external_address(address);
+        }
+        self.on_external_changed();
     }
 
     /// Our external addresses changed: what is told to others follows, and so does the part we play in the DHT.

@@ -9,6 +9,7 @@ use libp2p::{Multiaddr, identify, ping, relay};
 
 use super::*;
 use crate::PrivateAddresses;
+use crate::limits::MAX_EXTERNAL;
 use crate::task::Command;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,6 +29,21 @@ async fn t09_the_part_in_the_dht_follows_reachability() {
     node.command(external("/ip4/8.8.8.8/tcp/4701", false)).await;
     until(|| node.status().kad == "client").await;
     assert_eq!(node.delegates(false), [format!("/p2p/{}", node.peer_id())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t08_confirmed_addresses_at_the_boundary() {
+    let peer = Peer::start(|_| {}).await;
+    for count in 1..=MAX_EXTERNAL + 1 {
+        let address = format!("/ip4/8.8.8.8/tcp/{}", 4_000 + count).parse().unwrap();
+        peer.node.command(Command::External { address, confirmed: true }).await;
+        if count + 1 >= MAX_EXTERNAL {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(peer.node.status().external.len(), count.min(MAX_EXTERNAL));
+        }
+    }
+    // The first are kept.
+    assert!(peer.node.status().external.iter().any(|address| address.contains("/tcp/4001")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
