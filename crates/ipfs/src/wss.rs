@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::{CertificateFiles, Error};
 
-/// What the WebSocket transport listens and dials with.
+/// What the WebSocket transport listens with.
 pub(crate) fn config(files: Option<&CertificateFiles>) -> Result<tls::Config, Error> {
     let Some(files) = files else { return Ok(tls::Config::client()) };
     let chain = chain(&files.chain)?;

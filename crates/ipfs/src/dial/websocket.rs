@@ -234,7 +234,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Head<S> {
 /// A WebSocket that we dialled, as the stream of bytes that its messages carry.
 pub(crate) struct Connection {
     incoming: IntoAsyncRead<BoxStream<'static, io::Result<Vec<u8>>>>,
-    outgoing: Pin<Box<dyn Sink<Vec<u8>, Error = io::Error> + Send>>,
+    outgoing: Pin<Box<dyn Sink<Outgoing, Error = io::Error> + Send>>,
+    closing: bool,
+}
+
+enum Outgoing {
+    Message(Vec<u8>),
+    Close,
 }
 
 impl Connection {
@@ -248,12 +254,17 @@ impl Connection {
                 Err(error) => Err(io::Error::other(error)),
             }
         });
-        let outgoing = sink::unfold(sender, |mut sender, message: Vec<u8>| async {
-            sender.send_binary_mut(message).await.map_err(io::Error::other)?;
-            sender.flush().await.map_err(io::Error::other)?;
+        let outgoing = sink::unfold(sender, |mut sender, outgoing| async {
+            match outgoing {
+                Outgoing::Message(message) => {
+                    sender.send_binary_mut(message).await.map_err(io::Error::other)?;
+                    sender.flush().await.map_err(io::Error::other)?;
+                }
+                Outgoing::Close => sender.close().await.map_err(io::Error::other)?,
+            }
             Ok(sender)
         });
-        Self { incoming: incoming.boxed().into_async_read(), outgoing: Box::pin(outgoing) }
+        Self { incoming: incoming.boxed().into_async_read(), outgoing: Box::pin(outgoing), closing: false }
     }
 }
 
@@ -268,7 +279,7 @@ impl AsyncWrite for Connection {
         ready!(self.outgoing.as_mut().poll_ready(cx))?;
         // No longer than what we take ourselves.
         let n = data.len().min(WEBSOCKET_MESSAGE);
-        self.outgoing.as_mut().start_send(data[..n].to_vec())?;
+        self.outgoing.as_mut().start_send(Outgoing::Message(data[..n].to_vec()))?;
         Poll::Ready(Ok(n))
     }
 
@@ -277,7 +288,12 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.as_mut().poll_close(cx)
+        if !self.closing {
+            ready!(self.outgoing.as_mut().poll_ready(cx))?;
+            self.outgoing.as_mut().start_send(Outgoing::Close)?;
+            self.closing = true;
+        }
+        self.outgoing.as_mut().poll_flush(cx)
     }
 }
 
@@ -302,8 +318,10 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    /// Dials a server that does what it is told, and reads to the end of what it says.
-    async fn heard<F>(server: impl FnOnce(Compat<TcpStream>) -> F) -> io::Result<Vec<u8>>
+    /// Dials a server that does what it is told.
+    async fn dialled<F>(
+        server: impl FnOnce(Compat<TcpStream>) -> F,
+    ) -> io::Result<impl AsyncRead + AsyncWrite>
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -320,13 +338,49 @@ mod tests {
             let (socket, _) = listener.accept().await.unwrap();
             tokio::spawn(server(socket.compat()));
         };
-        let read = async {
-            let mut socket = dial.await.map_err(io::Error::other)?;
-            let mut bytes = Vec::new();
-            socket.read_to_end(&mut bytes).await?;
-            Ok(bytes)
+        let both = async { tokio::join!(accept, dial).1.map_err(io::Error::other) };
+        tokio::time::timeout(SOON, both).await.expect("it ends soon")
+    }
+
+    /// The same, and reads to the end of what it says.
+    async fn heard<F>(server: impl FnOnce(Compat<TcpStream>) -> F) -> io::Result<Vec<u8>>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut socket = std::pin::pin!(dialled(server).await?);
+        let mut bytes = Vec::new();
+        let read = tokio::time::timeout(SOON, socket.read_to_end(&mut bytes));
+        read.await.expect("it ends soon")?;
+        Ok(bytes)
+    }
+
+    #[tokio::test]
+    async fn what_is_written_comes_in_messages_and_the_end_is_told() {
+        let (said, told) = tokio::sync::oneshot::channel();
+        let server = |socket| async move {
+            let mut server = Server::new(socket);
+            let key = server.receive_request().await.unwrap().key();
+            server.send_response(&Response::Accept { key, protocol: None }).await.unwrap();
+            let (_, mut receiver) = server.into_builder().finish();
+            let mut messages = Vec::new();
+            let end = loop {
+                let mut message = Vec::new();
+                match receiver.receive(&mut message).await.unwrap() {
+                    soketto::Incoming::Data(_) => messages.push(message),
+                    soketto::Incoming::Closed(reason) => break reason.code,
+                    soketto::Incoming::Pong(_) => {}
+                }
+            };
+            said.send((messages, end)).unwrap();
         };
-        tokio::time::timeout(SOON, async { tokio::join!(accept, read).1 }).await.expect("it ends soon")
+        let mut socket = std::pin::pin!(dialled(server).await.unwrap());
+        let long = vec![7; WEBSOCKET_MESSAGE + 1];
+        socket.write_all(b"short").await.unwrap();
+        socket.write_all(&long).await.unwrap();
+        socket.close().await.unwrap();
+        let (messages, end) = told.await.unwrap();
+        assert_eq!(messages, [b"short", &long[..WEBSOCKET_MESSAGE], b"\x07"]);
+        assert_eq!(end, 1_000, "a normal end");
     }
 
     /// Takes the handshake, says these bytes, and then nothing.
