@@ -51,7 +51,7 @@ where
     pub(crate) fn new(tcp: T) -> Self {
         let mut listeners = websocket::Config::new(tcp.clone());
         listeners.set_max_data_size(WEBSOCKET_MESSAGE);
-        Self { listeners, dials: tcp, tls: TlsConnector::from(Arc::new(client())) }
+        Self { listeners, dials: tcp, tls: TlsConnector::from(Arc::new(client(web()))) }
     }
 
     /// What listeners show on `/tls/ws`.
@@ -103,9 +103,13 @@ where
     }
 }
 
-/// TLS to a web server, whose certificate names it.
-fn client() -> ClientConfig {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+/// Who vouches for the servers of the web.
+fn web() -> RootCertStore {
+    RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }
+}
+
+/// TLS to a server whose certificate names it.
+fn client(roots: RootCertStore) -> ClientConfig {
     ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
         .with_safe_default_protocol_versions()
         .expect("the provider has ciphers for each version")
@@ -303,9 +307,12 @@ mod tests {
 
     use floe_core::{ManualClock, Timestamp};
     use futures::io::{AsyncReadExt as _, AsyncWriteExt as _, Cursor};
+    use futures_rustls::TlsAcceptor;
     use libp2p::core::Endpoint;
     use libp2p::core::transport::PortUse;
     use libp2p::tcp;
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
     use soketto::handshake::{Server, server::Response};
     use tokio::net::{TcpListener, TcpStream};
     use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
@@ -384,7 +391,10 @@ mod tests {
     }
 
     /// Takes the handshake, says these bytes, and then nothing.
-    async fn after_the_handshake(socket: Compat<TcpStream>, bytes: Vec<u8>, ends: bool) {
+    async fn after_the_handshake<S>(socket: S, bytes: Vec<u8>, ends: bool)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut server = Server::new(socket);
         let key = server.receive_request().await.unwrap().key();
         server.send_response(&Response::Accept { key, protocol: None }).await.unwrap();
@@ -446,6 +456,44 @@ mod tests {
             let mut head = Head { socket: Cursor::new(vec![7; length]), left: WEBSOCKET_HANDSHAKE };
             let read = head.read_exact(&mut vec![0; length]).await;
             assert_eq!(read.is_ok(), length <= WEBSOCKET_HANDSHAKE, "{length}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_behind_tls_is_the_one_that_its_certificate_names() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.key_pair.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let mut believed = RootCertStore::empty();
+        believed.add(made.cert.der().clone()).unwrap();
+        for (roots, name, opens) in [
+            (believed.clone(), "localhost", true),
+            (believed, "other.net", false),
+            (web(), "localhost", false),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let at = listener.local_addr().unwrap();
+            let place = place(&format!("/dns4/{name}/tcp/{}/tls/ws", at.port())).unwrap();
+            let accept = async {
+                let (socket, _) = listener.accept().await.unwrap();
+                if let Ok(socket) = acceptor.accept(socket.compat()).await {
+                    after_the_handshake(socket, vec![0x82, 2, b'h', b'i'], true).await;
+                }
+            };
+            let dial = async {
+                let socket = TcpStream::connect(at).await?.compat();
+                let mut socket = place.open(socket, TlsConnector::from(Arc::new(client(roots)))).await?;
+                let mut heard = [0; 2];
+                socket.read_exact(&mut heard).await.map(|()| heard)
+            };
+            let heard = tokio::time::timeout(SOON, async { tokio::join!(accept, dial).1 }).await.unwrap();
+            assert_eq!(heard.ok(), opens.then_some(*b"hi"), "{name}");
         }
     }
 
