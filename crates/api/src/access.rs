@@ -1,7 +1,8 @@
 //! Who may call: bearer tokens and scopes.
 //!
 //! A handler states what it needs in its signature (`Caller<PinsRead>`), so that none can forget to ask. The
-//! token itself goes nowhere but into the one call that looks it up.
+//! token itself goes nowhere but into the one call that looks it up. What is read after it, the body, finds the account
+//! as a request extension.
 
 use std::marker::PhantomData;
 
@@ -60,6 +61,7 @@ impl<N: Need> FromRequestParts<ApiState> for Caller<N> {
         if !who.scopes.contains(&N::SCOPE) {
             return Err(ApiError::forbidden(format!("this token lacks the scope {}", name(N::SCOPE))));
         }
+        parts.extensions.insert(who.account.id);
         Ok(Self { who, need: PhantomData })
     }
 }

@@ -10,8 +10,9 @@
 //! ```text
 //!   listen      accepts; bounds connections, in all and per client; backs off when out of descriptors
 //!   connection  HTTP/1 and HTTP/2 by hyper; header, idle and write deadlines
-//!   front       431, Host, slots per forwarded client, path, panics, metrics; every error becomes JSON
+//!   front       431, Host, requests in flight, path, panics, metrics; every error becomes JSON
 //!   router      routes to handlers: extract, one call into the engine, encode
+//!   memory      what bodies and pages may take, over all clients and for each account
 //! ```
 //!
 //! # Who owns what
@@ -35,6 +36,7 @@ mod error;
 mod front;
 mod limits;
 mod listen;
+mod memory;
 mod ops;
 mod path;
 mod pins;
@@ -54,7 +56,7 @@ pub use ipnet::IpNet;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Clients, TrustedProxies};
+use crate::client::{Clients, Places, TrustedProxies};
 use crate::front::{Front, HostRule};
 use crate::limits::Pace;
 use crate::listen::{Listener, Running};
@@ -182,8 +184,9 @@ impl Bound {
         let stopping = CancellationToken::new();
         let (api_addr, ops_addr) = (self.api.addr(), self.ops.addr());
         let front = |router, host, prefixes| {
-            let forwarded = Clients::new(pace.per_client, "requests_per_forwarded_client");
-            Front::new(router, host, prefixes, self.trusted.clone(), forwarded, Arc::clone(&entropy))
+            let clients = Clients::new(pace.requests_per_client, "requests_per_client");
+            let places = Places::new(pace.requests, "requests", clients);
+            Front::new(router, host, prefixes, self.trusted.clone(), places, Arc::clone(&entropy))
         };
         let routes = router::api(router::ApiState::new(engine.clone(), stopping.clone(), Arc::clone(&pace)));
         let api = front(routes, self.hosts.0, self.prefixes);

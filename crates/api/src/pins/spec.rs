@@ -99,6 +99,16 @@ fn origins(sent: Vec<Value>) -> Vec<String> {
         limits::hit("origins");
         kept.truncate(limits::ORIGINS_KEPT);
     }
+    let mut bytes = 0;
+    let fit = kept.iter().take_while(|text| {
+        bytes += text.len();
+        bytes <= limits::ORIGINS_BYTES
+    });
+    let fit = fit.count();
+    if fit < kept.len() {
+        limits::hit("origins_bytes");
+        kept.truncate(fit);
+    }
     kept
 }
 
@@ -109,7 +119,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{BatchBody, PinBody};
-    use crate::limits::{BATCH_PINS, META_BYTES, META_ENTRIES, NAME_CHARS, ORIGIN_BYTES, ORIGINS_KEPT};
+    use crate::limits::{
+        BATCH_PINS, META_BYTES, META_ENTRIES, NAME_CHARS, ORIGIN_BYTES, ORIGINS_BYTES, ORIGINS_KEPT,
+    };
 
     const CID: &str = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
 
@@ -191,6 +203,19 @@ mod tests {
         }
         let longest = json!({ "cid": CID, "origins": ["x".repeat(ORIGIN_BYTES)] });
         assert_eq!(checked(longest).unwrap().origins.len(), 1);
+    }
+
+    #[test]
+    fn the_origins_of_a_pin_are_bounded_in_bytes() {
+        let full = ORIGINS_BYTES / ORIGIN_BYTES;
+        for (last, more, kept) in
+            [(ORIGIN_BYTES, 0, full), (ORIGIN_BYTES - 1, 1, full + 1), (ORIGIN_BYTES, 1, full)]
+        {
+            let mut sent: Vec<String> = (1..full).map(|i| format!("{i:0>ORIGIN_BYTES$}")).collect();
+            sent.extend(["x".repeat(last), "y".repeat(more)]);
+            let spec = checked(json!({ "cid": CID, "origins": sent })).unwrap();
+            assert_eq!(spec.origins.len(), kept, "{last} and {more}");
+        }
     }
 
     #[test]
