@@ -63,6 +63,42 @@ async fn a_stream_ends_when_the_pin_is_removed() {
     assert!(!ended(stream).await.is_empty());
 }
 
+/// The token was looked at once: a stream that was open went on for days after it was revoked.
+#[tokio::test]
+async fn t24_a_stream_ends_when_its_token_does_or_its_account_is_suspended() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    for way in ["revoked", "expired", "suspended"] {
+        let world = World::new().await;
+        let mut alice = world.alice().await;
+        let id = alice.add_cid(leaf("a").cid()).await;
+        alice.reaches(&id, "pinning").await;
+        let (token, secret) =
+            world.engine.create_token("alice", &[floe_engine::Scope::PinsRead], Some(HOUR)).await.unwrap();
+        alice.token = secret;
+        let response = alice.request("GET", &format!("/pins/{id}/events")).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let stream = tokio::spawn(response.text());
+        for _ in 0..10 {
+            world.clock.advance(Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!stream.is_finished(), "{way}: it goes on while the token holds");
+        match way {
+            "revoked" => world.engine.revoke_token(token.id).await.unwrap(),
+            "expired" => world.clock.advance(HOUR),
+            _ => world.engine.suspend_account("alice", true).await.unwrap(),
+        }
+        for _ in 0..500 {
+            world.clock.advance(Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if stream.is_finished() {
+                break;
+            }
+        }
+        assert!(stream.is_finished(), "{way}: it ends");
+    }
+}
+
 #[tokio::test]
 async fn a_shutdown_does_not_wait_for_streams() {
     let world = World::new().await;
