@@ -3,6 +3,12 @@
 
 use std::time::Duration;
 
+/// What the rows bound, checked here first so that the answer can name the parameter.
+pub(crate) use floe_engine::{
+    CIDS_PER_FILTER as FILTER_CIDS, KEY_BYTES as IDEMPOTENCY_KEY_BYTES, PAGE as PAGE_MOST,
+    PINS_PER_REQUEST as BATCH_PINS,
+};
+
 /// From a connection, or the first byte of a later request, to the whole header. Half cuts clients on poor
 /// links, double lets a slow client hold a slot longer (slowloris, T22).
 pub(crate) const HEADER_READ: Duration = Duration::from_secs(5);
@@ -92,8 +98,6 @@ pub(crate) const BODY_WEIGHT: usize = 16;
 pub(crate) const PIN_BYTES: usize = 36 << 10;
 /// The text of a token; ours have 50 to 70 bytes.
 pub(crate) const TOKEN_BYTES: usize = 512;
-/// `Idempotency-Key`.
-pub(crate) const IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// Characters of an account's name.
 pub(crate) const ACCOUNT_NAME_CHARS: usize = 64;
 
@@ -113,14 +117,8 @@ pub(crate) const ORIGIN_BYTES: usize = 1024;
 pub(crate) const META_ENTRIES: usize = 1000;
 /// Bytes of all keys and values of `meta`.
 pub(crate) const META_BYTES: usize = 16 << 10;
-/// CIDs in a filter. The spec says 10; some clients send more.
-pub(crate) const FILTER_CIDS: usize = 100;
-/// The largest page (spec).
-pub(crate) const PAGE_MOST: u32 = 1000;
 /// The page without `limit` (spec).
 pub(crate) const PAGE_DEFAULT: u32 = 10;
-/// Pins of one batch.
-pub(crate) const BATCH_PINS: usize = 1000;
 /// What a client is told to wait whose query took too long: longer than the query did, so that one that only repeats
 /// it leaves the disk to others most of the time.
 pub(crate) const SCAN_AGAIN: Duration = Duration::from_secs(10);
