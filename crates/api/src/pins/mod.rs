@@ -18,6 +18,7 @@ use floe_engine::{PinRow, PinSpec};
 use http::StatusCode;
 use http::request::Parts;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::access::{Caller, PinsRead, PinsWrite};
 use crate::admin::Segment;
@@ -53,6 +54,7 @@ pub(crate) async fn list(
     local: Local,
     RawQuery(text): RawQuery,
 ) -> Result<Response, ApiError> {
+    state.rates.list(&caller.who, Instant::now())?;
     let filter = query::filter(text.as_deref())?;
     let room = state.memory.take(caller.who.account.id, filter.limit as usize * limits::PIN_BYTES).await?;
     let page = state.engine.pins(&caller.who, filter).await?;

@@ -9,8 +9,10 @@ use floe_engine::PinSpec;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::query::shown;
 use crate::error::ApiError;
 use crate::limits;
+use crate::path::DEFAULT_POLICY;
 
 /// The body of `POST /pins` and `POST /pins/{requestid}`.
 #[derive(Deserialize)]
@@ -39,6 +41,7 @@ impl PinBody {
             check_name(name)?;
         }
         check_meta(&meta)?;
+        check_policy(&meta)?;
         let origins = origins(self.origins.unwrap_or_default());
         Ok(PinSpec { cid_text: self.cid, cid, name: self.name, origins, meta })
     }
@@ -81,6 +84,17 @@ pub(super) fn check_meta(meta: &BTreeMap<String, String>) -> Result<(), String> 
         return Err(format!("meta: {bytes} bytes of keys and values; the most is {}", limits::META_BYTES));
     }
     Ok(())
+}
+
+/// `meta.policy` goes before the policy of the path. One that does not exist is a mistake, and a pin that was kept
+/// otherwise than asked for would be a worse one.
+fn check_policy(meta: &BTreeMap<String, String>) -> Result<(), String> {
+    match meta.get("policy") {
+        Some(policy) if policy != DEFAULT_POLICY => {
+            Err(format!("meta.policy: there is no policy {}; there is {DEFAULT_POLICY:?}", shown(policy)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The origins that are kept: texts, each once. The node skips what does not parse or may not be dialled.
@@ -162,6 +176,20 @@ mod tests {
             checked(json!({ "cid": CID, "name": null, "origins": null, "meta": null, "x": { "y": 1 } }))
                 .unwrap();
         assert_eq!((spec.name, spec.origins.len(), spec.meta.len()), (None, 0, 0));
+    }
+
+    #[test]
+    fn a_policy_in_meta_is_one_that_exists() {
+        let with = |policy: &str| checked(json!({ "cid": CID, "meta": { "policy": policy } }));
+        assert_eq!(with("default").unwrap().meta["policy"], "default", "M6: it is kept as it is");
+        for unknown in ["gold", "", "Default", "default "] {
+            let error = with(unknown).unwrap_err();
+            assert!(
+                error.starts_with("meta.policy: ") && error.contains("\"default\""),
+                "{unknown}: {error}"
+            );
+        }
+        assert!(with(&"x".repeat(1000)).unwrap_err().len() < 200, "it is not repeated at length");
     }
 
     #[test]
