@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use floe_core::cid::code;
 use floe_core::{Block, Cid, PinStatus};
-use floe_engine::{PinEventItem, PinFilter, Settings};
+use floe_engine::{PinEventItem, PinFilter, Principal, Settings};
 use futures::StreamExt as _;
 
 use self::support::dags::{Dag, chain, doubling, leaf, node, tree};
