@@ -169,8 +169,8 @@ mod tests {
 
     #[test]
     fn a_share_holds_what_one_request_may_ask_for() {
-        assert!(limits::PAGE_MOST as usize * limits::PIN_BYTES <= limits::MEMORY_PER_ACCOUNT);
-        assert!(limits::BODY_BYTES * limits::BODY_WEIGHT <= limits::MEMORY_PER_ACCOUNT);
+        const { assert!(limits::PAGE_MOST as usize * limits::PIN_BYTES <= limits::MEMORY_PER_ACCOUNT) };
+        const { assert!(limits::BODY_BYTES * limits::BODY_WEIGHT <= limits::MEMORY_PER_ACCOUNT) };
         const { assert!(limits::MEMORY_PER_ACCOUNT < limits::MEMORY_BYTES) };
     }
 }
