@@ -126,7 +126,7 @@ fn of_node(error: &floe_ipfs::Error) -> Option<Code> {
 fn of_api(error: &floe_api::Error) -> Option<Code> {
     match error {
         floe_api::Error::AddressInUse { .. } => Some(Code::PortInUse),
-        floe_api::Error::PublicUrl(_) | floe_api::Error::PathPrefix(_) => Some(Code::Usage),
+        floe_api::Error::PublicUrl(_) | floe_api::Error::PathPrefix { .. } => Some(Code::Usage),
         // The io error behind it may say more.
         floe_api::Error::Bind { .. } => None,
     }

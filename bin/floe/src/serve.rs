@@ -110,6 +110,8 @@ impl Floe {
             public_url: config.api.public_url.as_ref().map(ToString::to_string),
             trusted_proxies: config.api.trusted_proxies.clone(),
             path_prefixes: config.api.path_prefixes.iter().map(|prefix| prefix.0.clone()).collect(),
+            requests_per_minute: config.api.requests_per_minute,
+            lists_per_minute: config.api.lists_per_minute,
         })
         .await
         .context("cannot start the API")?;

@@ -1,7 +1,8 @@
 //! Who may call: bearer tokens and scopes.
 //!
 //! A handler states what it needs in its signature (`Caller<PinsRead>`), so that none can forget to ask. The
-//! token itself goes nowhere but into the one call that looks it up.
+//! token itself goes nowhere but into the one call that looks it up. What is read after it, the body, finds the account
+//! as a request extension.
 
 use std::marker::PhantomData;
 
@@ -10,6 +11,7 @@ use floe_engine::{Principal, Scope};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
+use tokio::time::Instant;
 
 use crate::error::ApiError;
 use crate::limits;
@@ -20,6 +22,8 @@ pub(crate) trait Need: Send + Sync + 'static {
     const SCOPE: Scope;
     /// Whether a suspended account is refused. Administration goes on: it is what lifts a suspension.
     const REFUSES_SUSPENDED: bool = true;
+    /// Whether it counts for `api.requests_per_minute`.
+    const IS_COUNTED: bool = true;
 }
 
 /// Reading pins.
@@ -40,6 +44,7 @@ impl Need for PinsWrite {
 impl Need for Admin {
     const SCOPE: Scope = Scope::Admin;
     const REFUSES_SUSPENDED: bool = false;
+    const IS_COUNTED: bool = false;
 }
 
 /// Who calls, with a token that has what `N` needs.
@@ -60,6 +65,10 @@ impl<N: Need> FromRequestParts<ApiState> for Caller<N> {
         if !who.scopes.contains(&N::SCOPE) {
             return Err(ApiError::forbidden(format!("this token lacks the scope {}", name(N::SCOPE))));
         }
+        if N::IS_COUNTED {
+            state.rates.request(&who, Instant::now())?;
+        }
+        parts.extensions.insert(who.account.id);
         Ok(Self { who, need: PhantomData })
     }
 }

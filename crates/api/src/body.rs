@@ -1,8 +1,10 @@
-//! Request bodies: JSON, bounded in bytes and in time, with the `Idempotency-Key` they came under.
+//! Request bodies: JSON, bounded in bytes, in time and in what all of them take, with the `Idempotency-Key` they came
+//! under.
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use bytes::{Bytes, BytesMut};
+use floe_core::AccountId;
 use floe_engine::IdempotencyKey;
 use http::header::HeaderName;
 use http::request::Parts;
@@ -13,15 +15,18 @@ use tokio::time::Instant;
 
 use crate::error::{ApiError, is_json};
 use crate::limits::{self, Pace};
+use crate::memory::Room;
 use crate::router::ApiState;
 
 /// A client's name for a request, so that a retry is not a second request.
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// A JSON body.
+/// A JSON body. It comes after the [`crate::access::Caller`], whose account its memory counts for.
 pub(crate) struct Sent<T> {
     pub(crate) value: T,
     pub(crate) key: Option<IdempotencyKey>,
+    /// For all that is made of it, up to the answer.
+    pub(crate) room: Room,
 }
 
 impl<T: DeserializeOwned> FromRequest<ApiState> for Sent<T> {
@@ -32,12 +37,23 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for Sent<T> {
         if !is_json(&parts.headers) {
             return Err(ApiError::unsupported_media_type());
         }
+        let account = parts.extensions.get::<AccountId>().copied();
+        let account =
+            account.ok_or_else(|| ApiError::internal("a body is read before its caller is known"))?;
+        let mut room = state.memory.take(account, limits::BODY_WEIGHT * most(&body)).await?;
         let body = read(body, &state.pace).await?;
+        room.shrink(limits::BODY_WEIGHT * body.len());
         let key = idempotency_key(&parts, &body)?;
         let value = serde_json::from_slice(&body)
             .map_err(|error| ApiError::bad_request(format!("the body is not as expected: {error}")))?;
-        Ok(Self { value, key })
+        Ok(Self { value, key, room })
     }
+}
+
+/// How many bytes of a body may be kept.
+fn most(body: &Body) -> usize {
+    let announced = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
+    announced.map_or(limits::BODY_BYTES, |bytes| bytes.min(limits::BODY_BYTES))
 }
 
 /// The whole body, at no less than the least rate.

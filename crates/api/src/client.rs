@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits;
 
@@ -30,10 +31,15 @@ impl TrustedProxies {
         self.0.iter().any(|net| net.contains(&ip))
     }
 
+    /// Whom a request counts for: who connects, or who is behind a trusted proxy that names somebody.
+    pub(crate) fn client_of(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+        if self.contains(peer) { self.client_behind(peer, headers) } else { Some(peer) }
+    }
+
     /// The client behind a trusted proxy: the last address in `X-Forwarded-For` that is no proxy of ours.
     /// What stands before it is the client's own word. `None` for a peer that is not trusted, and where the
     /// proxy named nobody.
-    pub(crate) fn client_behind(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+    fn client_behind(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
         if !self.contains(peer) {
             return None;
         }
@@ -92,6 +98,41 @@ impl Drop for Slot {
                 held.remove(&self.key);
             }
         }
+    }
+}
+
+/// A bound over all clients, and one for each of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    all: Arc<Semaphore>,
+    limit: &'static str,
+    clients: Clients,
+}
+
+/// One of the places; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _of_client: Option<Slot>,
+}
+
+impl Places {
+    /// `limit` names the bound over all.
+    pub(crate) fn new(most: usize, limit: &'static str, clients: Clients) -> Self {
+        Self { all: Arc::new(Semaphore::new(most)), limit, clients }
+    }
+
+    /// A place for this client, or for one that nobody names. `None` where it, or all, hold what they may.
+    pub(crate) fn take(&self, client: Option<IpAddr>) -> Option<Place> {
+        let Ok(of_all) = Arc::clone(&self.all).try_acquire_owned() else {
+            limits::hit(self.limit);
+            return None;
+        };
+        let of_client = match client {
+            Some(ip) => Some(self.clients.take(ip)?),
+            None => None,
+        };
+        Some(Place { _of_all: of_all, _of_client: of_client })
     }
 }
 

@@ -11,13 +11,20 @@
 //! ```
 //!
 //! An HTTP/2 connection whose header never ends counts as idle: it costs one of its client's slots for 120 s.
+//!
+//! # Slow readers
+//! An answer that its client does not take ends the connection. [`Paced`] sees it where the socket takes no more. An
+//! HTTP/2 client can keep the socket empty and open no window instead, so [`Counted`] hands the answer over in pieces
+//! that know when they are gone: written, or given up. What the server itself has not made yet, as the next event of a
+//! stream, is not waited for.
 
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes};
 use http::{Request, Version};
@@ -31,9 +38,10 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::client::Peer;
+use crate::client::{Peer, Place};
 use crate::front::App;
 use crate::limits::{self, Pace};
+use crate::memory::Room;
 
 /// hyper with our bounds.
 pub(crate) struct Protocol(auto::Builder<TokioExecutor>);
@@ -54,6 +62,10 @@ impl Protocol {
             .max_pending_accept_reset_streams(limits::H2_PENDING_RESETS)
             .max_local_error_reset_streams(limits::H2_ERROR_RESETS)
             .max_send_buf_size(limits::H2_SEND_BUFFER_BYTES)
+            .initial_stream_window_size(limits::H2_RECEIVE_BYTES)
+            .initial_connection_window_size(limits::H2_RECEIVE_BYTES)
+            .keep_alive_interval(limits::H2_PING_EVERY)
+            .keep_alive_timeout(limits::H2_PONG_WITHIN)
             .max_header_list_size(limits::HYPER_HEADER_BYTES as u32);
         Self(builder)
     }
@@ -110,8 +122,10 @@ async fn answer(
 ) -> Result<http::Response<Counted>, Infallible> {
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(Peer(peer));
-    let response = app.oneshot(request).await?;
-    Ok(response.map(|body| Counted { body, _busy: busy }))
+    let mut response = app.oneshot(request).await?;
+    let (place, room) = (response.extensions_mut().remove(), response.extensions_mut().remove());
+    let flight = Arc::new(Flight { busy, _place: place, _room: room });
+    Ok(response.map(|body| Counted { body, rest: Bytes::new(), flight }))
 }
 
 /// What the connection does now.
@@ -122,6 +136,18 @@ struct State {
     http2: bool,
     phase: Phase,
     since: Instant,
+    /// Answers that wait for their client, by the number of their request.
+    waiting: HashMap<u64, Waiting>,
+    /// The number of the last request.
+    last: u64,
+}
+
+/// Pieces of an answer are with hyper. There are few: it asks for no more than it may buffer.
+struct Waiting {
+    /// The first was handed over, or the one before it was gone.
+    since: Instant,
+    /// Their bytes, in their order.
+    pieces: VecDeque<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -136,14 +162,40 @@ enum Phase {
 
 impl Activity {
     fn new() -> Self {
-        Self(Mutex::new(State { requests: 0, http2: false, phase: Phase::New, since: Instant::now() }))
+        Self(Mutex::new(State {
+            requests: 0,
+            http2: false,
+            phase: Phase::New,
+            since: Instant::now(),
+            waiting: HashMap::new(),
+            last: 0,
+        }))
     }
 
     fn begin(self: &Arc<Self>, version: Version) -> Busy {
         let mut state = self.0.lock();
         state.requests += 1;
         state.http2 |= version == Version::HTTP_2;
-        Busy(Arc::clone(self))
+        state.last += 1;
+        Busy { activity: Arc::clone(self), request: state.last }
+    }
+
+    /// So many bytes of a request's answer are handed over.
+    fn handed_over(&self, request: u64, bytes: usize) {
+        let mut state = self.0.lock();
+        let fresh = || Waiting { since: Instant::now(), pieces: VecDeque::new() };
+        state.waiting.entry(request).or_insert_with(fresh).pieces.push_back(bytes);
+    }
+
+    /// The first piece of a request's answer is gone. With the last one the client has kept up.
+    fn gone(&self, request: u64) {
+        let mut state = self.0.lock();
+        let Some(waiting) = state.waiting.get_mut(&request) else { return };
+        waiting.since = Instant::now();
+        waiting.pieces.pop_front();
+        if waiting.pieces.is_empty() {
+            state.waiting.remove(&request);
+        }
     }
 
     fn bytes_came(&self) {
@@ -156,8 +208,10 @@ impl Activity {
     /// When the connection is to be closed, if nothing happens.
     fn deadline(&self, pace: &Pace) -> Option<Instant> {
         let state = self.0.lock();
+        let first = |waiting: &Waiting| waiting.pieces.front().map_or(0, |bytes| *bytes as u64);
+        let cut = |waiting: &Waiting| waiting.since + pace.body_allowance(first(waiting));
         let allowed = match state.phase {
-            _ if state.requests > 0 => return None,
+            _ if state.requests > 0 => return state.waiting.values().map(cut).min(),
             Phase::New | Phase::Header => pace.header_read,
             Phase::Idle => pace.idle,
         };
@@ -165,25 +219,67 @@ impl Activity {
     }
 
     fn limit(&self) -> &'static str {
-        if self.0.lock().phase == Phase::Idle { "idle" } else { "header_read" }
+        let state = self.0.lock();
+        match state.phase {
+            _ if state.requests > 0 => "write_rate",
+            Phase::Idle => "idle",
+            Phase::New | Phase::Header => "header_read",
+        }
     }
 }
 
-/// A request in flight, until the last byte of its answer is handed over.
-struct Busy(Arc<Activity>);
+/// A request in flight.
+struct Busy {
+    activity: Arc<Activity>,
+    request: u64,
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let mut state = self.0.0.lock();
+        let mut state = self.activity.0.lock();
         state.requests -= 1;
         (state.phase, state.since) = (Phase::Idle, Instant::now());
     }
 }
 
-/// A response body that keeps its request in flight.
+/// What a request holds until the last piece of its answer is gone.
+struct Flight {
+    busy: Busy,
+    _place: Option<Arc<Place>>,
+    _room: Option<Arc<Room>>,
+}
+
+/// A part of an answer, for as long as hyper has it.
+struct Piece {
+    bytes: Bytes,
+    flight: Arc<Flight>,
+}
+
+impl Piece {
+    fn hand_over(bytes: Bytes, flight: &Arc<Flight>) -> Bytes {
+        flight.busy.activity.handed_over(flight.busy.request, bytes.len());
+        Bytes::from_owner(Self { bytes, flight: Arc::clone(flight) })
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.flight.busy.activity.gone(self.flight.busy.request);
+    }
+}
+
+/// A response body that keeps its request in flight, and is handed over piece by piece.
 struct Counted {
     body: Body,
-    _busy: Busy,
+    /// What of the body's last frame is not handed over yet.
+    rest: Bytes,
+    flight: Arc<Flight>,
 }
 
 impl HttpBody for Counted {
@@ -194,15 +290,32 @@ impl HttpBody for Counted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                ended => return Poll::Ready(ended),
+            }
+        }
+        let next = self.rest.len().min(limits::ANSWER_PIECE_BYTES);
+        let bytes = self.rest.split_to(next);
+        Poll::Ready(Some(Ok(Frame::data(Piece::hand_over(bytes, &self.flight)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut whole = SizeHint::new();
+        whole.set_lower(hint.lower() + rest);
+        if let Some(upper) = hint.upper() {
+            whole.set_upper(upper + rest);
+        }
+        whole
     }
 }
 
@@ -443,6 +556,32 @@ mod tests {
         assert_eq!(Pace::default().connections, 1024);
     }
 
+    /// One address had 64 connections of 100 streams each.
+    #[tokio::test]
+    async fn t22_requests_of_one_client_and_of_all_are_bounded() {
+        for (per_client, all) in [(3, 1000), (1000, 3)] {
+            let options = pace(|p| (p.requests_per_client, p.requests) = (per_client, all));
+            let (_running, addr) = serve(options).await;
+            let mut held = Vec::new();
+            for _ in 0..3 {
+                let mut stream = say(addr, GET.replace("/ok", "/endless")).await;
+                let mut first = [0; 12];
+                stream.read_exact(&mut first).await.unwrap();
+                assert_eq!(&first, b"HTTP/1.1 200");
+                held.push(stream);
+            }
+            let refused = ask(addr, "GET /ok HTTP/1.1").await.to_lowercase();
+            assert!(refused.starts_with("http/1.1 429 ") && refused.contains("retry-after: 1"), "{refused}");
+            held.pop();
+            let end = Instant::now() + Duration::from_secs(10);
+            while !ask(addr, "GET /ok HTTP/1.1").await.starts_with("HTTP/1.1 200") {
+                assert!(Instant::now() < end, "a place is free");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        assert_eq!((Pace::default().requests_per_client, Pace::default().requests), (100, 1024));
+    }
+
     #[tokio::test]
     async fn headers_are_refused_by_us_long_before_hyper_does() {
         let (_running, addr) = serve(Options::default()).await;
@@ -454,6 +593,7 @@ mod tests {
         assert!(ours.starts_with("HTTP/1.1 431") && ours.contains("HEADERS_TOO_LARGE"), "{ours}");
     }
 
+    const DATA: u8 = 0;
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
     const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
@@ -484,6 +624,53 @@ mod tests {
         assert_eq!(ask_and_hear(numbers(99..100), 100).await, (100, Vec::new()));
         let refused = vec![(RST_STREAM, 201, REFUSED_STREAM.to_vec())];
         assert_eq!(ask_and_hear(numbers(100..101), 101).await, (100, refused));
+    }
+
+    /// A client that opens no window, or stops to, kept its request and the answer in memory for ever: a request in
+    /// flight had no deadline, and the socket was never full. It needs no token.
+    #[tokio::test]
+    async fn t22_an_http2_client_that_takes_no_answer_is_cut_and_its_place_is_free() {
+        for (path, window) in [("/ok", 0), ("/ok", 1), ("/medium", 0), ("/medium", 1), ("/medium", 50_000)] {
+            let grace = Duration::from_millis(300);
+            let options = pace(|p| (p.body_grace, p.body_rate, p.requests_per_client) = (grace, 1 << 20, 1));
+            let (running, addr) = serve(options).await;
+            let hello = [h2::PREFACE, &h2::settings_with_window(window), &h2::get_path(1, path)].concat();
+            let mut deaf = say(addr, hello).await;
+            let mut heard = Vec::new();
+            while !h2::kinds(&heard).contains(&HEADERS) {
+                assert!(deaf.read_buf(&mut heard).await.unwrap() > 0, "{path} {window}: it is answered");
+            }
+            let refused = ask(addr, "GET /ok HTTP/1.1").await;
+            assert!(refused.starts_with("HTTP/1.1 429"), "{path} {window}: {refused}");
+            hear(&mut deaf).await;
+            until("it is gone", || running.open() == 0).await;
+            assert!(ask(addr, "GET /ok HTTP/1.1").await.starts_with("HTTP/1.1 200"), "{path} {window}");
+        }
+    }
+
+    /// A client that takes what it gets, however it opens its window, gets all of it. Nor is one cut that waits for the
+    /// server: an event stream says nothing for long.
+    #[tokio::test]
+    async fn an_http2_client_that_reads_gets_all_of_its_answer() {
+        let options = pace(|p| (p.body_grace, p.body_rate) = (Duration::from_millis(300), 1 << 20));
+        let (running, addr) = serve(options).await;
+        let hello = [h2::PREFACE, &h2::settings_with_window(1000), &h2::get_path(1, "/medium")].concat();
+        let mut stream = say(addr, hello).await;
+        let (mut heard, mut taken) = (Vec::new(), 0);
+        while taken < crate::testing::MEDIUM {
+            assert!(stream.read_buf(&mut heard).await.unwrap() > 0, "{taken} bytes came");
+            let data = h2::frames(&heard).into_iter().filter(|(kind, _, _)| *kind == DATA);
+            let came: usize = data.map(|(_, _, bytes)| bytes.len()).sum();
+            let more = u32::try_from(came - taken).unwrap();
+            if more > 0 {
+                let windows = [h2::window_update(0, more), h2::window_update(1, more)].concat();
+                stream.write_all(&windows).await.unwrap();
+            }
+            taken = came;
+        }
+        stream.write_all(&h2::get_path(3, "/endless")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert_eq!(running.open(), 1);
     }
 
     #[tokio::test]

@@ -114,6 +114,10 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", details)
     }
 
+    pub(crate) fn busy(details: impl Into<String>, retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..Self::unavailable(details) }
+    }
+
     fn insufficient_storage() -> Self {
         let details = "the disk is under its reserve: new pins are refused until there is space again";
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "INSUFFICIENT_STORAGE", details)
@@ -192,8 +196,7 @@ fn of_records(error: RecordsError) -> ApiError {
         RecordsError::Busy { reason, retry_after } => ApiError::too_many_requests(reason, retry_after),
         RecordsError::KeyReused => ApiError::unprocessable(RecordsError::KeyReused.to_string()),
         RecordsError::Deadline => {
-            let error = ApiError::unavailable("the query took too long: narrow the filter");
-            ApiError { retry_after: Some(limits::SCAN_AGAIN), ..error }
+            ApiError::busy("the query took too long: narrow the filter", limits::SCAN_AGAIN)
         }
         RecordsError::Full => ApiError::insufficient_storage(),
         error => ApiError::internal(error),

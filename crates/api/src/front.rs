@@ -1,7 +1,7 @@
 //! What every request passes in front of the router, and every answer on its way out.
 //!
-//! In: the bounds on headers (431), the `Host` check that keeps DNS rebinding out (T29), a slot for clients
-//! behind a trusted proxy, the path. Out: errors that libraries made get a JSON body, causes of internal
+//! In: the bounds on headers (431), the `Host` check that keeps DNS rebinding out (T29), a place among the requests in
+//! flight, the path. Out: errors that libraries made get a JSON body, causes of internal
 //! errors are logged under an id, requests are counted.
 //!
 //! A panic in a handler ends its request with a 500 and nothing else.
@@ -25,7 +25,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer as _, ServiceExt as _};
 use tower_http::cors::{Any, CorsLayer};
 
-use crate::client::{Clients, Peer, Slot, TrustedProxies};
+use crate::client::{Peer, Place, Places, TrustedProxies};
 use crate::error::{ApiError, Cause, with_json_body};
 use crate::limits;
 use crate::path::Prefixes;
@@ -119,7 +119,7 @@ struct Stages {
     host: HostRule,
     prefixes: Prefixes,
     trusted: TrustedProxies,
-    forwarded: Clients,
+    places: Places,
     entropy: Arc<dyn Entropy>,
 }
 
@@ -129,11 +129,11 @@ impl Front {
         host: HostRule,
         prefixes: Prefixes,
         trusted: TrustedProxies,
-        forwarded: Clients,
+        places: Places,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
         let router = router.layer(axum::middleware::map_request(note_route));
-        Self(Arc::new(Stages { router, host, prefixes, trusted, forwarded, entropy }))
+        Self(Arc::new(Stages { router, host, prefixes, trusted, places, entropy }))
     }
 
     /// CORS is outermost, so that a browser may read refusals too, and asks without a token.
@@ -151,15 +151,14 @@ impl Front {
         let route = Route::default();
         request.extensions_mut().insert(route.clone());
         let response = match self.admit(&mut request) {
-            Ok(slot) => held(self.route(request).await, slot),
-            Err(refused) => refused.into_response(),
+            Ok(place) => held(self.finish(self.route(request).await), place),
+            Err(refused) => self.finish(refused.into_response()),
         };
-        let response = self.finish(response);
         count(&method, &route, response.status(), started);
         response
     }
 
-    fn admit(&self, request: &mut Request<Body>) -> Result<Option<Slot>, ApiError> {
+    fn admit(&self, request: &mut Request<Body>) -> Result<Place, ApiError> {
         check_headers(request)?;
         if let Some(token) = request.headers_mut().get_mut(AUTHORIZATION) {
             // Debug output of a sensitive value is "Sensitive" (T24).
@@ -168,15 +167,11 @@ impl Front {
         let local = self.0.host.check(request)?;
         request.extensions_mut().insert(local);
         self.0.prefixes.normalise(request.uri_mut());
-        let Some(Peer(peer)) = request.extensions().get().copied() else { return Ok(None) };
-        let Some(client) = self.0.trusted.client_behind(peer, request.headers()) else { return Ok(None) };
-        match self.0.forwarded.take(client) {
-            Some(slot) => Ok(Some(slot)),
-            None => {
-                let details = "too many requests of this client are in flight";
-                Err(ApiError::too_many_requests(details, std::time::Duration::from_secs(1)))
-            }
-        }
+        let peer = request.extensions().get().map(|Peer(ip)| *ip);
+        let client = peer.and_then(|peer| self.0.trusted.client_of(peer, request.headers()));
+        self.0.places.take(client).ok_or_else(|| {
+            ApiError::too_many_requests("too many requests are in flight", limits::REFUSED_FOR)
+        })
     }
 
     async fn route(&self, request: Request<Body>) -> Response {
@@ -237,15 +232,10 @@ fn uri_bytes(uri: &Uri) -> usize {
     uri.path_and_query().map_or(0, |p| p.as_str().len()) + uri.authority().map_or(0, |a| a.as_str().len())
 }
 
-/// Keeps a client's slot until the answer's body has been sent.
-fn held(response: Response, slot: Option<Slot>) -> Response {
-    let Some(slot) = slot else { return response };
-    response.map(|body| {
-        Body::new(http_body_util::BodyExt::map_frame(body, move |frame| {
-            let _ = &slot;
-            frame
-        }))
-    })
+/// Keeps a request's place until the last byte of its answer is gone: the connection looks for it.
+fn held(mut response: Response, place: Place) -> Response {
+    response.extensions_mut().insert(Arc::new(place));
+    response
 }
 
 /// The template of the route that was taken, told to [`Front::answer`] from inside the router. A set of
@@ -457,7 +447,7 @@ mod tests {
     #[tokio::test]
     async fn t22_a_client_behind_a_proxy_has_its_own_slots() {
         let mut options = Options { trusted: vec!["127.0.0.1/32".parse().unwrap()], ..Options::default() };
-        options.pace.per_client = 2;
+        options.pace.requests_per_client = 2;
         let app = front(&options).into_service();
         let from = |client: &'static str| {
             let mut request = request("GET", "/ok");

@@ -10,8 +10,10 @@
 //! ```text
 //!   listen      accepts; bounds connections, in all and per client; backs off when out of descriptors
 //!   connection  HTTP/1 and HTTP/2 by hyper; header, idle and write deadlines
-//!   front       431, Host, slots per forwarded client, path, panics, metrics; every error becomes JSON
+//!   front       431, Host, requests in flight, path, panics, metrics; every error becomes JSON
 //!   router      routes to handlers: extract, one call into the engine, encode
+//!   rates       what an account may ask for in a minute
+//!   memory      what bodies and pages may take, over all clients and for each account
 //! ```
 //!
 //! # Who owns what
@@ -35,9 +37,11 @@ mod error;
 mod front;
 mod limits;
 mod listen;
+mod memory;
 mod ops;
 mod path;
 mod pins;
+mod rates;
 mod router;
 #[cfg(test)]
 mod siege;
@@ -51,13 +55,15 @@ use std::time::Duration;
 use floe_core::ports::Entropy;
 use floe_engine::Engine;
 pub use ipnet::IpNet;
+pub use path::prefix as path_prefix;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Clients, TrustedProxies};
+use crate::client::{Clients, Places, TrustedProxies};
 use crate::front::{Front, HostRule};
 use crate::limits::Pace;
 use crate::listen::{Listener, Running};
+use crate::rates::Rates;
 
 /// Plain settings (`[api]` and `[ops]` in config.toml).
 #[derive(Debug, Clone)]
@@ -74,6 +80,10 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
     /// Paths under which everything is served as well, such as `/ipfs-pinning`.
     pub path_prefixes: Vec<String>,
+    /// Requests under `/pins` that an account may make in a minute; `None`: no limit. Never for `default`.
+    pub requests_per_minute: Option<u32>,
+    /// Pages among them.
+    pub lists_per_minute: Option<u32>,
 }
 
 impl Default for Settings {
@@ -84,6 +94,8 @@ impl Default for Settings {
             public_url: None,
             trusted_proxies: Vec::new(),
             path_prefixes: Vec::new(),
+            requests_per_minute: None,
+            lists_per_minute: None,
         }
     }
 }
@@ -126,9 +138,14 @@ pub enum Error {
     /// `api.public_url` is no absolute URL.
     #[error("api.public_url = {0:?} is not an absolute URL such as https://pins.example.org")]
     PublicUrl(String),
-    /// An entry of `api.path_prefixes` is no path.
-    #[error("api.path_prefixes: {0:?} is not a path such as /ipfs-pinning, without ?, # or %")]
-    PathPrefix(String),
+    /// An entry of `api.path_prefixes` is no path, or would hide our own.
+    #[error("api.path_prefixes: {prefix:?}: {reason}")]
+    PathPrefix {
+        /// The entry.
+        prefix: String,
+        /// What was wanted.
+        reason: &'static str,
+    },
 }
 
 /// Both ports, taken but not served: connections wait in the backlog until [`Bound::start`].
@@ -139,6 +156,7 @@ pub struct Bound {
     hosts: (HostRule, HostRule),
     trusted: TrustedProxies,
     prefixes: path::Prefixes,
+    rates: Rates,
     pace: Pace,
 }
 
@@ -153,15 +171,8 @@ pub async fn bind(settings: Settings) -> Result<Bound, Error> {
     let ops = Listener::bind("ops.addr", settings.ops_addr).await?;
     let hosts = (HostRule::new(api.addr(), public_host), HostRule::new(ops.addr(), None));
     let trusted = TrustedProxies::new(settings.trusted_proxies);
-    Ok(Bound { api, ops, hosts, trusted, prefixes, pace: Pace::default() })
-}
-
-/// [`bind`] and [`Bound::start`] in one.
-///
-/// # Errors
-/// [enum@Error].
-pub async fn start(settings: Settings, components: Components) -> Result<Server, Error> {
-    Ok(bind(settings).await?.start(components))
+    let rates = Rates::new(settings.requests_per_minute, settings.lists_per_minute);
+    Ok(Bound { api, ops, hosts, trusted, prefixes, rates, pace: Pace::default() })
 }
 
 impl Bound {
@@ -182,10 +193,12 @@ impl Bound {
         let stopping = CancellationToken::new();
         let (api_addr, ops_addr) = (self.api.addr(), self.ops.addr());
         let front = |router, host, prefixes| {
-            let forwarded = Clients::new(pace.per_client, "requests_per_forwarded_client");
-            Front::new(router, host, prefixes, self.trusted.clone(), forwarded, Arc::clone(&entropy))
+            let clients = Clients::new(pace.requests_per_client, "requests_per_client");
+            let places = Places::new(pace.requests, "requests", clients);
+            Front::new(router, host, prefixes, self.trusted.clone(), places, Arc::clone(&entropy))
         };
-        let routes = router::api(router::ApiState::new(engine.clone(), stopping.clone(), Arc::clone(&pace)));
+        let state = router::ApiState::new(engine.clone(), stopping.clone(), Arc::clone(&pace), self.rates);
+        let routes = router::api(state);
         let api = front(routes, self.hosts.0, self.prefixes);
         let ops =
             front(ops::router(engine, metrics, stopping.clone()), self.hosts.1, path::Prefixes::default());

@@ -15,12 +15,12 @@ use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use http::Request;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::util::BoxCloneSyncService;
 
-use crate::client::{Clients, Slot, TrustedProxies};
+use crate::client::{Clients, Place, Places, TrustedProxies};
 use crate::connection::{self, Protocol};
 use crate::error::ApiError;
 use crate::front::App;
@@ -63,8 +63,11 @@ impl Listener {
             tcp: self.tcp,
             app,
             trusted,
-            clients: Clients::new(pace.per_client, "connections_per_client"),
-            places: Arc::new(Semaphore::new(pace.connections)),
+            places: Places::new(
+                pace.connections,
+                "connections",
+                Clients::new(pace.per_client, "connections_per_client"),
+            ),
             refusals: Arc::new(Semaphore::new(limits::REFUSALS)),
             protocol: Arc::new(Protocol::new()),
             pace,
@@ -115,8 +118,7 @@ struct Acceptor {
     tcp: TcpListener,
     app: App,
     trusted: TrustedProxies,
-    clients: Clients,
-    places: Arc<Semaphore>,
+    places: Places,
     refusals: Arc<Semaphore>,
     protocol: Arc<Protocol>,
     pace: Arc<Pace>,
@@ -124,9 +126,6 @@ struct Acceptor {
     cut: CancellationToken,
     tasks: TaskTracker,
 }
-
-/// A connection's part of the bounds; given back when it ends.
-type Place = (OwnedSemaphorePermit, Option<Slot>);
 
 impl Acceptor {
     async fn run(self) {
@@ -160,15 +159,9 @@ impl Acceptor {
         });
     }
 
+    /// A trusted proxy is many clients; their requests are counted instead.
     fn place(&self, peer: IpAddr) -> Option<Place> {
-        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
-            limits::hit("connections");
-            return None;
-        };
-        if self.trusted.contains(peer) {
-            return Some((permit, None));
-        }
-        Some((permit, Some(self.clients.take(peer)?)))
+        self.places.take((!self.trusted.contains(peer)).then_some(peer))
     }
 
     /// Answers one request with a 429. Where many are being refused, the rest are closed unheard.

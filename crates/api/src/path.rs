@@ -9,7 +9,10 @@ use http::uri::PathAndQuery;
 use crate::Error;
 
 /// The only policy there is. A path that names another is left alone, and so is not found.
-const DEFAULT_POLICY: &str = "/p/default/pins";
+pub(crate) const DEFAULT_POLICY: &str = "default";
+
+/// Where our own routes begin. A prefix is taken off before a path is routed, so one of these would hide them.
+const OURS: [&str; 4] = ["pins", "p", "admin", "openapi.json"];
 
 /// The prefixes of `api.path_prefixes`, longest first.
 #[derive(Debug, Clone, Default)]
@@ -17,8 +20,13 @@ pub(crate) struct Prefixes(Vec<String>);
 
 impl Prefixes {
     pub(crate) fn new(prefixes: &[String]) -> Result<Self, Error> {
-        let mut checked = prefixes.iter().map(|p| prefix(p)).collect::<Result<Vec<_>, _>>()?;
-        checked.retain(|p| !p.is_empty());
+        let wrong = |text: &str, reason| Error::PathPrefix { prefix: text.to_owned(), reason };
+        let check = |text: &String| prefix(text).map_err(|reason| wrong(text, reason));
+        let mut checked = prefixes.iter().map(check).collect::<Result<Vec<_>, _>>()?;
+        let hides = |longer: &&String| checked.iter().any(|p| below(longer, p).is_some_and(is_ours));
+        if let Some(longer) = checked.iter().find(hides) {
+            return Err(wrong(longer, HIDES));
+        }
         checked.sort_by_key(|p| std::cmp::Reverse(p.len()));
         Ok(Self(checked))
     }
@@ -26,10 +34,7 @@ impl Prefixes {
     /// The path that the router knows.
     fn route<'a>(&self, path: &'a str) -> &'a str {
         let path = self.0.iter().find_map(|p| below(path, p)).unwrap_or(path);
-        let path = match below(path, DEFAULT_POLICY) {
-            Some(_) => &path[DEFAULT_POLICY.len() - "/pins".len()..],
-            None => path,
-        };
+        let path = without_policy(path).unwrap_or(path);
         match path.strip_suffix('/') {
             None | Some("") => path,
             Some(path) => path,
@@ -57,6 +62,12 @@ impl Prefixes {
     }
 }
 
+/// The path behind `/p/default`, where that is one of pins.
+fn without_policy(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix("/p/")?.strip_prefix(DEFAULT_POLICY)?;
+    below(rest, "/pins").map(|_| rest)
+}
+
 /// What of `path` lies below `prefix`, with its slash; `/` for the prefix itself.
 fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     match path.strip_prefix(prefix)? {
@@ -66,11 +77,31 @@ fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     }
 }
 
-fn prefix(text: &str) -> Result<String, Error> {
-    let trimmed = text.trim_end_matches('/');
-    let plain = trimmed.bytes().all(|b| b.is_ascii_graphic() && !b"?#%\\".contains(&b));
-    let valid = trimmed.is_empty() || (trimmed.starts_with('/') && !trimmed.contains("//"));
-    if plain && valid { Ok(trimmed.to_owned()) } else { Err(Error::PathPrefix(text.to_owned())) }
+const HIDES: &str = "it would hide the API's own /pins, /p, /admin or /openapi.json: choose another word";
+
+/// One of `api.path_prefixes`, without a slash at its end.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn prefix(text: &str) -> Result<String, &'static str> {
+    let path = text.trim_end_matches('/');
+    let plain = |s: &str| {
+        let known = s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
+        known && !["", ".", ".."].contains(&s)
+    };
+    match path.strip_prefix('/') {
+        Some(rest) if !rest.split('/').all(plain) => {
+            Err("a path of letters, digits and any of - . _ ~, such as /psa")
+        }
+        Some(_) if is_ours(path) => Err(HIDES),
+        Some(_) => Ok(path.to_owned()),
+        None => Err("a path that begins with /, such as /psa"),
+    }
+}
+
+/// Whether a path begins as one of our own.
+fn is_ours(path: &str) -> bool {
+    path.split('/').nth(1).is_some_and(|first| OURS.contains(&first))
 }
 
 #[cfg(test)]
@@ -97,6 +128,7 @@ mod tests {
             ("/p/default/pins/", "/pins"),
             ("/p/default/pins/x/events", "/pins/x/events"),
             ("/p/default/pinsx", "/p/default/pinsx"),
+            ("/p/defaultx/pins", "/p/defaultx/pins"),
             ("/p/default", "/p/default"),
             ("/p/gold/pins", "/p/gold/pins"),
             ("/psa/pins", "/pins"),
@@ -116,10 +148,27 @@ mod tests {
 
     #[test]
     fn prefixes_are_plain_paths() {
-        for bad in ["psa", "/a//b", "/a?b", "/a#b", "/a%20", "/a b", "/ä", "http://x"] {
+        for bad in [
+            "", "/", "psa", "/a//b", "/a/../b", "/.", "/a?b", "/a#b", "/a%20", "/a b", "/ä", "/{x}",
+            "http://x",
+        ] {
             assert!(Prefixes::new(&[bad.to_owned()]).is_err(), "{bad}");
         }
-        assert!(prefixes(&["/", ""]).0.is_empty());
+        assert_eq!(prefixes(&["/psa/v1/"]).0, ["/psa/v1"]);
+    }
+
+    /// `["/p"]` took the API off the air without a word: every path lost its first part before it was routed.
+    #[test]
+    fn a_prefix_does_not_hide_our_own_routes() {
+        for bad in ["/pins", "/p", "/p/", "/p/default", "/admin", "/admin/v1", "/openapi.json"] {
+            let error = Prefixes::new(&[bad.to_owned()]).unwrap_err().to_string();
+            assert!(error.contains(bad) && error.contains("hide"), "{error}");
+        }
+        for good in ["/pin", "/ps", "/administration", "/psa/pins", "/x/p"] {
+            assert!(Prefixes::new(&[good.to_owned()]).is_ok(), "{good}");
+        }
+        let both = ["/psa/pins".to_owned(), "/psa".to_owned()];
+        assert!(Prefixes::new(&both).is_err(), "the one would hide the pins of the other");
     }
 
     proptest! {

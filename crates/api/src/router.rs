@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::error::ApiError;
 use crate::front::Local;
 use crate::limits::Pace;
+use crate::memory::Memory;
+use crate::rates::Rates;
 use crate::{admin, pins};
 
 /// What handlers share.
@@ -21,11 +23,13 @@ pub(crate) struct ApiState {
     /// Cancelled when the server stops: event streams end.
     pub(crate) stopping: CancellationToken,
     pub(crate) pace: Arc<Pace>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) rates: Arc<Rates>,
 }
 
 impl ApiState {
-    pub(crate) fn new(engine: Engine, stopping: CancellationToken, pace: Arc<Pace>) -> Self {
-        Self { engine, stopping, pace }
+    pub(crate) fn new(engine: Engine, stopping: CancellationToken, pace: Arc<Pace>, rates: Rates) -> Self {
+        Self { engine, stopping, pace, memory: Arc::default(), rates: Arc::new(rates) }
     }
 }
 

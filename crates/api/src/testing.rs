@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Clients, TrustedProxies};
+use crate::client::{Clients, Places, TrustedProxies};
 use crate::error::ApiError;
 use crate::front::{Front, HostRule, Local};
 use crate::limits::Pace;
@@ -55,6 +55,9 @@ impl Default for Options {
 /// Bytes that no socket buffer holds.
 pub(crate) const BIG: usize = 64 << 20;
 
+/// Bytes that socket buffers hold, in several pieces.
+pub(crate) const MEDIUM: usize = 100_000;
+
 fn routes() -> Router {
     let routed = Router::new()
         .route("/ok", get(async || "ok").post(async || "ok"))
@@ -68,6 +71,7 @@ fn routes() -> Router {
         )
         .route("/refused", get(async || http::StatusCode::BAD_REQUEST))
         .route("/big", get(async || Body::from(Bytes::from(vec![0; BIG]))))
+        .route("/medium", get(async || Body::from(Bytes::from(vec![0; MEDIUM]))))
         .route(
             "/slow",
             get(async || {
@@ -89,8 +93,9 @@ pub(crate) fn front(options: &Options) -> Front {
     let host = HostRule::new(options.listens_on, options.public_host.clone());
     let prefixes = Prefixes::new(&["/psa".to_owned()]).unwrap();
     let trusted = TrustedProxies::new(options.trusted.clone());
-    let forwarded = Clients::new(options.pace.per_client, "test");
-    Front::new(routes(), host, prefixes, trusted, forwarded, Arc::<Counting>::default())
+    let places =
+        Places::new(options.pace.requests, "test", Clients::new(options.pace.requests_per_client, "test"));
+    Front::new(routes(), host, prefixes, trusted, places, Arc::<Counting>::default())
 }
 
 /// Serves on a free port.
@@ -134,6 +139,16 @@ pub(crate) mod h2 {
 
     pub(crate) fn settings() -> Vec<u8> {
         frame(4, 0, 0, &[])
+    }
+
+    /// SETTINGS with this SETTINGS_INITIAL_WINDOW_SIZE: what may be sent on a stream before more is allowed.
+    pub(crate) fn settings_with_window(bytes: u32) -> Vec<u8> {
+        frame(4, 0, 0, &[&[0, 4][..], &bytes.to_be_bytes()].concat())
+    }
+
+    /// Lets so many more bytes be sent on a stream; stream 0 is the connection.
+    pub(crate) fn window_update(stream: u32, bytes: u32) -> Vec<u8> {
+        frame(8, 0, stream, &bytes.to_be_bytes())
     }
 
     /// `GET /` to localhost; END_STREAM and END_HEADERS.

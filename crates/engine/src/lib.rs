@@ -43,9 +43,10 @@ use floe_core::{Clock, RequestId, TokenId};
 use tokio::task::JoinSet;
 
 pub use floe_blockstore::{Error as BlocksError, GcReport, ScrubReport};
+pub use floe_records::limits::{CIDS_PER_FILTER, KEY_BYTES, PAGE, PINS_PER_REQUEST};
 pub use floe_records::{
-    Account, DagProgress, Error as RecordsError, IdempotencyKey, NameMatch, PinFilter, PinPage, PinRow,
-    PinSpec, Principal, Scope, Token,
+    Account, DEFAULT_ACCOUNT, DagProgress, Error as RecordsError, IdempotencyKey, NameMatch, PinFilter,
+    PinPage, PinRow, PinSpec, Principal, Scope, Token,
 };
 pub use scrubber::{DamagedBlock, IncompleteDag, VerifyReport};
 pub use watch::{PinEventItem, PinEvents};
@@ -239,12 +240,12 @@ impl Engine {
         Ok(self.ctx.records.pins(who.account.id, filter).await?)
     }
 
-    /// Follows a pin.
+    /// Follows a pin, for as long as the token holds.
     ///
     /// # Errors
     /// [`floe_records::Error::NotFound`], or [`floe_records::Error::Busy`] where too many follow.
     pub async fn watch_pin(&self, who: &Principal, id: RequestId) -> Result<PinEvents, Error> {
-        watch::watch(Arc::clone(&self.ctx), who.account.id, id).await
+        watch::watch(Arc::clone(&self.ctx), who.account.id, who.token, id).await
     }
 
     /// Addresses for `delegates`.

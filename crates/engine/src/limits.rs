@@ -71,8 +71,10 @@ pub(crate) const PARKED_ROOTS: usize = 16_384;
 pub(crate) const CHANGES: usize = 1_024;
 /// A watcher without news reads its pin this often.
 pub(crate) const WATCH_POLL: Duration = Duration::from_secs(2);
-/// Watchers at once.
+/// Watchers at once. Each reads its pin and its token every [`WATCH_POLL`].
 pub(crate) const WATCHERS: usize = 1_024;
+/// Watchers of one account, so that 16 greedy accounts take what one could.
+pub(crate) const WATCHERS_PER_ACCOUNT: usize = 64;
 
 /// Jobs read at once. Larger than what can be stuck on the network, so that releases behind are reached.
 pub(crate) const JOBS_PER_PASS: usize = 1_024;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use floe_core::cid::code;
 use floe_core::{Block, Cid, PinStatus};
-use floe_engine::{PinEventItem, PinFilter, Settings};
+use floe_engine::{PinEventItem, PinFilter, Principal, Settings};
 use futures::StreamExt as _;
 
 use self::support::dags::{Dag, chain, doubling, leaf, node, tree};
@@ -414,11 +414,21 @@ async fn watchers_are_bounded_and_gone_pins_are_not_found() {
     let alice = world.alice().await;
     let row = world.add(&alice, leaf(14_000, 10).cid()).await;
     let mut streams = Vec::new();
-    for _ in 0..1_024 {
-        streams.push(world.engine.watch_pin(&alice, row.id).await.unwrap());
+    let refused = async |who: &Principal, id| match world.engine.watch_pin(who, id).await.err().unwrap() {
+        floe_engine::Error::Records(floe_records::Error::Busy { reason, .. }) => reason,
+        other => panic!("{other}"),
+    };
+    for account in 0..16 {
+        let who = world.account(&format!("account {account}"), None).await;
+        let row = world.add(&who, leaf(14_000, 10).cid()).await;
+        for _ in 0..64 {
+            streams.push(world.engine.watch_pin(&who, row.id).await.unwrap());
+        }
+        if account < 15 {
+            assert_eq!(refused(&who, row.id).await, "this account follows 64 pins already");
+        }
     }
-    let refused = world.engine.watch_pin(&alice, row.id).await.err().unwrap();
-    assert!(matches!(refused, floe_engine::Error::Records(floe_records::Error::Busy { .. })), "{refused}");
+    assert_eq!(refused(&alice, row.id).await, "too many pins are being followed");
     streams.pop();
     streams.push(world.engine.watch_pin(&alice, row.id).await.unwrap());
     drop(streams);

@@ -139,7 +139,7 @@ mod tests {
     const NAMED: &str = "/dns4/node.example.net/tcp/443/wss";
 
     #[test]
-    fn t45_delegates_in_order() {
+    fn m10_s06_t45_delegates_in_order() {
         let all = view(&[NAMED], &[PUBLIC, PRIVATE], &[LOOPBACK]);
         assert_eq!(all.delegates(false), named(&all, &[NAMED]));
         let confirmed = view(&[], &[PUBLIC, PRIVATE], &[LOOPBACK]);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn t45_delegates_are_unique_bounded_and_end_in_the_peer_id() {
+    fn m10_kubo_t45_delegates_are_unique_bounded_and_end_in_the_peer_id() {
         for count in [0, 1, MAX_DELEGATES - 1, MAX_DELEGATES, MAX_DELEGATES + 1] {
             let listen: Vec<String> =
                 (0..count).map(|n| format!("/ip4/127.0.0.1/tcp/{}", 4001 + n)).collect();
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn t45_no_private_address_for_strangers() {
+    fn s06_t45_no_private_address_for_strangers() {
         let private = [
             LOOPBACK,
             PRIVATE,

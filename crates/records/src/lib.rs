@@ -45,6 +45,7 @@ use sqlx::SqlitePool;
 use uuid::Uuid;
 
 pub use error::Error;
+pub use pins::add::DEFAULT_ACCOUNT;
 pub use types::{
     Account, ClaimedDag, DagOutcome, DagProgress, IdempotencyKey, Job, NameMatch, PinFilter, PinPage, PinRow,
     PinSpec, Principal, RowsReport, Scope, Token,
@@ -320,6 +321,15 @@ impl Records {
     pub async fn authenticate(&self, token: &str) -> Result<Option<Principal>, Error> {
         let now = self.inner.clock.now();
         tokens::authenticate(&mut *self.reader().await?, now, token).await
+    }
+
+    /// Whether a token that was let in still would be; for what goes on long after it was.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if its row's digest does not hold.
+    pub async fn token_holds(&self, token: TokenId) -> Result<bool, Error> {
+        let now = self.inner.clock.now();
+        tokens::holds(&mut *self.reader().await?, now, token).await
     }
 
     /// Makes an account.

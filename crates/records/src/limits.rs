@@ -19,17 +19,17 @@ pub(crate) const QUEUED_OVER_ALL: u64 = 1_000_000;
 /// How far `created` may run ahead of the clock (pinning-api M15).
 pub(crate) const CREATED_AHEAD: Duration = Duration::from_secs(2);
 /// Pins of one request: a batch (pinning-api).
-pub(crate) const PINS_PER_REQUEST: usize = 1_000;
+pub const PINS_PER_REQUEST: usize = 1_000;
 /// Pins of one page (pinning-api M13).
-pub(crate) const PAGE: u32 = 1_000;
+pub const PAGE: u32 = 1_000;
 /// Damaged rows passed over for one page: each may cost a read. More is no list any more, but a case for a backup.
 pub(crate) const DAMAGED_PER_PAGE: u64 = 1_000;
 /// CIDs of one filter (limits.md).
-pub(crate) const CIDS_PER_FILTER: usize = 100;
+pub const CIDS_PER_FILTER: usize = 100;
 /// How long an idempotency key is kept (limits.md).
 pub(crate) const KEY_KEPT: Duration = Duration::from_secs(24 * 3_600);
 /// Bytes of an idempotency key (limits.md).
-pub(crate) const KEY_BYTES: usize = 255;
+pub const KEY_BYTES: usize = 255;
 /// Expired keys deleted by each request that brings one: keeps the table at the size of a day.
 pub(crate) const KEYS_PURGED: i64 = 16;
 /// Tokens of an account that are not revoked (limits.md).

@@ -120,6 +120,17 @@ pub(crate) async fn authenticate(
     Ok(None)
 }
 
+/// Whether a token that was let in still would be: neither revoked nor expired, and its account not suspended.
+pub(crate) async fn holds(conn: &mut SqliteConnection, now: Timestamp, id: TokenId) -> Result<bool, Error> {
+    let row = sqlx::query("SELECT * FROM tokens WHERE id = $1").bind(id.0).fetch_optional(&mut *conn).await?;
+    let Some(row) = row else { return Ok(false) };
+    let (token, _) = read(&row)?;
+    if token.revoked || token.expires.is_some_and(|at| at <= now) {
+        return Ok(false);
+    }
+    Ok(accounts::by_id(conn, token.account.0).await?.is_some_and(|account| !account.suspended))
+}
+
 /// Takes as long wherever two hashes differ: how long it took says nothing about the stored one.
 fn same(stored: &[u8; 32], offered: &[u8; 32]) -> bool {
     stored.ct_eq(offered).into()

@@ -167,12 +167,20 @@ async fn t24_tokens_expire_are_revoked_at_once_and_are_not_in_the_file() {
     }
     world.clock.advance(Duration::from_millis(59_999));
     assert!(records.authenticate(&secret).await.unwrap().is_some());
+    assert!(records.token_holds(token.id).await.unwrap());
     world.clock.advance(Duration::from_millis(1));
     assert_eq!(records.authenticate(&secret).await.unwrap(), None);
+    assert!(!records.token_holds(token.id).await.unwrap());
 
     let (token, secret) = records.create_token("default", &scopes, None).await.unwrap();
+    for suspended in [true, false] {
+        records.suspend_account("default", suspended).await.unwrap();
+        assert_eq!(records.token_holds(token.id).await.unwrap(), !suspended);
+    }
     records.revoke_token(token.id).await.unwrap();
     assert_eq!(records.authenticate(&secret).await.unwrap(), None);
+    assert!(!records.token_holds(token.id).await.unwrap());
+    assert!(!records.token_holds(floe_core::TokenId(i64::MAX)).await.unwrap());
     records.close().await;
     for file in std::fs::read_dir(world.dir.path()).unwrap() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap();

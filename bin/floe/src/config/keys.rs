@@ -149,6 +149,25 @@ pub(crate) const KEYS: &[Key] = &[
         env: "FLOE_API_PATH_PREFIXES",
     },
     Key {
+        name: "api.requests_per_minute",
+        kind: Kind::Count,
+        default: Default::Unset("60"),
+        about: "Requests under /pins that each account but `default` may make in a minute.",
+        reason: "No limit: the accounts of a personal service are its owner's. For accounts of others; a Kubo that \
+                 waits for a pin asks twice a second.",
+        flag: None,
+        env: "FLOE_API_REQUESTS_PER_MINUTE",
+    },
+    Key {
+        name: "api.lists_per_minute",
+        kind: Kind::Count,
+        default: Default::Unset("30"),
+        about: "How many of them may be lists.",
+        reason: "No limit, as above. A list costs more than most requests: up to a thousand pins are read.",
+        flag: None,
+        env: "FLOE_API_LISTS_PER_MINUTE",
+    },
+    Key {
         name: "ops.addr",
         kind: Kind::Address,
         default: Default::Is(r#""127.0.0.1:4782""#),

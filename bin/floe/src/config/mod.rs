@@ -52,6 +52,8 @@ pub(crate) struct Api {
     pub(crate) public_url: Option<Url>,
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) path_prefixes: Vec<PathPrefix>,
+    pub(crate) requests_per_minute: Option<u32>,
+    pub(crate) lists_per_minute: Option<u32>,
 }
 
 impl Api {
@@ -129,6 +131,8 @@ impl Config {
                 public_url: layers.optional("api.public_url")?,
                 trusted_proxies: layers.many("api.trusted_proxies")?,
                 path_prefixes: layers.many("api.path_prefixes")?,
+                requests_per_minute: layers.optional("api.requests_per_minute")?,
+                lists_per_minute: layers.optional("api.lists_per_minute")?,
             },
             ops: Ops { addr: layers.one("ops.addr")? },
             network: Network {

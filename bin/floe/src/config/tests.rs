@@ -16,6 +16,7 @@ fn other_value(key: &Key) -> &'static str {
         "api.public_url" => r#""https://pins.example.org/""#,
         "api.trusted_proxies" => r#"["10.0.0.0/8"]"#,
         "api.path_prefixes" => r#"["/psa"]"#,
+        "api.requests_per_minute" | "api.lists_per_minute" => "90",
         "ops.addr" => r#""127.0.0.1:2""#,
         "network.swarm" | "network.announce" | "network.bootstrap" | "network.relays" => {
             r#"["/ip4/1.2.3.4/tcp/5"]"#

@@ -125,15 +125,7 @@ pub(crate) struct PathPrefix(pub(crate) String);
 
 impl Setting for PathPrefix {
     fn read(text: &str) -> Result<Self, String> {
-        let path = text.trim_end_matches('/');
-        let segment = |s: &str| {
-            !s.is_empty()
-                && s != "."
-                && s != ".."
-                && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
-        };
-        let good = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(segment));
-        if good { Ok(Self(path.into())) } else { Err("a path that begins with /, such as /psa".into()) }
+        floe_api::path_prefix(text).map(Self).map_err(str::to_owned)
     }
 }
 
@@ -186,7 +178,7 @@ mod tests {
     #[test]
     fn path_prefixes_are_plain_paths() {
         assert_eq!(PathPrefix::read("/psa/v1/"), Ok(PathPrefix("/psa/v1".into())));
-        for text in ["", "/", "psa", "/a//b", "/a/../b", "/a?b", "/{x}"] {
+        for text in ["", "/", "psa", "/a//b", "/a/../b", "/a?b", "/{x}", "/p", "/pins/v1"] {
             assert!(PathPrefix::read(text).is_err(), "{text}");
         }
     }

@@ -12,17 +12,20 @@ use std::str::FromStr as _;
 
 use axum::Json;
 use axum::extract::{FromRequestParts, RawQuery, State};
+use axum::response::{IntoResponse as _, Response};
 use floe_core::RequestId;
 use floe_engine::{PinRow, PinSpec};
 use http::StatusCode;
 use http::request::Parts;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::access::{Caller, PinsRead, PinsWrite};
 use crate::admin::Segment;
 use crate::body::Sent;
 use crate::error::ApiError;
 use crate::front::Local;
+use crate::limits;
 use crate::router::ApiState;
 
 pub(crate) use events::events;
@@ -50,10 +53,13 @@ pub(crate) async fn list(
     caller: Caller<PinsRead>,
     local: Local,
     RawQuery(text): RawQuery,
-) -> Answer<PinResults> {
+) -> Result<Response, ApiError> {
+    state.rates.list(&caller.who, Instant::now())?;
     let filter = query::filter(text.as_deref())?;
+    let room = state.memory.take(caller.who.account.id, filter.limit as usize * limits::PIN_BYTES).await?;
     let page = state.engine.pins(&caller.who, filter).await?;
-    Ok(Json(PinResults { count: page.count, results: encode(&state, page.pins, local) }))
+    let results = PinResults { count: page.count, results: encode(&state, page.pins, local) };
+    Ok(room.kept_by(Json(results).into_response()))
 }
 
 pub(crate) async fn add(
@@ -74,10 +80,11 @@ pub(crate) async fn add_batch(
     caller: Caller<PinsWrite>,
     local: Local,
     sent: Sent<BatchBody>,
-) -> Accepted<BatchResults> {
+) -> Result<Response, ApiError> {
     let specs: Vec<PinSpec> = sent.value.check()?;
     let rows = state.engine.add_pins(&caller.who, specs, local.0, sent.key).await?;
-    Ok((StatusCode::ACCEPTED, Json(BatchResults { results: encode(&state, rows, local) })))
+    let results = BatchResults { results: encode(&state, rows, local) };
+    Ok(sent.room.kept_by((StatusCode::ACCEPTED, Json(results)).into_response()))
 }
 
 pub(crate) async fn show(

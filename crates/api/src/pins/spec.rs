@@ -9,8 +9,10 @@ use floe_engine::PinSpec;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::query::shown;
 use crate::error::ApiError;
 use crate::limits;
+use crate::path::DEFAULT_POLICY;
 
 /// The body of `POST /pins` and `POST /pins/{requestid}`.
 #[derive(Deserialize)]
@@ -39,6 +41,7 @@ impl PinBody {
             check_name(name)?;
         }
         check_meta(&meta)?;
+        check_policy(&meta)?;
         let origins = origins(self.origins.unwrap_or_default());
         Ok(PinSpec { cid_text: self.cid, cid, name: self.name, origins, meta })
     }
@@ -83,6 +86,17 @@ pub(super) fn check_meta(meta: &BTreeMap<String, String>) -> Result<(), String> 
     Ok(())
 }
 
+/// `meta.policy` goes before the policy of the path. One that does not exist is a mistake, and a pin that was kept
+/// otherwise than asked for would be a worse one.
+fn check_policy(meta: &BTreeMap<String, String>) -> Result<(), String> {
+    match meta.get("policy") {
+        Some(policy) if policy != DEFAULT_POLICY => {
+            Err(format!("meta.policy: there is no policy {}; there is {DEFAULT_POLICY:?}", shown(policy)))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The origins that are kept: texts, each once. The node skips what does not parse or may not be dialled.
 fn origins(sent: Vec<Value>) -> Vec<String> {
     let mut met = HashSet::new();
@@ -99,6 +113,16 @@ fn origins(sent: Vec<Value>) -> Vec<String> {
         limits::hit("origins");
         kept.truncate(limits::ORIGINS_KEPT);
     }
+    let mut bytes = 0;
+    let fit = kept.iter().take_while(|text| {
+        bytes += text.len();
+        bytes <= limits::ORIGINS_BYTES
+    });
+    let fit = fit.count();
+    if fit < kept.len() {
+        limits::hit("origins_bytes");
+        kept.truncate(fit);
+    }
     kept
 }
 
@@ -109,7 +133,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{BatchBody, PinBody};
-    use crate::limits::{BATCH_PINS, META_BYTES, META_ENTRIES, NAME_CHARS, ORIGIN_BYTES, ORIGINS_KEPT};
+    use crate::limits::{
+        BATCH_PINS, META_BYTES, META_ENTRIES, NAME_CHARS, ORIGIN_BYTES, ORIGINS_BYTES, ORIGINS_KEPT,
+    };
 
     const CID: &str = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
 
@@ -153,6 +179,20 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_in_meta_is_one_that_exists() {
+        let with = |policy: &str| checked(json!({ "cid": CID, "meta": { "policy": policy } }));
+        assert_eq!(with("default").unwrap().meta["policy"], "default", "M6: it is kept as it is");
+        for unknown in ["gold", "", "Default", "default "] {
+            let error = with(unknown).unwrap_err();
+            assert!(
+                error.starts_with("meta.policy: ") && error.contains("\"default\""),
+                "{unknown}: {error}"
+            );
+        }
+        assert!(with(&"x".repeat(1000)).unwrap_err().len() < 200, "it is not repeated at length");
+    }
+
+    #[test]
     fn m07_the_cid_is_kept_as_it_was_sent() {
         let upper = "BAFKREIGH2AKISCAILDCQABSYG3DFR6CHU3FGPREGIYMSCK7E7AQA4S52ZY";
         let spec = checked(json!({ "cid": upper })).unwrap();
@@ -191,6 +231,19 @@ mod tests {
         }
         let longest = json!({ "cid": CID, "origins": ["x".repeat(ORIGIN_BYTES)] });
         assert_eq!(checked(longest).unwrap().origins.len(), 1);
+    }
+
+    #[test]
+    fn the_origins_of_a_pin_are_bounded_in_bytes() {
+        let full = ORIGINS_BYTES / ORIGIN_BYTES;
+        for (last, more, kept) in
+            [(ORIGIN_BYTES, 0, full), (ORIGIN_BYTES - 1, 1, full + 1), (ORIGIN_BYTES, 1, full)]
+        {
+            let mut sent: Vec<String> = (1..full).map(|i| format!("{i:0>ORIGIN_BYTES$}")).collect();
+            sent.extend(["x".repeat(last), "y".repeat(more)]);
+            let spec = checked(json!({ "cid": CID, "origins": sent })).unwrap();
+            assert_eq!(spec.origins.len(), kept, "{last} and {more}");
+        }
     }
 
     #[test]

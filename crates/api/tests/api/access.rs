@@ -345,3 +345,27 @@ async fn the_operator_collects_verifies_and_looks() {
     assert!(freed.json["blocks"].is_u64() && freed.json["bytes"].is_u64(), "{}", freed.text);
     assert_eq!(admin.get("/admin/v1/status").await.json["blocks"], 0);
 }
+
+#[tokio::test]
+async fn an_account_has_its_requests_a_minute_and_its_lists_among_them() {
+    let world = World::with(|s| (s.requests_per_minute, s.lists_per_minute) = (Some(4), Some(2))).await;
+    let alice = world.alice().await;
+    for _ in 0..2 {
+        alice.get("/pins").await.is_status(200);
+    }
+    let refused = alice.get("/pins").await;
+    refused.is(429, "TOO_MANY_REQUESTS");
+    assert_eq!(refused.details(), "this account may make 2 lists a minute");
+    let id = alice.add(json!({ "cid": "bafkqaaa" })).await.id();
+    let refused = alice.get(&format!("/pins/{id}")).await;
+    refused.is(429, "TOO_MANY_REQUESTS");
+    assert_eq!(refused.details(), "this account may make 4 requests a minute");
+    let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=15).contains(&wait), "{wait}");
+    world.bob().await.get("/pins").await.is_status(200);
+    let own = world.client("default", &[Scope::PinsRead, Scope::Admin]).await;
+    for _ in 0..5 {
+        own.get("/pins").await.is_status(200);
+        own.get("/admin/v1/status").await.is_status(200);
+    }
+}

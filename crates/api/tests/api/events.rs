@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Client, World, leaf};
 use crate::{leaks, schema};
@@ -61,6 +61,49 @@ async fn a_stream_ends_when_the_pin_is_removed() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     alice.delete(&format!("/pins/{id}")).await.is_status(202);
     assert!(!ended(stream).await.is_empty());
+}
+
+/// The token was looked at once: a stream that was open went on for days after it was revoked. Nor did it look again
+/// by itself while pins of others changed: each change began the wait for the next look anew.
+#[tokio::test]
+async fn t24_a_stream_ends_when_its_token_does_or_its_account_is_suspended() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    for way in ["revoked", "expired", "suspended"] {
+        let world = World::new().await;
+        let (mut alice, bob) = (world.alice().await, world.bob().await);
+        let id = alice.add_cid(leaf("a").cid()).await;
+        alice.reaches(&id, "pinning").await;
+        let a_second = async || {
+            let other = bob.add(json!({ "cid": "bafkqaaa" })).await.id();
+            bob.delete(&format!("/pins/{other}")).await.is_status(202);
+            world.clock.advance(Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        // Parked, it says nothing by itself for 20 s.
+        while !alice.reaches(&id, "pinning").await.text.contains("Waiting until") {
+            a_second().await;
+        }
+        let (token, secret) =
+            world.engine.create_token("alice", &[floe_engine::Scope::PinsRead], Some(HOUR)).await.unwrap();
+        alice.token = secret;
+        let response = alice.request("GET", &format!("/pins/{id}/events")).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let stream = tokio::spawn(response.text());
+        for _ in 0..5 {
+            a_second().await;
+        }
+        assert!(!stream.is_finished(), "{way}: it goes on while the token holds");
+        match way {
+            "revoked" => world.engine.revoke_token(token.id).await.unwrap(),
+            "expired" => world.clock.advance(HOUR),
+            _ => world.engine.suspend_account("alice", true).await.unwrap(),
+        }
+        for _ in 0..5 {
+            a_second().await;
+        }
+        let text = tokio::time::timeout(Duration::from_secs(10), stream).await;
+        assert!(text.is_ok(), "{way}: it ends");
+    }
 }
 
 #[tokio::test]

@@ -79,7 +79,7 @@ async fn m07_any_spelling_of_a_cid_is_echoed_and_found() {
 }
 
 #[tokio::test]
-async fn m10_s06_kubo_every_delegate_ends_in_the_peer_id() {
+async fn t45_delegates_are_the_node_s_and_private_ones_for_this_machine_alone() {
     let world = World::new().await;
     let alice = world.alice().await;
     let local = alice.add(json!({ "cid": leaf("a").cid().to_string() })).await;
@@ -143,6 +143,7 @@ async fn m02_bad_bodies_are_refused_and_lose_nothing() {
         r#"{"cid":7}"#,
         r#"{"cid":"x"}"#,
         r#"{"cid":"bafkqaaa","name":7}"#,
+        r#"{"cid":"bafkqaaa","meta":{"policy":"gold"}}"#,
     ] {
         let request = alice.request("POST", "/pins").header("content-type", "application/json").body(body);
         alice.send(request).await.is(400, "BAD_REQUEST");
@@ -176,7 +177,7 @@ async fn m21_what_is_no_request_id_is_not_found() {
             let request =
                 alice.request(method, &format!("/pins/{wrong}")).json(&json!({ "cid": "bafkqaaa" }));
             let reply = alice.send(request).await;
-            assert!([404, 405].contains(&reply.status), "{method} {wrong}: {}", reply.text);
+            assert_eq!((reply.status, reply.reason()), (404, "NOT_FOUND"), "{method} {wrong}");
         }
     }
     alice.get(&format!("/pins/{unknown}")).await.is(404, "NOT_FOUND");

@@ -67,7 +67,7 @@ impl World {
         let mut settings = Settings { api_addr: free, ops_addr: free, ..Settings::default() };
         change(&mut settings);
         let components = Components { engine: engine.clone(), entropy: entropy(), metrics };
-        let server = floe_api::start(settings, components).await.unwrap();
+        let server = floe_api::bind(settings).await.unwrap().start(components);
         Self { dir, clock, peers, engine, server }
     }
 

@@ -18,7 +18,7 @@ use crate::writer::Tx;
 use crate::{DagProgress, Error, IdempotencyKey, PinRow, PinSpec, dags, limits};
 
 /// The queue has no bound per account for this one: it is the operator's own.
-pub(crate) const DEFAULT_ACCOUNT: &str = "default";
+pub const DEFAULT_ACCOUNT: &str = "default";
 
 pub(crate) struct Add {
     pub(crate) account: i64,
