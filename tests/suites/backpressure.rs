@@ -177,7 +177,7 @@ impl Rig {
         let components =
             floe_blockstore::Components { disk: Arc::new(SlowDisk(syncs.clone())), clock: clock.clone() };
         let blocks = tokio::task::spawn_blocking(move || BlockStore::open(settings, components)).await??;
-        let settings = floe_records::Settings { path: dir.join("pins-1.sqlite") };
+        let settings = floe_records::Settings::at(dir.join("pins-1.sqlite"));
         let components = floe_records::Components { clock: clock.clone(), entropy: entropy.clone() };
         let records = Records::open(settings, components).await?;
         let mut settings =

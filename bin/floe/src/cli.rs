@@ -71,6 +71,9 @@ pub(crate) enum Command {
     Gc {
         #[command(flatten)]
         remote: Remote,
+        /// Also free what is stored and no pin is known for, as after an older rows.sqlite was put back
+        #[arg(long)]
+        orphans: bool,
     },
     /// Read every block back; damaged ones are fetched again where a peer has them
     Verify {

@@ -32,7 +32,7 @@ pub(crate) enum Code {
     PortInUse = 11,
     /// A sync failed: what is on disk is unknown until the next start has recovered it.
     SyncFailed = 12,
-    /// `floe verify` found damage.
+    /// Something is damaged or lost: `floe verify` found it, or the rows or the identity are not there to start with.
     Damage = 13,
 }
 
@@ -153,7 +153,7 @@ fn of_records(error: &floe_records::Error) -> Option<Code> {
     match error {
         floe_records::Error::Newer { .. } => Some(Code::DataDir),
         floe_records::Error::Poisoned(_) => Some(Code::SyncFailed),
-        floe_records::Error::Damaged(_) => Some(Code::Damage),
+        floe_records::Error::Damaged(_) | floe_records::Error::Lost { .. } => Some(Code::Damage),
         floe_records::Error::NotFound => Some(Code::NotFound),
         _ => None,
     }

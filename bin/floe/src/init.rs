@@ -1,9 +1,9 @@
 //! What a data directory holds from its first day: settings, identity, the account `default` and two tokens.
 //!
 //! Each part is made if it is missing, so a crash in between is mended by running it again. In a directory
-//! that was whole once, a missing identity is an error, because a new one would quietly be another peer; missing
-//! token files are made anew with a word about it, because the rows hold only hashes: the lost secrets cannot be
-//! written down again, only replaced.
+//! that was whole once, missing rows are an error, because new ones would know none of its blocks; so is a missing
+//! identity, because a new one would quietly be another peer. Missing token files are made anew with a word about it,
+//! because the rows hold only hashes: the lost secrets cannot be written down again, only replaced.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::config::render;
 use crate::datadir::{DataDir, write_whole};
 use crate::exit::{Code, Failure};
 
-/// The account that exists from the start; its pins are the operator's.
+/// The account that the rows have from the start; its pins are the operator's.
 pub(crate) const DEFAULT_ACCOUNT: &str = "default";
 
 const ALL_SCOPES: &[Scope] = &[Scope::PinsRead, Scope::PinsWrite, Scope::Admin];
@@ -31,12 +31,8 @@ pub(crate) fn files(dir: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<Keyp
     Ok(floe_ipfs::identity::load_or_create(&layout.identity(), entropy)?)
 }
 
-/// Makes what is missing of the account and its tokens, and marks the directory as whole.
+/// Makes what is missing of the tokens, and marks the directory as whole.
 pub(crate) async fn complete(dir: &mut DataDir, records: &Records) -> anyhow::Result<()> {
-    if !records.accounts().await?.iter().any(|account| account.name == DEFAULT_ACCOUNT) {
-        let made = records.create_account(DEFAULT_ACCOUNT, None, None).await;
-        made.context("cannot make the account \"default\"")?;
-    }
     let fresh = dir.is_initialising();
     token(records, &dir.layout().admin_token(), ALL_SCOPES, fresh).await?;
     token(records, &dir.layout().pin_token(), PIN_SCOPES, fresh).await?;
@@ -54,7 +50,7 @@ pub(crate) fn require_identity(dir: &DataDir) -> Result<(), Failure> {
         "{} is missing: restore it from the backup, or run `floe init` to go on under a new peer id",
         path.display()
     );
-    Err(Failure::new(Code::Failure, reason))
+    Err(Failure::new(Code::Damage, reason))
 }
 
 async fn token(records: &Records, path: &Path, scopes: &[Scope], fresh: bool) -> anyhow::Result<()> {

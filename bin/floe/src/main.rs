@@ -73,7 +73,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Account { remote, command } => client::account(&connect(remote)?, out, command).await,
         Command::Token { remote, command } => client::token(&connect(remote)?, out, command).await,
         Command::Status { remote } => client::status(&connect(remote)?, out).await,
-        Command::Gc { remote } => client::gc(&connect(remote)?, out).await,
+        Command::Gc { remote, orphans } => client::gc(&connect(remote)?, out, orphans).await,
         Command::Verify { offline: true, .. } => offline::verify(layout()?, out).await,
         Command::Verify { remote, offline: false } => client::verify(&connect(remote)?, out).await,
         Command::Config { command } => settings(&layout()?, out, command),

@@ -32,7 +32,7 @@ pub(crate) async fn init(layout: Layout, out: Output) -> anyhow::Result<()> {
     logs::start(&Log { filter: "warn".into(), format: LogFormat::Text });
     let identity = init::files(&dir, &SystemEntropy)?;
     let (clock, entropy) = machine();
-    let records = stores::open_records(dir.layout(), &clock, &entropy).await?;
+    let records = stores::open_records(&dir, &clock, &entropy).await?;
     let completed = init::complete(&mut dir, &records).await;
     records.close().await;
     completed?;
@@ -84,7 +84,7 @@ pub(crate) async fn verify(layout: Layout, out: Output) -> anyhow::Result<()> {
     let config = Config::check(&Layers::load(dir.layout().root(), Flags::default().0)?)?;
     logs::start(&config.log);
     let (clock, entropy) = machine();
-    let records = stores::open_records(dir.layout(), &clock, &entropy).await?;
+    let records = stores::open_records(&dir, &clock, &entropy).await?;
     let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock).await?;
     let report = examine(&records, &blocks).await;
     let closed = blocks.close().await.context("cannot close the block store");
@@ -134,8 +134,8 @@ async fn holders(blocks: &BlockStore, spoilt: &[Multihash]) -> anyhow::Result<Ha
     found.context("reading manifests panicked")?.context("cannot read which pins hold damaged blocks")
 }
 
-/// The DAGs that rows call complete without a sealed manifest. Manifests without rows are no damage: a crash
-/// between the two leaves them, and the next start releases them.
+/// The DAGs that rows call complete without a sealed manifest. Manifests without rows are no damage: a crash leaves
+/// them to be released, and the next start names the others.
 async fn not_whole(records: &Records, blocks: &BlockStore) -> anyhow::Result<Vec<Uuid>> {
     let store = blocks.clone();
     let manifests = tokio::task::spawn_blocking(move || store.manifests())

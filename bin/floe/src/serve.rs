@@ -118,7 +118,7 @@ impl Floe {
 
         init::require_identity(dir)?;
         let identity = init::files(dir, &*entropy)?;
-        let records = stores::open_records(dir.layout(), &clock, &entropy).await?;
+        let records = stores::open_records(dir, &clock, &entropy).await?;
         init::complete(dir, &records).await?;
         let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock).await?;
 

@@ -9,15 +9,17 @@ use floe_core::ports::Entropy;
 use floe_records::Records;
 
 use crate::config::Storage;
-use crate::datadir::Layout;
+use crate::datadir::{DataDir, Layout};
 
-/// Opens the rows of a directory, and makes or migrates them where that is due.
+/// Opens the rows of a directory and migrates them where that is due. Makes them only in a directory that was never
+/// whole: where rows were once, new ones would disown every block.
 pub(crate) async fn open_records(
-    layout: &Layout,
+    dir: &DataDir,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> anyhow::Result<Records> {
-    let settings = floe_records::Settings { path: layout.rows() };
+    let layout = dir.layout();
+    let settings = floe_records::Settings { may_make: dir.is_initialising(), ..floe_records::Settings::at(layout.rows()) };
     let components = floe_records::Components { clock: Arc::clone(clock), entropy: Arc::clone(entropy) };
     let opened = Records::open(settings, components).await;
     opened.with_context(|| format!("cannot open {}", layout.rows().display()))

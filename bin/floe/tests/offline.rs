@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use support::{ends_with, floe, run, said};
+use support::{Node, ends_with, floe, said};
 
 fn fresh() -> (tempfile::TempDir, String) {
     let keep = tempfile::tempdir().unwrap();
@@ -192,7 +192,7 @@ fn lost_tokens_are_made_anew_and_a_lost_identity_is_not() {
     assert!(after != before && !err.contains(after.trim()));
 
     std::fs::remove_file(Path::new(&dir).join("identity.key")).unwrap();
-    let (_, err) = ends_with(1, &["serve", "--offline", "--data-dir", &dir]);
+    let (_, err) = ends_with(13, &["serve", "--offline", "--data-dir", &dir]);
     assert!(err.contains("identity.key is missing"), "{err}");
     ends_with(0, &["init", "--data-dir", &dir]);
     assert!(Path::new(&dir).join("identity.key").exists());
@@ -217,6 +217,34 @@ fn rows_that_are_no_database_are_told() {
     }
     std::fs::write(Path::new(&dir).join("rows.sqlite"), "this is not a database, and long enough to see it")
         .unwrap();
-    let (code, _, err) = said(&run(&["verify", "--offline", "--data-dir", &dir]));
-    assert!(matches!(code, 10 | 13) && err.contains("rows.sqlite"), "{code}: {err}");
+    for command in [&["verify", "--offline"][..], &["serve", "--offline"]] {
+        let (_, err) = ends_with(13, &[command, &["--data-dir", &dir]].concat());
+        assert!(err.contains("rows.sqlite"), "{err}");
+    }
+}
+
+/// `serve` made a lost `rows.sqlite` anew, without pins, and then freed every block, because no pin named it.
+#[test]
+fn r10_lost_rows_are_told_and_the_blocks_are_left_alone() {
+    let (_keep, dir) = fresh();
+    Node::start(Path::new(&dir)).stop();
+    let rows = Path::new(&dir).join("rows.sqlite");
+    let blocks = || {
+        let files = std::fs::read_dir(Path::new(&dir).join("blocks")).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.is_file()).map(|path| (std::fs::read(&path).unwrap(), path)).collect::<Vec<_>>()
+    };
+    let before = blocks();
+    assert!(!before.is_empty());
+    for how in ["is missing", "is empty"] {
+        if how == "is missing" {
+            std::fs::remove_file(&rows).unwrap();
+        } else {
+            std::fs::write(&rows, "").unwrap();
+        }
+        for command in [&["serve", "--offline"][..], &["init"], &["verify", "--offline"]] {
+            let (_, err) = ends_with(13, &[command, &["--data-dir", &dir]].concat());
+            assert!(err.contains("rows.sqlite") && err.contains(how) && err.contains("backup"), "{err}");
+        }
+        assert!(blocks() == before, "the blocks were touched");
+    }
 }

@@ -136,8 +136,16 @@ pub(crate) struct Collected {
     bytes: u64,
 }
 
-pub(crate) async fn collect(State(state): State<ApiState>, _: Caller<Admin>) -> Answer<Collected> {
-    let report = state.engine.collect().await?;
+pub(crate) async fn collect(
+    State(state): State<ApiState>,
+    _: Caller<Admin>,
+    RawQuery(text): RawQuery,
+) -> Answer<Collected> {
+    let report = match query::once(&query::pairs(text.as_deref())?, "orphans")?.as_deref() {
+        None | Some("false") => state.engine.collect().await?,
+        Some("true") => state.engine.collect_orphans().await?,
+        Some(_) => return Err(ApiError::bad_request("orphans: it is true or false")),
+    };
     Ok(Json(Collected { blocks: report.blocks, bytes: report.bytes }))
 }
 

@@ -331,6 +331,16 @@ impl Engine {
         Ok(self.ctx.blocks.collect().await?)
     }
 
+    /// The same, after DAGs were released that are stored and that no row names: an older `rows.sqlite` leaves these,
+    /// and nothing else frees them.
+    ///
+    /// # Errors
+    /// [`Error::Blocks`], [`Error::Records`].
+    pub async fn collect_orphans(&self) -> Result<GcReport, Error> {
+        recovery::release_orphans(&self.ctx).await?;
+        self.collect().await
+    }
+
     /// Scrubs; damaged blocks are fetched again where a peer has them.
     ///
     /// # Errors

@@ -6,11 +6,12 @@
 //! | claimed | any | the node stopped while fetching | the claim is given back; the walk resumes |
 //! | wanted | sealed | crash before the rows heard of it | counted as complete when it is claimed |
 //! | complete | missing or open | a lost or restored store | reported, and fetched again |
-//! | none | any | crash between the rows and the release | released |
+//! | none, release queued | any | crash between the rows and the release | released by the outbox |
+//! | none | any | rows that are older than the blocks, or a lost record of a release | reported, and kept until [`release_orphans`] |
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use floe_blockstore::ManifestState;
+use floe_blockstore::{ManifestState, ManifestTotals};
 use floe_core::cid::canonical;
 use floe_records::{ClaimedDag, Records};
 use uuid::Uuid;
@@ -29,20 +30,17 @@ pub(crate) async fn recover(ctx: &Context) -> Result<Leftovers, Error> {
 
     let mut leftovers = Leftovers::default();
     let mut whole = HashSet::new();
-    let mut released = 0;
     let mut totals = HashMap::new();
+    let mut unknown = Vec::new();
     for (id, state, held) in manifests {
         match (rows.get(&id), state) {
-            (None, ManifestState::Open | ManifestState::Sealed) => {
-                ctx.blocks.release(id).await?;
-                released += 1;
-            }
             (Some(true), ManifestState::Sealed) => {
                 whole.insert(id);
             }
             (Some(false), ManifestState::Sealed) => {
                 totals.insert(id, held);
             }
+            (None, ManifestState::Open | ManifestState::Sealed) => unknown.push((id, held)),
             (_, ManifestState::Releasing) | (Some(_), ManifestState::Open) => {}
         }
     }
@@ -50,9 +48,10 @@ pub(crate) async fn recover(ctx: &Context) -> Result<Leftovers, Error> {
     for (dag, _) in rows.into_iter().filter(|(dag, complete)| *complete && !whole.contains(dag)) {
         leftovers.incomplete.extend(to_mend(&ctx.records, dag).await?);
     }
-    if given_back > 0 || released > 0 {
-        tracing::info!(given_back, released, "resumed {given_back} fetches, released {released} orphans");
+    if given_back > 0 {
+        tracing::info!(given_back, "resumed {given_back} fetches");
     }
+    report_orphans(ctx, unknown).await?;
     if !leftovers.incomplete.is_empty() {
         let count = leftovers.incomplete.len();
         tracing::error!(
@@ -64,6 +63,62 @@ pub(crate) async fn recover(ctx: &Context) -> Result<Leftovers, Error> {
     }
     thaw(ctx).await;
     Ok(leftovers)
+}
+
+/// A manifest's id and what it holds.
+type Unknown = (Uuid, ManifestTotals);
+
+/// Manifests that no row names and whose release nobody asked for. A removed pin leaves a queued release in the
+/// transaction that removes it, so these are not what a crash leaves: rows were lost. What they hold may be the last
+/// copy, so they are kept until the operator says otherwise.
+async fn orphans(ctx: &Context) -> Result<Vec<Unknown>, Error> {
+    let blocks = ctx.blocks.clone();
+    let manifests = tokio::task::spawn_blocking(move || blocks.manifests()).await;
+    // A row is there before its manifest, and goes when its release is queued. Asked in this order, the rows and then
+    // the queue name every manifest that is needed or is let go of.
+    let manifests = manifests.map_err(|_| Error::Stopping)??;
+    let rows: HashSet<Uuid> = ctx.records.dag_ids().await?.into_iter().map(|(dag, _)| dag).collect();
+    let unknown = manifests
+        .into_iter()
+        .filter(|(id, state, _)| *state != ManifestState::Releasing && !rows.contains(id))
+        .map(|(id, _, held)| (id, held));
+    without_queued(ctx, unknown.collect()).await
+}
+
+async fn without_queued(ctx: &Context, mut unknown: Vec<Unknown>) -> Result<Vec<Unknown>, Error> {
+    if !unknown.is_empty() {
+        let queued = ctx.records.queued_releases().await?;
+        unknown.retain(|(id, _)| !queued.contains(id));
+    }
+    Ok(unknown)
+}
+
+async fn report_orphans(ctx: &Context, unknown: Vec<Unknown>) -> Result<(), Error> {
+    let orphans = without_queued(ctx, unknown).await?;
+    if orphans.is_empty() {
+        return Ok(());
+    }
+    let (count, bytes) = (orphans.len(), orphans.iter().map(|(_, held)| held.bytes).sum::<u64>());
+    let said = format!(
+        "{count} DAGs ({bytes} bytes) are stored and no row names them, as after an older rows.sqlite was put back: \
+         they are kept; put the newer rows back, pin them again, or free them with `floe gc --orphans`"
+    );
+    tracing::error!(count, bytes, "{said}");
+    ctx.board.error("outbox", said);
+    Ok(())
+}
+
+/// Releases what no row names. Returns how many DAGs these were.
+pub(crate) async fn release_orphans(ctx: &Context) -> Result<usize, Error> {
+    let orphans = orphans(ctx).await?;
+    for (id, _) in &orphans {
+        ctx.blocks.release(*id).await?;
+    }
+    if !orphans.is_empty() {
+        tracing::info!("released {} DAGs that no row names", orphans.len());
+        thaw(ctx).await;
+    }
+    Ok(orphans.len())
 }
 
 /// The DAGs that the rows call complete and that are not whole in the block store. Where there are none, nothing

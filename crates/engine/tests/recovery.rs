@@ -75,8 +75,11 @@ async fn a_stopped_fetch_saves_its_place_and_stop_can_be_repeated() {
     assert_eq!(world.net.asked_in_all(), 5);
 }
 
+/// A start released every manifest without a row. After an older `rows.sqlite` was put back, or an empty one came in
+/// its place, that was every pin made since, and the collector took the last copy of what an operator could have had
+/// back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn manifests_without_rows_are_released_at_start() {
+async fn r06_manifests_without_rows_are_kept_until_the_operator_says_otherwise() {
     let world = World::new().await;
     let alice = world.alice().await;
     let kept = tree(33, 5, 300, 5);
@@ -92,13 +95,39 @@ async fn manifests_without_rows_are_released_at_start() {
             protect.put(vec![given]).await.unwrap();
         })
         .await;
-    until("the orphan goes", || async {
-        world.engine.collect().await.unwrap();
-        !world.has(orphan.cid())
-    })
-    .await;
+    world.engine.collect().await.unwrap();
+    assert!(world.has(orphan.cid()) && world.has_all(&kept.blocks));
+    let workers = world.engine.status().await.unwrap().workers;
+    let told = workers.iter().find(|w| w.name == "outbox").and_then(|w| w.last_error.clone()).unwrap();
+    assert!(told.contains("1 DAGs (4000 bytes)") && told.contains("floe gc --orphans"), "{told}");
+
+    world.engine.collect_orphans().await.unwrap();
+    assert!(!world.has(orphan.cid()));
     assert!(world.has_all(&kept.blocks));
     assert_eq!(world.blocks.manifests().unwrap().len(), 1);
+}
+
+/// The other side: the last pin was removed and the node crashed before the release. Its manifest has no row either,
+/// and its space is to come free without anybody's doing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r06_a_release_that_a_crash_held_up_is_done_at_start() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let dag = tree(37, 5, 300, 5);
+    world.net.has(&dag.blocks);
+    let row = world.add(&alice, &dag.root()).await;
+    world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    let account = alice.account.id;
+    let world =
+        world.crash_and(|_, records| async move { records.remove_pin(account, row.id).await.unwrap() }).await;
+    until("the space is free", || async {
+        world.engine.collect().await.unwrap();
+        !world.has(&dag.root())
+    })
+    .await;
+    assert!(world.blocks.manifests().unwrap().is_empty());
+    let workers = world.engine.status().await.unwrap().workers;
+    assert!(workers.iter().all(|w| w.last_error.is_none()), "{workers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -42,7 +42,7 @@ async fn main() {
         clock: Arc::new(RealClock(Instant::now(), support::START)),
         entropy: Arc::<Counted>::clone(&world.entropy),
     };
-    let records = Records::open(Settings { path: world.path() }, components).await.unwrap();
+    let records = Records::open(Settings::at(world.path()), components).await.unwrap();
     let mut accounts = vec![support::default_account(&records).await];
     for name in ["b", "c", "d"] {
         accounts.push(records.create_account(name, None, None).await.unwrap().id);

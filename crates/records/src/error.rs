@@ -1,5 +1,6 @@
 //! Why a call failed, and what SQLite's codes mean for us.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why a call failed. Each variant is something a caller does something about.
@@ -39,6 +40,18 @@ pub enum Error {
     /// The database is damaged or foreign.
     #[error("{0}")]
     Damaged(String),
+    /// The file is not there any more, or nothing is in it: what the clients were told is lost with it.
+    #[error(
+        "{} {how}, and every pin, account and token of this node was in it: restore the whole data directory from a \
+         backup, or begin anew in another one; the blocks are left as they are",
+        path.display()
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        how: &'static str,
+    },
     /// The disk is full.
     #[error("the disk is full")]
     Full,

@@ -1,7 +1,10 @@
 //! The outbox: what follows from a change, written in its transaction and done by the engine at least once.
 
+use std::collections::BTreeSet;
+
 use floe_core::cid;
 use sqlx::SqliteConnection;
+use uuid::Uuid;
 
 use crate::pins::row::{db, uuid_of};
 use crate::{Error, Job};
@@ -52,6 +55,13 @@ fn read(id: i64, kind: i64, payload: Vec<u8>) -> Result<Job, Error> {
         RELEASE => Ok(Job::Release(uuid_of(payload))),
         kind => Err(Error::Damaged(format!("job {id} is of the unknown kind {kind}"))),
     }
+}
+
+/// The DAGs whose release is queued.
+pub(crate) async fn releases(conn: &mut SqliteConnection) -> Result<BTreeSet<Uuid>, Error> {
+    let dags: Vec<Vec<u8>> =
+        sqlx::query_scalar("SELECT payload FROM jobs WHERE kind = $1").bind(RELEASE).fetch_all(conn).await?;
+    Ok(dags.into_iter().map(uuid_of).collect())
 }
 
 /// Removes a job. One that is gone is no error.

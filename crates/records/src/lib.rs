@@ -34,7 +34,7 @@ mod types;
 mod verify;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,8 +58,18 @@ use crate::writer::{Tx, Urgency};
 /// Plain settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The SQLite file; made if missing. `rows.reserve` is kept beside it.
+    /// The SQLite file. `rows.reserve` is kept beside it.
     pub path: PathBuf,
+    /// Whether it is made if it is missing or empty. Not where there were rows once: new ones would know none of the
+    /// blocks, and call them garbage.
+    pub may_make: bool,
+}
+
+impl Settings {
+    /// The defaults, with this file; it may be made.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, may_make: true }
+    }
 }
 
 /// Live objects.
@@ -90,9 +100,10 @@ impl Records {
     /// Opens or makes the database, migrates it, and makes the account `default`.
     ///
     /// # Errors
-    /// [`Error::Newer`], [`Error::Damaged`] for a file that is not ours or not whole; the file is left as it is.
+    /// [`Error::Newer`], [`Error::Damaged`] for a file that is not ours or not whole, [`Error::Lost`] for one that is
+    /// gone; what is there is left as it is.
     pub async fn open(settings: Settings, components: Components) -> Result<Self, Error> {
-        let opened = open::open(&settings.path).await?;
+        let opened = open::open(&settings.path, settings.may_make).await?;
         let reserve = settings.path.with_file_name("rows.reserve");
         let (handle, task) =
             writer::start(opened.writer, Arc::clone(&components.clock), components.entropy, reserve);
@@ -287,6 +298,14 @@ impl Records {
                 .fetch_all(&mut *self.reader().await?)
                 .await?;
         Ok(rows.into_iter().map(|(id, state)| (uuid_of(id), state == dags::COMPLETE)).collect())
+    }
+
+    /// DAGs whose release is queued and not done yet.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn queued_releases(&self) -> Result<BTreeSet<Uuid>, Error> {
+        jobs::releases(&mut *self.reader().await?).await
     }
 
     /// Whether a DAG is held, and complete as far as the rows know.

@@ -15,9 +15,9 @@ pub(crate) async fn migrate(conn: &mut SqliteConnection) -> Result<(), Error> {
     migrate_with(conn, &STEPS).await
 }
 
-/// Refuses a file that is newer or not ours, without writing to it.
-pub(crate) async fn check(conn: &mut SqliteConnection) -> Result<(), Error> {
-    refuse_newer(version(conn).await?, STEPS.len()).map(|_| ())
+/// Refuses a file that is newer or not ours, without writing to it. Returns its version, 0 for an empty one.
+pub(crate) async fn check(conn: &mut SqliteConnection) -> Result<i64, Error> {
+    refuse_newer(version(conn).await?, STEPS.len())
 }
 
 fn refuse_newer(found: i64, steps: usize) -> Result<i64, Error> {

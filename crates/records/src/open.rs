@@ -5,24 +5,25 @@ use std::path::Path;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, SqliteConnection, SqlitePool};
 
-use crate::{Error, limits, migrate};
+use crate::pins::add::DEFAULT_ACCOUNT;
+use crate::{Error, accounts, limits, migrate};
 
 pub(crate) struct Opened {
     pub(crate) writer: SqliteConnection,
     pub(crate) readers: SqlitePool,
 }
 
-/// Opens the file, migrates it, and opens the readers.
-pub(crate) async fn open(path: &Path) -> Result<Opened, Error> {
+/// Opens the file, migrates it, and opens the readers. Makes it only where it `may_make` it.
+pub(crate) async fn open(path: &Path, may_make: bool) -> Result<Opened, Error> {
     let named = |error: Error| match error {
         Error::Damaged(what) => Error::Damaged(format!("{}: {what}", path.display())),
         Error::Sql(what) => Error::Sql(format!("cannot open {}: {what}", path.display())),
         other => other,
     };
     // The version is read before anything is set: WAL mode is a write, and a file that is refused stays as it is.
-    check_is_ours(path).await.map_err(named)?;
+    check_is_ours(path, may_make).await.map_err(named)?;
     let mut writer =
-        options(path).create_if_missing(true).connect().await.map_err(Error::from).map_err(named)?;
+        options(path).create_if_missing(may_make).connect().await.map_err(Error::from).map_err(named)?;
     migrate::migrate(&mut writer).await.map_err(named)?;
     sync_folder(path)?;
     let readers = SqlitePoolOptions::new()
@@ -37,15 +38,22 @@ pub(crate) async fn open(path: &Path) -> Result<Opened, Error> {
     Ok(Opened { writer, readers })
 }
 
-async fn check_is_ours(path: &Path) -> Result<(), Error> {
-    if !std::fs::metadata(path).is_ok_and(|file| file.len() > 0) {
-        return Ok(());
+/// Refuses a file that is newer, not ours, or without what it had: one that was made once holds an account.
+async fn check_is_ours(path: &Path, may_make: bool) -> Result<(), Error> {
+    let lost = |how| if may_make { Ok(()) } else { Err(Error::Lost { path: path.to_owned(), how }) };
+    match std::fs::metadata(path) {
+        Ok(file) if file.len() > 0 => {}
+        Ok(_) => return lost("is empty"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return lost("is missing"),
+        // Opening it says why.
+        Err(_) => {}
     }
     let plain = SqliteConnectOptions::new().filename(path).busy_timeout(limits::BUSY_TIMEOUT);
     let mut conn = plain.connect().await?;
-    migrate::check(&mut conn).await?;
+    let version = migrate::check(&mut conn).await?;
+    let in_use = version > 0 && accounts::by_name(&mut conn, DEFAULT_ACCOUNT).await?.is_some();
     sqlx::Connection::close(conn).await?;
-    Ok(())
+    if in_use { Ok(()) } else { lost("holds no accounts") }
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {

@@ -61,7 +61,7 @@ async fn die_in_migration() {
     let world = World::new();
     fail::cfg("migrate.step", "panic").unwrap();
     let (clock, entropy) = (world.clock.clone(), std::sync::Arc::clone(&world.entropy));
-    let settings = floe_records::Settings { path: world.path() };
+    let settings = floe_records::Settings::at(world.path());
     let components = floe_records::Components { clock: std::sync::Arc::new(clock), entropy };
     assert!(tokio::spawn(floe_records::Records::open(settings, components)).await.unwrap_err().is_panic());
     fail::remove("migrate.step");

@@ -396,7 +396,7 @@ async fn a_scan_ends_at_its_deadline_of_two_seconds() {
             clock: std::sync::Arc::new(clock),
             entropy: std::sync::Arc::<Counted>::clone(&world.entropy),
         };
-        let settings = floe_records::Settings { path: world.path() };
+        let settings = floe_records::Settings::at(world.path());
         let records = Records::open(settings, components).await.unwrap();
         let filter = PinFilter { name: Some((NameMatch::IPartial, "nowhere".into())), ..any_status() };
         match records.pins(account, filter).await {
@@ -432,12 +432,50 @@ async fn r10_a_file_that_is_no_database_is_refused_and_left_alone() {
         clock: std::sync::Arc::new(world.clock.clone()),
         entropy: std::sync::Arc::<Counted>::clone(&world.entropy),
     };
-    let settings = floe_records::Settings { path: world.path() };
+    let settings = floe_records::Settings::at(world.path());
     let text = vec![b'x'; 8_192];
     std::fs::write(world.path(), &text).unwrap();
     let refused = Records::open(settings, components()).await.unwrap_err();
     assert!(matches!(&refused, Error::Damaged(what) if what.contains("pins-1.sqlite")), "{refused}");
     assert_eq!(std::fs::read(world.path()).unwrap(), text);
+}
+
+/// A `rows.sqlite` that was lost or emptied was made anew, with no pin in it: the next start called every block garbage
+/// and freed it.
+#[tokio::test]
+async fn r10_rows_that_were_there_once_are_not_made_anew() {
+    let world = World::new();
+    world.open().await.close().await;
+    let reopen = |may_make| {
+        let components = floe_records::Components {
+            clock: std::sync::Arc::new(world.clock.clone()),
+            entropy: std::sync::Arc::<Counted>::clone(&world.entropy),
+        };
+        Records::open(floe_records::Settings { may_make, ..floe_records::Settings::at(world.path()) }, components)
+    };
+    let refused = async |how: &str| {
+        let said = reopen(false).await.unwrap_err();
+        assert!(matches!(said, Error::Lost { .. }), "{said}");
+        let said = said.to_string();
+        assert!(said.contains("pins-1.sqlite") && said.contains(how) && said.contains("backup"), "{said}");
+    };
+    reopen(false).await.unwrap().close().await;
+    raw(&world, "DELETE FROM accounts").await;
+    refused("holds no accounts").await;
+    for extension in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{extension}", world.path().display()));
+    }
+    refused("is missing").await;
+    assert!(!world.path().exists(), "a file was made");
+    std::fs::write(world.path(), "").unwrap();
+    refused("is empty").await;
+    assert_eq!(std::fs::metadata(world.path()).unwrap().len(), 0);
+    // SQLite's own empty database: a header, and no tables.
+    std::fs::remove_file(world.path()).unwrap();
+    std::fs::File::create(world.path()).unwrap();
+    raw(&world, "PRAGMA user_version = 1").await;
+    refused("holds no accounts").await;
+    reopen(true).await.unwrap().close().await;
 }
 
 #[tokio::test]

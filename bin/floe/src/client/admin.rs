@@ -70,8 +70,9 @@ pub(crate) async fn status(client: &Client, out: Output) -> anyhow::Result<()> {
 }
 
 /// `floe gc`.
-pub(crate) async fn gc(client: &Client, out: Output) -> anyhow::Result<()> {
-    let report = client.call(Call::post("/admin/v1/gc", json!({})).long()).await?;
+pub(crate) async fn gc(client: &Client, out: Output, orphans: bool) -> anyhow::Result<()> {
+    let query = if orphans { vec![("orphans", "true".to_owned())] } else { Vec::new() };
+    let report = client.call(Call::post("/admin/v1/gc", json!({})).query(query).long()).await?;
     out.print(&report, || {
         format!("removed {} blocks, freed {}", number(&report["blocks"]), size(number(&report["bytes"])))
     })

@@ -50,7 +50,7 @@ impl World {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let entropy = || Arc::new(Seeded::new(7));
         let blocks = open_blocks(&dir, reserve_bytes, Arc::clone(&shared)).await;
-        let settings = floe_records::Settings { path: dir.path().join("pins-1.sqlite") };
+        let settings = floe_records::Settings::at(dir.path().join("pins-1.sqlite"));
         let components = floe_records::Components { clock: Arc::clone(&shared), entropy: entropy() };
         let records = Records::open(settings, components).await.unwrap();
         let peers = Peers::default();

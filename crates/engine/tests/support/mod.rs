@@ -173,7 +173,7 @@ async fn open(
     let components = floe_blockstore::Components { disk: Arc::clone(disk), clock: Arc::clone(&clock) };
     let blocks =
         tokio::task::spawn_blocking(move || BlockStore::open(settings, components)).await.unwrap().unwrap();
-    let settings = floe_records::Settings { path: dir.join("pins-1.sqlite") };
+    let settings = floe_records::Settings::at(dir.join("pins-1.sqlite"));
     let entropy = Arc::new(Seeded::new(seed));
     let records = Records::open(settings, floe_records::Components { clock, entropy }).await.unwrap();
     (blocks, records)

@@ -48,7 +48,7 @@ impl World {
     pub(crate) async fn open(&self) -> Records {
         let components =
             Components { clock: Arc::new(self.clock.clone()), entropy: Arc::<Counted>::clone(&self.entropy) };
-        Records::open(Settings { path: self.path() }, components).await.unwrap()
+        Records::open(Settings::at(self.path()), components).await.unwrap()
     }
 }
 
