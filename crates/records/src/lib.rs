@@ -408,7 +408,8 @@ impl Records {
         .await
     }
 
-    /// All tokens, or those of one account, revoked ones too.
+    /// All tokens, or those of one account, with the last hundred of each account that have ended. Damaged rows are
+    /// left out, and named in the log.
     ///
     /// # Errors
     /// [`Error::NotFound`] for the account.
@@ -416,7 +417,7 @@ impl Records {
         tokens::all(&mut *self.reader().await?, account).await
     }
 
-    /// Revokes a token; effective at once. Goes on when the disk is full.
+    /// Revokes a token; effective at once. Goes on when the disk is full. Deletes a row that is damaged.
     ///
     /// # Errors
     /// [`Error::NotFound`].

@@ -32,8 +32,10 @@ pub(crate) const KEY_KEPT: Duration = Duration::from_secs(24 * 3_600);
 pub const KEY_BYTES: usize = 255;
 /// Expired keys deleted by each request that brings one: keeps the table at the size of a day.
 pub(crate) const KEYS_PURGED: i64 = 16;
-/// Tokens of an account that are not revoked (limits.md).
+/// Tokens of an account that are neither revoked nor expired (limits.md).
 pub(crate) const TOKENS_PER_ACCOUNT: i64 = 100;
+/// Tokens of an account that have ended and are still listed, the newest. They say who had access; each is a row.
+pub(crate) const TOKENS_ENDED_KEPT: i64 = 100;
 /// Peers kept of one pin's origins for waking it (limits.md: 20 origins are used). Each is a row while the pin waits.
 pub(crate) const PEERS_PER_PIN: usize = 20;
 /// Origins handed to one fetch, over all pins of its root.

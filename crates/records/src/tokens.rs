@@ -15,7 +15,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 use subtle::ConstantTimeEq;
 
-use crate::pins::row::{db, digest_field, num};
+use crate::pins::row::{db, digest_field, intact, num};
 use crate::writer::Tx;
 use crate::{Error, Principal, Scope, Token, accounts, jobs, limits};
 
@@ -32,11 +32,8 @@ pub(crate) async fn create(
     expires_in: Option<Duration>,
 ) -> Result<(Token, String), Error> {
     let account = accounts::by_name(&mut tx.conn, account).await?.ok_or(Error::NotFound)?;
-    let live: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM tokens WHERE account = $1 AND revoked = 0")
-        .bind(account.id.0)
-        .fetch_one(&mut tx.conn)
-        .await?;
-    if live >= limits::TOKENS_PER_ACCOUNT {
+    forget_ended(tx, account.id).await?;
+    if live(tx, account.id).await? >= limits::TOKENS_PER_ACCOUNT {
         limits::hit("tokens_per_account");
         return Err(Error::Conflict(format!(
             "an account has at most {} tokens: revoke one",
@@ -62,6 +59,33 @@ pub(crate) async fn create(
     Ok((token, secret))
 }
 
+/// Tokens of an account that let somebody in.
+async fn live(tx: &mut Tx, account: AccountId) -> Result<i64, Error> {
+    let live = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM tokens WHERE account = $1 AND revoked = 0 AND (expires IS NULL OR expires > $2)",
+    )
+    .bind(account.0)
+    .bind(db(tx.now.as_millis()))
+    .fetch_one(&mut tx.conn)
+    .await?;
+    Ok(live)
+}
+
+/// Deletes the oldest tokens that were revoked or have expired, so that a client that makes one a day does not fill
+/// the table.
+async fn forget_ended(tx: &mut Tx, account: AccountId) -> Result<(), Error> {
+    sqlx::query(
+        "DELETE FROM tokens WHERE account = $1 AND (revoked = 1 OR expires <= $2) AND id NOT IN \
+         (SELECT id FROM tokens WHERE account = $1 AND (revoked = 1 OR expires <= $2) ORDER BY id DESC LIMIT $3)",
+    )
+    .bind(account.0)
+    .bind(db(tx.now.as_millis()))
+    .bind(limits::TOKENS_ENDED_KEPT)
+    .execute(&mut tx.conn)
+    .await?;
+    Ok(())
+}
+
 async fn insert(conn: &mut SqliteConnection, token: &Token, hash: &[u8; 32]) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO tokens (id, account, lookup, hash, scopes, created, expires, revoked, digest) \
@@ -80,17 +104,24 @@ async fn insert(conn: &mut SqliteConnection, token: &Token, hash: &[u8; 32]) -> 
     Ok(())
 }
 
-/// Revokes a token. Twice is once.
+/// Revokes a token. Twice is once. A damaged row is deleted: nothing in it can be believed, and it lets nobody in.
 pub(crate) async fn revoke(tx: &mut Tx, id: TokenId) -> Result<(), Error> {
     let row =
         sqlx::query("SELECT * FROM tokens WHERE id = $1").bind(id.0).fetch_optional(&mut tx.conn).await?;
-    let (mut token, hash) = read(&row.ok_or(Error::NotFound)?)?;
-    token.revoked = true;
-    sqlx::query("UPDATE tokens SET revoked = 1, digest = $2 WHERE id = $1")
-        .bind(id.0)
-        .bind(digest(&token, &hash)?)
-        .execute(&mut tx.conn)
-        .await?;
+    match read(&row.ok_or(Error::NotFound)?) {
+        Ok((mut token, hash)) => {
+            token.revoked = true;
+            sqlx::query("UPDATE tokens SET revoked = 1, digest = $2 WHERE id = $1")
+                .bind(id.0)
+                .bind(digest(&token, &hash)?)
+                .execute(&mut tx.conn)
+                .await?;
+        }
+        Err(damaged) => {
+            tracing::warn!(token = id.0, "{damaged}: its row is deleted");
+            sqlx::query("DELETE FROM tokens WHERE id = $1").bind(id.0).execute(&mut tx.conn).await?;
+        }
+    }
     fail::fail_point!("token.revoked");
     Ok(())
 }
@@ -136,7 +167,7 @@ fn same(stored: &[u8; 32], offered: &[u8; 32]) -> bool {
     stored.ct_eq(offered).into()
 }
 
-/// All tokens, or those of one account.
+/// All tokens, or those of one account. Damaged rows are left out, and named in the log.
 pub(crate) async fn all(conn: &mut SqliteConnection, account: Option<&str>) -> Result<Vec<Token>, Error> {
     let account = match account {
         Some(name) => Some(accounts::by_name(conn, name).await?.ok_or(Error::NotFound)?.id.0),
@@ -146,13 +177,17 @@ pub(crate) async fn all(conn: &mut SqliteConnection, account: Option<&str>) -> R
         .bind(account)
         .fetch_all(conn)
         .await?;
-    rows.iter().map(|row| read(row).map(|(token, _)| token)).collect()
+    Ok(rows.iter().filter_map(|row| intact(read(row))).map(|(token, _)| token).collect())
 }
 
 /// Reads a row and checks its digest.
 pub(crate) fn read(row: &SqliteRow) -> Result<(Token, [u8; 32]), Error> {
     let id: i64 = row.try_get("id")?;
-    let damaged = || Error::Damaged(format!("the row of token {id} is damaged: revoke it and make another"));
+    let damaged = || {
+        Error::Damaged(format!(
+            "the row of token {id} is damaged: `floe token revoke {id}`, and make another"
+        ))
+    };
     let parts = || -> Option<(Token, [u8; 32], Vec<u8>)> {
         let scopes: String = row.try_get("scopes").ok()?;
         let token = Token {

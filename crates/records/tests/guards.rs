@@ -188,17 +188,64 @@ async fn t24_tokens_expire_are_revoked_at_once_and_are_not_in_the_file() {
     }
 }
 
+/// Tokens that had expired counted for ever: an account that made one a day was refused after a hundred days, with
+/// no token that worked. And the rows of ended ones were kept without end.
 #[tokio::test]
-async fn an_account_has_a_hundred_tokens_and_no_more() {
+async fn an_account_has_a_hundred_tokens_that_work_and_a_hundred_that_have_ended() {
     let world = World::new();
     let records = world.open().await;
-    let mut last = None;
-    for _ in 0..100 {
-        last = Some(records.create_token("default", &[Scope::PinsRead], None).await.unwrap().0.id);
+    let day = Duration::from_secs(86_400);
+    let create = |expires| records.create_token("default", &[Scope::PinsRead], expires);
+    for made in 1..=99 {
+        // Every other one ends in a day.
+        create((made % 2 == 0).then_some(day)).await.unwrap();
     }
-    assert!(matches!(records.create_token("default", &[], None).await, Err(Error::Conflict(_))));
-    records.revoke_token(last.unwrap()).await.unwrap();
-    records.create_token("default", &[], None).await.unwrap();
+    let (last, _) = create(None).await.unwrap();
+    assert!(matches!(create(None).await, Err(Error::Conflict(_))), "the 101st");
+    records.revoke_token(last.id).await.unwrap();
+    create(None).await.unwrap();
+    assert!(matches!(create(None).await, Err(Error::Conflict(_))));
+
+    world.clock.advance(day);
+    let (expired, revoked) = (49, 1);
+    for _ in 0..expired {
+        create(None).await.unwrap();
+    }
+    assert!(matches!(create(None).await, Err(Error::Conflict(_))));
+    assert_eq!(records.tokens(None).await.unwrap().len(), 100 + expired + revoked);
+
+    for ended in [99, 100, 101] {
+        while records.tokens(None).await.unwrap().iter().filter(|token| token.revoked).count() + expired < ended {
+            let tokens = records.tokens(None).await.unwrap();
+            let live = tokens.iter().find(|token| !token.revoked && token.expires.is_none()).unwrap();
+            records.revoke_token(live.id).await.unwrap();
+        }
+        create(None).await.unwrap();
+        let tokens = records.tokens(None).await.unwrap();
+        let now = world.clock.now();
+        let over = |token: &&floe_records::Token| token.revoked || token.expires.is_some_and(|at| at <= now);
+        assert_eq!(tokens.iter().filter(over).count(), ended.min(100), "{ended}");
+    }
+    assert_sound(&records).await;
+}
+
+/// The error of a damaged token's row said to revoke it, and `token revoke` failed with the same error; `token ls` was a
+/// 500 for all.
+#[tokio::test]
+async fn r04_a_damaged_token_is_left_out_of_lists_and_can_be_revoked() {
+    let world = World::new();
+    let records = world.open().await;
+    let (damaged, secret) = records.create_token("default", &[Scope::PinsRead], None).await.unwrap();
+    let (whole, _) = records.create_token("default", &[Scope::Admin], None).await.unwrap();
+    raw(&world, "UPDATE tokens SET scopes = '?' WHERE scopes LIKE '%read%'").await;
+    for account in [None, Some("default")] {
+        assert_eq!(records.tokens(account).await.unwrap(), std::slice::from_ref(&whole));
+    }
+    assert_eq!(records.verify().await.unwrap().findings.len(), 1);
+    records.revoke_token(damaged.id).await.unwrap();
+    assert_eq!(records.authenticate(&secret).await.unwrap(), None);
+    assert!(matches!(records.revoke_token(damaged.id).await, Err(Error::NotFound)));
+    assert_sound(&records).await;
 }
 
 async fn queue_is(world: &World, sql: &'static str, records: &Records, account: AccountId) -> [bool; 2] {

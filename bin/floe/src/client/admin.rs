@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use floe_core::{Clock as _, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Call, Client, segment};
 use crate::cli::{AccountCommand, ScopeArg, TokenCommand};
 use crate::exit::{Code, Failure};
 use crate::output::{Output, Table, printable, size, tell};
+use crate::system::SystemClock;
 
 /// Runs a `floe account` command.
 pub(crate) async fn account(client: &Client, out: Output, command: AccountCommand) -> anyhow::Result<()> {
@@ -54,7 +56,8 @@ pub(crate) async fn token(client: &Client, out: Output, command: TokenCommand) -
             let query = account.map(|name| ("account", name)).into_iter().collect();
             let list = client.call(Call::get("/admin/v1/tokens").query(query)).await?;
             let accounts = client.call(Call::get("/admin/v1/accounts")).await?;
-            out.print(&list, || tokens_table(rows(&list, "tokens"), rows(&accounts, "accounts")))
+            let now = SystemClock::new().now();
+            out.print(&list, || tokens_table(rows(&list, "tokens"), rows(&accounts, "accounts"), now))
         }
         TokenCommand::Revoke { id } => {
             client.call(Call::delete(format!("/admin/v1/tokens/{id}"))).await?;
@@ -149,13 +152,18 @@ fn accounts_table(accounts: &[Value]) -> String {
 }
 
 /// Tokens name their account by its id; people know its name.
-fn tokens_table(tokens: &[Value], accounts: &[Value]) -> String {
+fn tokens_table(tokens: &[Value], accounts: &[Value], now: Timestamp) -> String {
     let name_of =
         |id: &Value| accounts.iter().find(|account| account["id"] == *id).map(|account| &account["name"]);
     let mut table = Table::new(&["ID", "ACCOUNT", "SCOPES", "CREATED", "EXPIRES", "STATE"]);
     for token in tokens {
         let scopes: Vec<&str> = rows(&token["scopes"], "").iter().filter_map(Value::as_str).collect();
-        let state = if token["revoked"] == true { "revoked" } else { "active" };
+        let ended = token["expires"].as_u64().is_some_and(|at| Timestamp::from_millis(at) <= now);
+        let state = match (token["revoked"] == true, ended) {
+            (true, _) => "revoked",
+            (false, true) => "expired",
+            (false, false) => "active",
+        };
         table.row([
             &plain(&token["id"]),
             &plain(name_of(&token["account"]).unwrap_or(&token["account"])),
@@ -180,7 +188,7 @@ fn plain(value: &Value) -> String {
 /// A time, which the admin routes may give as milliseconds since 1970.
 fn moment(value: &Value) -> String {
     match value.as_u64() {
-        Some(millis) => floe_core::Timestamp::from_millis(millis).to_string(),
+        Some(millis) => Timestamp::from_millis(millis).to_string(),
         None => plain(value),
     }
 }
@@ -323,6 +331,20 @@ mod tests {
         let text = accounts_table(rows(&list, "accounts"));
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
         assert!(text.contains("1 B") && text.contains("active"), "{text}");
+    }
+
+    /// `token ls` called a token that had expired active.
+    #[test]
+    fn tokens_are_active_expired_or_revoked() {
+        let tokens = [
+            json!({"id": 1, "scopes": [], "expires": 1000, "revoked": false}),
+            json!({"id": 2, "scopes": [], "expires": 1001, "revoked": false}),
+            json!({"id": 3, "scopes": [], "expires": 1000, "revoked": true}),
+            json!({"id": 4, "scopes": [], "expires": null, "revoked": false}),
+        ];
+        let text = tokens_table(&tokens, &[], Timestamp::from_millis(1000));
+        let states: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split_whitespace().last()).collect();
+        assert_eq!(states, ["expired", "active", "revoked", "active"], "{text}");
     }
 
     #[test]
