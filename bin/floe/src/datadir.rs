@@ -8,7 +8,8 @@
 //!     identity.key         the node's Ed25519 key
 //!     admin.token          secrets of two tokens; the rows hold only their hashes
 //!     pin.token
-//!     rows.sqlite          pins, accounts, tokens (floe-records)
+//!     rows.sqlite          pins, accounts, tokens (floe-records), with -wal and -shm
+//!     rows.reserve         space given up so that removals go on when the disk is full
 //!     blocks/              packs and their index (floe-blockstore)
 //!     provides-1.redb      what is announced (floe-ipfs)
 //!     endpoints.json       where a running node can be reached; gone when none runs
@@ -25,9 +26,12 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::exit::Code;
+use crate::limits;
 
 /// The layout this Floe writes and reads.
 const VERSION: u32 = 1;
@@ -48,6 +52,12 @@ pub(crate) enum DataDirError {
         path: PathBuf,
         /// What is in it.
         found: String,
+    },
+    /// There is no directory.
+    #[error("{} is no directory: choose another --data-dir", path.display())]
+    NotADirectory {
+        /// What is there.
+        path: PathBuf,
     },
     /// The version file says nothing that can be understood.
     #[error("{} says {found:?}, which no Floe writes: restore the directory from its backup", path.display())]
@@ -86,15 +96,20 @@ pub(crate) enum DataDirError {
     #[error("no data directory: set --data-dir or FLOE_DATA_DIR (there is no HOME to put .floe in)")]
     Nowhere,
     /// A file could not be read or written.
-    #[error("{}", path.display())]
+    #[error(
+        "cannot {doing} {}: Floe has to own its data directory, on a volume that can be written",
+        path.display()
+    )]
     Io {
+        /// What was tried.
+        doing: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
     /// A file could not be synced.
-    #[error("{} could not be synced: what is on disk is unknown", path.display())]
+    #[error("{} could not be synced, so what is on disk is unknown: look at the disk, and start again", path.display())]
     Sync {
         /// The file.
         path: PathBuf,
@@ -111,9 +126,11 @@ impl DataDirError {
     /// The exit code it ends the process with.
     pub(crate) fn code(&self) -> Code {
         match self {
-            Self::Foreign { .. } | Self::Unreadable { .. } | Self::Newer { .. } | Self::Locked { .. } => {
-                Code::DataDir
-            }
+            Self::Foreign { .. }
+            | Self::NotADirectory { .. }
+            | Self::Unreadable { .. }
+            | Self::Newer { .. }
+            | Self::Locked { .. } => Code::DataDir,
             Self::Nowhere => Code::Usage,
             Self::Sync { .. } => Code::SyncFailed,
             Self::Missing { .. } | Self::Io { .. } => Code::Failure,
@@ -184,7 +201,8 @@ impl Layout {
         self.root.join("version")
     }
 
-    fn lock(&self) -> PathBuf {
+    /// Held by the process that runs on the directory.
+    pub(crate) fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
 }
@@ -206,7 +224,7 @@ impl DataDir {
         look(&layout)?;
         let root = layout.root();
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
-        made.map_err(|source| io_error(root, source))?;
+        made.map_err(io_error("make", root))?;
         let lock = take_lock(&layout.lock())?;
         let initialising = match look(&layout)? {
             State::Empty => {
@@ -263,7 +281,10 @@ fn look(layout: &Layout) -> Result<State, DataDirError> {
             Some(found) => Err(DataDirError::Foreign { path: layout.root.clone(), found }),
             None => Ok(State::Empty),
         },
-        Err(source) => Err(io_error(&path, source)),
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+            Err(DataDirError::NotADirectory { path: layout.root.clone() })
+        }
+        Err(source) => Err(io_error("read", &path)(source)),
     }
 }
 
@@ -289,10 +310,10 @@ fn first_foreign(root: &Path) -> Result<Option<String>, DataDirError> {
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(io_error(root, source)),
+        Err(source) => return Err(io_error("list", root)(source)),
     };
     for entry in entries {
-        let name = entry.map_err(|source| io_error(root, source))?.file_name();
+        let name = entry.map_err(io_error("list", root))?.file_name();
         if !HARMLESS.iter().any(|harmless| name == *harmless) {
             return Ok(Some(name.to_string_lossy().into_owned()));
         }
@@ -306,49 +327,72 @@ fn write_version(layout: &Layout, initialising: bool) -> Result<(), DataDirError
 }
 
 fn take_lock(path: &Path) -> Result<File, DataDirError> {
-    use rustix::fs::{FlockOperation, flock};
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    let mut file = open.map_err(|source| io_error(path, source))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let holder = read_start(path).ok().and_then(|text| text.trim().parse().ok());
-            return Err(DataDirError::Locked { path: path.to_owned(), holder });
+    let mut file = open.map_err(io_error("open", path))?;
+    let mut tries = limits::LOCK_TRIES;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK) if tries > 1 => std::thread::sleep(limits::LOCK_PAUSE),
+            Err(Errno::WOULDBLOCK) => {
+                return Err(DataDirError::Locked { path: path.to_owned(), holder: holder(path) });
+            }
+            Err(errno) => return Err(io_error("lock", path)(errno.into())),
         }
-        Err(errno) => return Err(io_error(path, errno.into())),
+        tries -= 1;
     }
-    // The process id is for the message alone; a torn one is read as none.
-    let wrote = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-    wrote.map_err(|source| io_error(path, source))?;
+    // The process id is for messages, and on a full disk there is none: that must not keep a node from freeing space.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
+}
+
+/// What the lock's holder wrote about itself.
+fn holder(lock: &Path) -> Option<u32> {
+    read_start(lock).ok().and_then(|text| text.trim().parse().ok())
+}
+
+/// Whether the process with this id runs on the directory: somebody holds the lock, and does not say to be another.
+pub(crate) fn is_run_by(layout: &Layout, pid: u32) -> io::Result<bool> {
+    let path = layout.lock();
+    let file = match File::open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened?,
+    };
+    // Held for this moment where nobody else has it: who wants it then tries again.
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(holder(&path).is_none_or(|holder| holder == pid)),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Writes a small file so that it is there whole or not at all, readable by its owner alone. Durable on return.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DataDirError> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
-        return Err(io_error(path, io::ErrorKind::InvalidInput.into()));
+        return Err(io_error("write", path)(io::ErrorKind::InvalidInput.into()));
     };
     let temporary = dir.join(format!(".{name}.tmp"));
     let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
-    let mut file = open.map_err(|source| io_error(&temporary, source))?;
-    file.write_all(bytes).map_err(|source| io_error(&temporary, source))?;
+    let mut file = open.map_err(io_error("make", &temporary))?;
+    file.write_all(bytes).map_err(io_error("write", &temporary))?;
     file.sync_all().map_err(|source| sync_error(&temporary, source))?;
     fail::fail_point!("datadir.before_rename");
-    fs::rename(&temporary, path).map_err(|source| io_error(path, source))?;
-    let dir_file = File::open(dir).map_err(|source| io_error(dir, source))?;
+    fs::rename(&temporary, path).map_err(io_error("write", path))?;
+    let dir_file = File::open(dir).map_err(io_error("open", dir))?;
     dir_file.sync_all().map_err(|source| sync_error(dir, source))
 }
 
 /// Removes a file if it is there.
 pub(crate) fn remove(path: &Path) -> Result<(), DataDirError> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error(path, e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(e)),
         _ => Ok(()),
     }
 }
 
-fn io_error(path: &Path, source: io::Error) -> DataDirError {
-    DataDirError::Io { path: path.to_owned(), source }
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
+    let path = path.to_owned();
+    move |source| DataDirError::Io { doing, path, source }
 }
 
 fn sync_error(path: &Path, source: io::Error) -> DataDirError {
@@ -403,6 +447,39 @@ mod tests {
         let said = refused(&layout).to_string();
         assert!(said.contains("thesis.tex") && said.contains("--data-dir"), "{said}");
         assert_eq!(fs::read_dir(layout.root()).unwrap().count(), 1, "something was written into it");
+    }
+
+    /// A `--data-dir` that is a file ended with exit code 1 and the bare words "Not a directory".
+    #[test]
+    fn a_file_is_refused_as_a_directory() {
+        let (_keep, layout) = fresh();
+        fs::write(layout.root(), "words").unwrap();
+        let said = refused(&layout).to_string();
+        assert!(said.contains("is no directory") && said.contains("--data-dir"), "{said}");
+    }
+
+    #[test]
+    fn what_fails_is_named_with_what_to_do() {
+        let (_keep, layout) = fresh();
+        let error = write_whole(&layout.root().join("secret"), b"").unwrap_err();
+        let said = error.to_string();
+        assert!(said.starts_with("cannot make /") && said.contains("own its data directory"), "{said}");
+        assert!(std::error::Error::source(&error).is_some());
+    }
+
+    #[test]
+    fn who_runs_on_it_holds_its_lock() {
+        let (_keep, layout) = fresh();
+        let me = std::process::id();
+        assert!(!is_run_by(&layout, me).unwrap());
+        let dir = DataDir::open_or_make(layout.clone()).unwrap();
+        assert!(is_run_by(&layout, me).unwrap());
+        assert!(!is_run_by(&layout, me + 1).unwrap(), "another process has it");
+        // As on a disk that had no room for the process id.
+        fs::write(layout.lock(), "").unwrap();
+        assert!(is_run_by(&layout, me).unwrap());
+        drop(dir);
+        assert!(!is_run_by(&layout, me).unwrap(), "killed");
     }
 
     #[test]

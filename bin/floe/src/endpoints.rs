@@ -5,15 +5,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::datadir::{self, DataDirError, Layout};
 
 /// The contents of the file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Endpoints {
     version: u32,
-    pid: u32,
+    /// The process that wrote it, which holds the lock of the directory while it runs.
+    pub(crate) pid: u32,
     /// The API's URL on this machine, without a slash at its end.
     pub(crate) api: String,
     /// The URL of health and metrics.

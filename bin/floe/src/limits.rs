@@ -6,6 +6,12 @@ use std::time::Duration;
 /// stores close. systemd's own default is 90 s; the unit in docs/OPERATING.md gives 40 (limits.md, graceful drain).
 pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 
+/// Tries to take the lock of the data directory, and the pause between two: a command that looks whether a node runs
+/// holds it for microseconds, and must not keep one from starting.
+pub(crate) const LOCK_TRIES: u32 = 5;
+/// See [`LOCK_TRIES`].
+pub(crate) const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
 /// Open files to ask the kernel for: 512 connections, as many streams of QUIC again, packs and rows fit several times.
 pub(crate) const OPEN_FILES: u64 = 65_536;
 

@@ -119,6 +119,9 @@ fn a_foreign_directory_ends_with_10() {
         assert!(err.contains("thesis.tex"), "{err}");
     }
     assert_eq!(std::fs::read_dir(keep.path()).unwrap().count(), 1);
+    let file = keep.path().join("thesis.tex").display().to_string();
+    let (_, err) = ends_with(10, &["serve", "--offline", "--data-dir", &file]);
+    assert!(err.contains("is no directory"), "{err}");
 }
 
 #[test]

@@ -81,13 +81,32 @@ fn it_starts_again_on_the_same_directory_after_a_stop_and_after_a_kill() {
     node.kill();
     assert!(dir.join("endpoints.json").exists());
     let (_, err) = ends_with(3, &["status", "--data-dir", &dir.display().to_string()]);
-    assert!(err.contains("does not answer"), "{err}");
+    assert!(err.contains("no Floe runs on"), "{err}");
 
     let node = Node::start(&dir);
     let id = pinned["requestid"].as_str().unwrap();
     assert_eq!(node.json(0, &["pin", "status", id])["status"], "pinned");
     assert_eq!(node.stop(), 0);
     ends_with(0, &["verify", "--offline", "--data-dir", &dir.display().to_string()]);
+}
+
+/// After a kill -9 the next command showed the operator's token to whoever had the port by then.
+#[test]
+fn t24_a_stale_endpoints_file_sends_the_token_to_nobody() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    let addr = node.api().strip_prefix("http://").unwrap().to_owned();
+    node.kill();
+    let thief = std::net::TcpListener::bind(&addr).unwrap();
+    thief.set_nonblocking(true).unwrap();
+    let dir_arg = dir.display().to_string();
+    let (_, err) = ends_with(3, &["status", "--data-dir", &dir_arg]);
+    assert!(err.contains("no Floe runs on"), "{err}");
+    assert_eq!(thief.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "it was asked");
+
+    std::fs::write(dir.join("endpoints.json"), "{").unwrap();
+    let (_, err) = ends_with(1, &["status", "--data-dir", &dir_arg]);
+    assert!(err.contains("endpoints.json") && err.contains("EOF"), "the cause is told: {err}");
 }
 
 #[test]

@@ -1,23 +1,31 @@
 //! Why a command that talks to the API did not do what it was asked to.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reqwest::StatusCode;
 use serde_json::Value;
 use thiserror::Error;
 
 use crate::exit::Code;
-use crate::limits;
 use crate::output::printable;
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug, Error)]
 pub(crate) enum ClientError {
     /// No node runs on the data directory.
-    #[error("no Floe runs on {} (it has no endpoints.json): start it with `floe serve`, or give --api-url", dir.display())]
+    #[error("no Floe runs on {}: start it with `floe serve`, or give --data-dir or --api-url", dir.display())]
     NotRunning {
         /// The data directory.
         dir: PathBuf,
+    },
+    /// Whether a node runs, and where, cannot be read.
+    #[error("cannot read {} to find the node: run this as the user that Floe runs as, or give --api-url", path.display())]
+    Endpoints {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
     },
     /// The API does not answer.
     #[error("{url} does not answer: is `floe serve` running?")]
@@ -28,10 +36,18 @@ pub(crate) enum ClientError {
         source: reqwest::Error,
     },
     /// A pin is waited for, and the API has been gone for too long.
-    #[error("{url} has not answered for {} seconds", limits::WAIT_UNREACHABLE.as_secs())]
+    #[error(
+        "{url} has not answered for {} seconds: the pin goes on once the service runs again, and \
+         `floe pin status {id}` shows how far it is",
+        silent.as_secs()
+    )]
     Lost {
         /// Where it was.
         url: String,
+        /// For how long.
+        silent: Duration,
+        /// The pin's request id.
+        id: String,
     },
     /// 401 or 403.
     #[error(
@@ -121,7 +137,7 @@ impl ClientError {
             Self::Refused { .. } => Code::Refused,
             Self::NotFound { .. } | Self::Removed { .. } => Code::NotFound,
             Self::PinFailed { .. } => Code::PinFailed,
-            Self::Answer { .. } | Self::NotFloe { .. } => Code::Failure,
+            Self::Answer { .. } | Self::NotFloe { .. } | Self::Endpoints { .. } => Code::Failure,
             Self::NoToken { .. } | Self::BadUrl(_) => Code::Usage,
         }
     }

@@ -1,8 +1,8 @@
 //! The commands that talk to a running node: clients of its HTTP API, like any other.
 //!
-//! Where the API is: `--api-url`, `FLOE_API_URL`, else `endpoints.json` in the data directory. As whom: `--token`,
-//! `FLOE_TOKEN`, else `admin.token` there. Requests that are safe to repeat (reads, removals, and what carries an
-//! `Idempotency-Key`) are repeated when the connection breaks; nothing else is.
+//! Where the API is: `--api-url`, `FLOE_API_URL`, else `endpoints.json` of the node that runs on the data directory. As
+//! whom: `--token`, `FLOE_TOKEN`, else `admin.token` there. Requests that are safe to repeat (reads, removals, and what
+//! carries an `Idempotency-Key`) are repeated when the connection breaks; nothing else is.
 
 mod admin;
 mod error;
@@ -10,9 +10,10 @@ mod events;
 mod pins;
 mod wait;
 
-use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+use std::{fmt, io};
 
 use futures::StreamExt as _;
 use reqwest::{Method, Response, Url};
@@ -24,7 +25,8 @@ pub(crate) use self::pins::pin;
 
 use crate::cli::Remote;
 use crate::config::render::redact_url;
-use crate::datadir::Layout;
+use crate::datadir::{self, Layout};
+use crate::endpoints::Endpoints;
 use crate::limits;
 
 /// A secret text: it can be used, and it cannot be printed by accident.
@@ -201,11 +203,19 @@ fn given(text: Option<&str>) -> Option<&str> {
     text.map(str::trim).filter(|text| !text.is_empty())
 }
 
+/// The URL of the node that runs on the directory now. A node that was killed leaves its `endpoints.json`, and whoever
+/// has its port since must not be shown the operator's token: so the process of the file must hold the lock.
 fn running(layout: &Layout) -> Result<String, ClientError> {
     let not_running = || ClientError::NotRunning { dir: layout.root().to_owned() };
-    let text = std::fs::read_to_string(layout.endpoints()).map_err(|_| not_running())?;
-    let endpoints: Value = serde_json::from_str(&text).map_err(|_| not_running())?;
-    endpoints["api"].as_str().map(str::to_owned).ok_or_else(not_running)
+    let unreadable = |path: PathBuf| move |source| ClientError::Endpoints { path, source };
+    let path = layout.endpoints();
+    let text = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(not_running()),
+        read => read.map_err(unreadable(path.clone()))?,
+    };
+    let at: Endpoints = serde_json::from_str(&text).map_err(io::Error::from).map_err(unreadable(path))?;
+    let runs = datadir::is_run_by(layout, at.pid).map_err(unreadable(layout.lock()))?;
+    if runs { Ok(at.api) } else { Err(not_running()) }
 }
 
 fn token_file(layout: &Layout) -> Result<Secret, ClientError> {

@@ -8,20 +8,43 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::events::Parser;
 use super::{Call, Client, ClientError, segment};
+use crate::config::render::redact_url;
 use crate::limits;
 use crate::output::{printable, size};
+
+/// How long what says nothing is waited for.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// The head of the stream of events.
+    head: Duration,
+    /// The answer about a pin.
+    answer: Duration,
+    /// The service, over all tries.
+    service: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    head: limits::EVENT_SILENCE,
+    answer: limits::REQUEST_TIMEOUT,
+    service: limits::WAIT_UNREACHABLE,
+};
 
 impl Client {
     /// Waits until a pin is `pinned`, and returns it then. `pin` is what the API said last.
     ///
     /// A `failed` one is [`ClientError::PinFailed`]. Dropping the future ends the waiting, not the pin.
-    pub(super) async fn wait(&self, mut pin: Value) -> Result<Value, ClientError> {
+    pub(super) async fn wait(&self, pin: Value) -> Result<Value, ClientError> {
+        self.wait_with(pin, PATIENCE).await
+    }
+
+    async fn wait_with(&self, mut pin: Value, patience: Patience) -> Result<Value, ClientError> {
         let id = pin["requestid"].as_str().unwrap_or_default().to_owned();
         let bar = Bar::new();
-        let mut gone_for = Duration::ZERO;
+        let mut gone_since = None;
         loop {
             bar.show(&pin);
             match pin["status"].as_str() {
@@ -29,13 +52,21 @@ impl Client {
                 Some("failed") => return Err(ClientError::PinFailed { id, reason: reason(&pin) }),
                 _ => {}
             }
-            match self.next_state(&id, &bar).await {
-                Ok(state) => (pin, gone_for) = (state, Duration::ZERO),
-                Err(ClientError::Unreachable { .. }) if gone_for < limits::WAIT_UNREACHABLE => {
-                    gone_for += limits::POLL_INTERVAL;
-                }
+            // Whatever the stream's trouble is, the pin itself is asked then.
+            if let Ok(Some(settled)) = self.follow(&id, &bar, patience.head).await {
+                pin = settled;
+                continue;
+            }
+            tokio::time::sleep(limits::POLL_INTERVAL).await;
+            let asked = Instant::now();
+            let call = Call { timeout: patience.answer, ..Call::get(format!("/pins/{}", segment(&id))) };
+            match self.call_once(&call).await {
+                Ok(state) => (pin, gone_since) = (state, None),
                 Err(ClientError::Unreachable { .. }) => {
-                    return Err(ClientError::Lost { url: self.base.clone() });
+                    let silent = gone_since.get_or_insert(asked).elapsed();
+                    if silent >= patience.service {
+                        return Err(ClientError::Lost { url: redact_url(&self.base), silent, id });
+                    }
                 }
                 Err(ClientError::NotFound { .. }) => return Err(ClientError::Removed { id }),
                 Err(error) => return Err(error),
@@ -43,20 +74,14 @@ impl Client {
         }
     }
 
-    /// The pin as it is once the stream of events has ended or is not to be had, at most once per
-    /// [`limits::POLL_INTERVAL`].
-    async fn next_state(&self, id: &str, bar: &Bar) -> Result<Value, ClientError> {
-        let followed = self.follow(id, bar).await;
-        if let Ok(Some(settled)) = followed {
-            return Ok(settled);
-        }
-        tokio::time::sleep(limits::POLL_INTERVAL).await;
-        self.call_once(&Call::get(format!("/pins/{}", segment(id)))).await
-    }
-
     /// Follows the stream of events: the pin once it is settled, `None` where the stream ends before.
-    async fn follow(&self, id: &str, bar: &Bar) -> Result<Option<Value>, ClientError> {
-        let answer = self.send(&Call::get(format!("/pins/{}/events", segment(id))).long()).await?;
+    async fn follow(&self, id: &str, bar: &Bar, head: Duration) -> Result<Option<Value>, ClientError> {
+        let call = Call::get(format!("/pins/{}/events", segment(id))).long();
+        // The stream may be long, its head may not: who listens there and says nothing is no node.
+        let Ok(answer) = tokio::time::timeout(head, self.send(&call)).await else {
+            return Ok(None);
+        };
+        let answer = answer?;
         if !answer.status().is_success() {
             return Ok(None);
         }
@@ -122,6 +147,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// Where a service accepted and never answered, `--wait` waited a day for the head of the stream; and its sixty
+    /// seconds were sixty rounds of up to a minute. The last word held the password of the URL.
+    #[tokio::test]
+    async fn a_service_that_says_nothing_is_given_up_after_a_minute() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://me:hunter2@{}", silent.local_addr().unwrap());
+        let remote = crate::cli::Remote { api_url: Some(url), token: Some("t".parse().unwrap()) };
+        let client = Client::connect(&remote, &crate::datadir::Layout::new("nowhere")).unwrap();
+        let short = Duration::from_millis(100);
+        let patience = Patience { head: short, answer: short, service: short };
+        let pin = json!({"requestid": "id-1", "status": "pinning"});
+        let waited = tokio::time::timeout(Duration::from_secs(20), client.wait_with(pin, patience)).await;
+        let lost = waited.expect("it ends by itself").unwrap_err();
+        assert!(matches!(lost, ClientError::Lost { .. }), "{lost}");
+        let said = lost.to_string();
+        assert!(said.contains("floe pin status id-1") && !said.contains("hunter2"), "{said}");
+    }
 
     #[test]
     fn the_bar_has_a_style() {
