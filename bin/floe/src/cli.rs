@@ -242,6 +242,17 @@ pub(crate) enum AccountCommand {
         #[arg(long, value_name = "COUNT")]
         max_pins: Option<u64>,
     },
+    /// Change what an account may use; its pins stay
+    Set {
+        /// Its name
+        name: String,
+        /// Most bytes it may pin, such as 100GiB, or none for no bound
+        #[arg(long, value_name = "SIZE", value_parser = size_bound, required_unless_present = "max_pins")]
+        max_bytes: Option<Bound>,
+        /// Most pins it may have, or none for no bound
+        #[arg(long, value_name = "COUNT", value_parser = count_bound)]
+        max_pins: Option<Bound>,
+    },
     /// List accounts
     Ls,
     /// Refuse an account at the API; its data stays
@@ -252,6 +263,19 @@ pub(crate) enum AccountCommand {
         #[arg(long)]
         lift: bool,
     },
+}
+
+/// A bound of an account; `None` takes it away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bound(pub(crate) Option<u64>);
+
+fn size_bound(text: &str) -> Result<Bound, String> {
+    if text == "none" { Ok(Bound(None)) } else { byte_size(text).map(|bytes| Bound(Some(bytes))) }
+}
+
+fn count_bound(text: &str) -> Result<Bound, String> {
+    let count = || text.parse().map_err(|_| "this is a whole number, or none".to_owned());
+    if text == "none" { Ok(Bound(None)) } else { Ok(Bound(Some(count()?))) }
 }
 
 /// What to do with tokens.
@@ -368,6 +392,8 @@ mod tests {
             &["floe", "token", "create", "--account", "a"],
             &["floe", "token", "create", "--account", "a", "--scope", "all"],
             &["floe", "account", "create", "a", "--max-bytes", "lots"],
+            &["floe", "account", "set", "a"],
+            &["floe", "account", "set", "a", "--max-pins", "lots"],
             &["floe", "serve", "--apiaddr", "1"],
         ] {
             assert_eq!(Cli::try_parse_from(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line:?}");

@@ -257,6 +257,7 @@ fn what_is_not_there_ends_with_5() {
         &["pin", "replace", unknown, EMPTY],
         &["pin", "status", "../admin/v1/status"],
         &["account", "suspend", "nobody"],
+        &["account", "set", "nobody", "--max-pins", "1"],
         &["token", "revoke", "999999"],
     ] {
         node.cli(5, args);
@@ -373,6 +374,14 @@ fn accounts_have_bounds_and_can_be_shut_out() {
     let over = ["pin", "add", HELLO, "--token", secret, "--data-dir", &dir_arg];
     let (_, err) = ends_with(1, &over);
     assert!(err.contains("409 INSUFFICIENT_FUNDS"), "{err}");
+
+    let set = node.cli(0, &["account", "set", "alice", "--max-pins", "2"]);
+    assert!(set.contains("alice") && set.contains("1.00 GiB"), "{set}");
+    node.cli(0, &["pin", "add", HELLO, "--token", secret]);
+    ends_with(1, &over);
+    let set = node.json(0, &["account", "set", "alice", "--max-pins", "none"]);
+    assert!(set["max_pins"].is_null() && set["max_bytes"] == 1_u64 << 30, "{set}");
+    node.cli(0, &["pin", "add", HELLO, "--token", secret]);
 
     node.cli(0, &["account", "suspend", "alice"]);
     node.cli(4, &["pin", "ls", "--token", secret]);

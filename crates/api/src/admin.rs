@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, RawQuery, State};
 use floe_core::TokenId;
-use floe_engine::{Account, Scope, Status, Token, VerifyReport};
+use floe_engine::{Account, Quota, Scope, Status, Token, VerifyReport};
 use http::StatusCode;
 use http::request::Parts;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,32 @@ fn check_account_name(name: &str) -> Result<(), ApiError> {
     Err(ApiError::bad_request(format!(
         "name: an account's name has 1 to {most} letters, digits and any of - _ . @ +, and does not begin with a dot"
     )))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct NewQuota {
+    #[serde(default, deserialize_with = "given")]
+    max_bytes: Option<Option<u64>>,
+    #[serde(default, deserialize_with = "given")]
+    max_pins: Option<Option<u64>>,
+}
+
+/// Tells `null`, which takes a bound away, from a field that is not there.
+fn given<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<u64>>, D::Error> {
+    Deserialize::deserialize(value).map(Some)
+}
+
+pub(crate) async fn set_quota(
+    State(state): State<ApiState>,
+    _: Caller<Admin>,
+    Segment(name): Segment,
+    sent: Sent<NewQuota>,
+) -> Answer<Account> {
+    let NewQuota { max_bytes, max_pins } = sent.value;
+    if (max_bytes, max_pins) == (None, None) {
+        return Err(ApiError::bad_request("give max_bytes, max_pins, or both; null takes a bound away"));
+    }
+    Ok(Json(state.engine.set_quota(&name, Quota { max_bytes, max_pins }).await?))
 }
 
 #[derive(Deserialize)]

@@ -48,6 +48,7 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<ApiState>)> {
         // The operator, through the command line.
         ("/admin/v1/status", get(admin::status)),
         ("/admin/v1/accounts", get(admin::accounts).post(admin::create_account)),
+        ("/admin/v1/accounts/{name}/quota", post(admin::set_quota)),
         ("/admin/v1/accounts/{name}/suspend", post(admin::suspend_account)),
         ("/admin/v1/tokens", get(admin::tokens).post(admin::create_token)),
         ("/admin/v1/tokens/{id}", delete(admin::revoke_token)),

@@ -46,7 +46,7 @@ pub use floe_blockstore::{Error as BlocksError, GcReport, ScrubReport};
 pub use floe_records::limits::{CIDS_PER_FILTER, KEY_BYTES, PAGE, PINS_PER_REQUEST};
 pub use floe_records::{
     Account, DEFAULT_ACCOUNT, DagProgress, Error as RecordsError, IdempotencyKey, NameMatch, PinFilter,
-    PinPage, PinRow, PinSpec, Principal, Scope, Token,
+    PinPage, PinRow, PinSpec, Principal, Quota, Scope, Token,
 };
 pub use scrubber::{DamagedBlock, IncompleteDag, VerifyReport};
 pub use watch::{PinEventItem, PinEvents};
@@ -280,6 +280,14 @@ impl Engine {
     /// [`Error::Records`].
     pub async fn accounts(&self) -> Result<Vec<Account>, Error> {
         Ok(self.ctx.records.accounts().await?)
+    }
+
+    /// Changes an account's bounds; its pins stay, whatever they are.
+    ///
+    /// # Errors
+    /// [`floe_records::Error::NotFound`].
+    pub async fn set_quota(&self, name: &str, quota: Quota) -> Result<Account, Error> {
+        Ok(self.ctx.records.set_quota(name, quota).await?)
     }
 
     /// Suspends an account, or lifts it.

@@ -6,7 +6,7 @@ use sqlx::{Row, SqliteConnection};
 
 use crate::pins::row::{db, num};
 use crate::writer::Tx;
-use crate::{Account, Error, jobs};
+use crate::{Account, Error, Quota, jobs};
 
 const MAX_NAME: usize = 255;
 
@@ -70,6 +70,18 @@ pub(crate) async fn all(conn: &mut SqliteConnection) -> Result<Vec<Account>, Err
         .fetch_all(conn)
         .await?;
     rows.iter().map(read).collect()
+}
+
+/// Changes the bounds that are given.
+pub(crate) async fn set_quota(tx: &mut Tx, name: &str, quota: Quota) -> Result<Account, Error> {
+    let account = by_name(&mut tx.conn, name).await?.ok_or(Error::NotFound)?;
+    sqlx::query("UPDATE accounts SET max_bytes = $2, max_pins = $3 WHERE id = $1")
+        .bind(account.id.0)
+        .bind(quota.max_bytes.unwrap_or(account.max_bytes).map(db))
+        .bind(quota.max_pins.unwrap_or(account.max_pins).map(db))
+        .execute(&mut tx.conn)
+        .await?;
+    by_id(&mut tx.conn, account.id.0).await?.ok_or(Error::NotFound)
 }
 
 /// Suspends an account, or lifts it.

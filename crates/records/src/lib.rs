@@ -48,7 +48,7 @@ pub use error::Error;
 pub use pins::add::DEFAULT_ACCOUNT;
 pub use types::{
     Account, ClaimedDag, DagOutcome, DagProgress, IdempotencyKey, Job, NameMatch, PinFilter, PinPage, PinRow,
-    PinSpec, Principal, RowsReport, Scope, Token,
+    PinSpec, Principal, Quota, RowsReport, Scope, Token,
 };
 
 use crate::pins::add::{Add, add, replace};
@@ -375,6 +375,19 @@ impl Records {
     /// Those of the database.
     pub async fn accounts(&self) -> Result<Vec<Account>, Error> {
         accounts::all(&mut *self.reader().await?).await
+    }
+
+    /// Changes an account's bounds. Below what it uses, they refuse new pins and take none away.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn set_quota(&self, name: &str, quota: Quota) -> Result<Account, Error> {
+        let name = name.to_owned();
+        self.write(Urgency::Takes, move |tx| {
+            let name = name.clone();
+            Box::pin(async move { accounts::set_quota(tx, &name, quota).await })
+        })
+        .await
     }
 
     /// Suspends an account, or lifts it.

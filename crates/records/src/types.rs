@@ -122,6 +122,15 @@ pub struct Account {
     pub created: Timestamp,
 }
 
+/// New bounds of an account: `Some(None)` takes one away, `None` leaves it as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Most logical bytes.
+    pub max_bytes: Option<Option<u64>>,
+    /// Most pins.
+    pub max_pins: Option<Option<u64>>,
+}
+
 /// What a token may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Scope {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use floe_core::{PinStatus, Timestamp};
-use floe_records::{DagOutcome, IdempotencyKey, NameMatch, PinFilter, PinSpec, Records, Scope};
+use floe_records::{DagOutcome, IdempotencyKey, NameMatch, PinFilter, PinSpec, Quota, Records, Scope};
 use support::*;
 use tracing::field::{Field, Visit};
 use tracing::span;
@@ -183,6 +183,7 @@ async fn pins(world: &World, records: &Records) {
     assert!(!records.is_complete(again.dag).await.unwrap());
     records.remove_pin(account, again.id).await.unwrap();
     assert!(records.dag_ids().await.unwrap().iter().any(|(_, complete)| *complete));
+    assert!(!records.queued_releases().await.unwrap().is_empty());
     for (id, _) in records.jobs(99).await.unwrap() {
         records.job_done(id).await.unwrap();
     }
@@ -234,5 +235,6 @@ async fn people(world: &World, records: &Records) {
     records.tokens(Some("alice")).await.unwrap();
     records.revoke_token(token.id).await.unwrap();
     records.suspend_account("alice", true).await.unwrap();
+    records.set_quota("alice", Quota { max_pins: Some(None), ..Quota::default() }).await.unwrap();
     world.clock.advance(Duration::from_secs(1));
 }

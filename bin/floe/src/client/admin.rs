@@ -6,7 +6,7 @@ use floe_core::{Clock as _, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Call, Client, segment};
-use crate::cli::{AccountCommand, ScopeArg, TokenCommand};
+use crate::cli::{AccountCommand, Bound, ScopeArg, TokenCommand};
 use crate::exit::{Code, Failure};
 use crate::output::{Output, Table, printable, size, tell};
 use crate::system::SystemClock;
@@ -24,6 +24,17 @@ pub(crate) async fn account(client: &Client, out: Output, command: AccountComman
             }
             let made = client.call(Call::post("/admin/v1/accounts", body)).await?;
             out.print(&made, || format!("made the account {}", printable(&name)))
+        }
+        AccountCommand::Set { name, max_bytes, max_pins } => {
+            let mut body = json!({});
+            for (key, bound) in [("max_bytes", max_bytes), ("max_pins", max_pins)] {
+                if let Some(Bound(bound)) = bound {
+                    body[key] = json!(bound);
+                }
+            }
+            let path = format!("/admin/v1/accounts/{}/quota", segment(&name));
+            let account = client.call(Call::post(path, body)).await?;
+            out.print(&account, || accounts_table(std::slice::from_ref(&account)))
         }
         AccountCommand::Ls => {
             let list = client.call(Call::get("/admin/v1/accounts")).await?;
@@ -343,7 +354,8 @@ mod tests {
             json!({"id": 4, "scopes": [], "expires": null, "revoked": false}),
         ];
         let text = tokens_table(&tokens, &[], Timestamp::from_millis(1000));
-        let states: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split_whitespace().last()).collect();
+        let states: Vec<&str> =
+            text.lines().skip(1).filter_map(|line| line.split_whitespace().last()).collect();
         assert_eq!(states, ["expired", "active", "revoked", "active"], "{text}");
     }
 

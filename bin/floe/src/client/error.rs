@@ -51,7 +51,8 @@ pub(crate) enum ClientError {
     },
     /// 401 or 403.
     #[error(
-        "refused ({status} {reason}{}): check --token, FLOE_TOKEN, or the scopes of the token",
+        "refused ({status} {reason}{}): check --token, FLOE_TOKEN, or the scopes of the token; where the node does not \
+         know its own admin.token any more, delete that file and restart: the start makes another",
         after(details)
     )]
     Refused {

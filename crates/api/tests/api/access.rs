@@ -142,7 +142,7 @@ async fn t25_what_another_account_has_is_what_never_was() {
         let after = owner.get(&format!("/pins/{id}")).await.json;
         assert_eq!((&after["requestid"], &after["pin"]), (&before["requestid"], &before["pin"]));
     }
-    assert_eq!(tried, 2 * 6, "four routes of pins, two of administration, for two tenants");
+    assert_eq!(tried, 2 * 7, "four routes of pins, three of administration, for two tenants");
 }
 
 /// Method and path of each route of the document.
@@ -308,6 +308,22 @@ async fn accounts_and_tokens_are_administered() {
         carol.add_cid(leaf("a").cid()).await;
     }
     carol.post("/pins", json!({ "cid": "bafkqaaa" })).await.is(409, "INSUFFICIENT_FUNDS");
+
+    let quota = "/admin/v1/accounts/carol/quota";
+    let set = admin.post(quota, json!({ "max_pins": 3 })).await;
+    set.is_status(200);
+    assert_eq!((&set.json["max_pins"], &set.json["max_bytes"]), (&json!(3), &json!(10)), "the rest stays");
+    carol.post("/pins", json!({ "cid": "bafkqaaa" })).await.is_status(202);
+    carol.post("/pins", json!({ "cid": "bafkqaaa" })).await.is(409, "INSUFFICIENT_FUNDS");
+    let set = admin.post(quota, json!({ "max_pins": 1, "max_bytes": null })).await;
+    assert_eq!((&set.json["max_pins"], &set.json["max_bytes"]), (&json!(1), &Value::Null));
+    assert_eq!(carol.list("status=queued,pinning,pinned,failed").await.0, 3, "pins stay");
+    admin.post(quota, json!({ "max_pins": null })).await.is_status(200);
+    carol.post("/pins", json!({ "cid": "bafkqaaa" })).await.is_status(202);
+    for wrong in [json!({}), json!({ "max_pins": -1 }), json!({ "max_pins": "many" })] {
+        admin.post(quota, wrong).await.is(400, "BAD_REQUEST");
+    }
+    admin.post("/admin/v1/accounts/nobody/quota", json!({ "max_pins": 1 })).await.is(404, "NOT_FOUND");
 
     let tokens = admin.get("/admin/v1/tokens?account=carol").await;
     assert_eq!(tokens.json.as_array().unwrap().len(), 1);
