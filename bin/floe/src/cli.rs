@@ -80,6 +80,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         remote: Remote,
         /// Check a stopped node's directory, without fetching anything
+        ///
+        /// It is opened as a start opens it: the database is migrated to this version, torn ends of packs are cut, and
+        /// a lost index is made again. To check a backup that is to stay as it is, check a copy of it.
         #[arg(long)]
         offline: bool,
     },
@@ -105,9 +108,6 @@ pub(crate) enum Command {
 /// Arguments of `floe serve`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Most time for a clean stop; what is not done then is cut off, and nothing acknowledged is lost [default: 30s]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub(crate) stop_within: Option<Duration>,
     #[command(flatten)]
     pub(crate) flags: Flags,
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Time for a clean stop where `--stop-within` does not say otherwise: the server drains, workers save their place,
+/// The most and the default time for a clean stop (`serve.stop_within`): the server drains, workers save their place,
 /// stores close. systemd's own default is 90 s; the unit in docs/OPERATING.md gives 40 (limits.md, graceful drain).
 pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 

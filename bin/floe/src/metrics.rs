@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use metrics::{Unit, describe_counter, describe_gauge, gauge};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 /// The recorder of this process.
@@ -33,13 +33,221 @@ impl Metrics {
     }
 }
 
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// A metric of any crate, as it is explained to who reads it.
+struct Metric {
+    /// With the names of its labels.
+    name: &'static str,
+    kind: Kind,
+    unit: Unit,
+    help: &'static str,
+}
+
+impl Metric {
+    fn plain_name(&self) -> &'static str {
+        self.name.split_once('{').map_or(self.name, |(name, _)| name)
+    }
+}
+
+/// Every metric there is. Tests compare it with the crates and with docs/OPERATING.md.
+const METRICS: &[Metric] = &[
+    Metric {
+        name: "floe_build_info{version}",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "1, with the version as a label",
+    },
+    Metric {
+        name: "floe_pins{status}",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Pins over all accounts",
+    },
+    Metric { name: "floe_blocks", kind: Kind::Gauge, unit: Unit::Count, help: "Blocks in the store" },
+    Metric {
+        name: "floe_stored_bytes",
+        kind: Kind::Gauge,
+        unit: Unit::Bytes,
+        help: "Bytes of these blocks, as of the last look at the metrics",
+    },
+    Metric {
+        name: "floe_blocks_bytes",
+        kind: Kind::Gauge,
+        unit: Unit::Bytes,
+        help: "The same, as of the last write",
+    },
+    Metric {
+        name: "floe_disk_free_bytes",
+        kind: Kind::Gauge,
+        unit: Unit::Bytes,
+        help: "Free bytes on the volume of the store",
+    },
+    Metric {
+        name: "floe_read_only",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "1 while new pins are refused for lack of space",
+    },
+    Metric { name: "floe_peers", kind: Kind::Gauge, unit: Unit::Count, help: "Peers that are connected" },
+    Metric {
+        name: "floe_worker_queue{worker}",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Work that waits for a background worker",
+    },
+    Metric {
+        name: "floe_http_requests_total{route, method, status}",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Requests that were answered, by class of status",
+    },
+    Metric {
+        name: "floe_http_request_seconds{route}",
+        kind: Kind::Histogram,
+        unit: Unit::Seconds,
+        help: "Time until the answer began",
+    },
+    Metric {
+        name: "floe_limit_hits_total{limit}",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "How often a limit was reached",
+    },
+    Metric {
+        name: "floe_bitswap_bytes_total{direction}",
+        kind: Kind::Counter,
+        unit: Unit::Bytes,
+        help: "Bytes of bitswap messages, in and out",
+    },
+    Metric {
+        name: "floe_bitswap_blocks_received_total{outcome}",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Blocks that came: useful, duplicate, unwanted",
+    },
+    Metric {
+        name: "floe_bitswap_blocks_sent_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Blocks that were sent",
+    },
+    Metric {
+        name: "floe_provides_total{result}",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Announcements of roots: ok, failed",
+    },
+    Metric {
+        name: "floe_gc_blocks_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Blocks that were freed",
+    },
+    Metric {
+        name: "floe_blocks_damaged_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Blocks that were found damaged",
+    },
+    Metric {
+        name: "floe_pack_damage_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Damaged places that the recovery of packs found",
+    },
+    Metric {
+        name: "floe_packs_read_by_hints_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Packs that a start took from their hint file instead of reading them",
+    },
+    Metric {
+        name: "floe_scrub_bytes_total",
+        kind: Kind::Counter,
+        unit: Unit::Bytes,
+        help: "Bytes that the scrub has read",
+    },
+    Metric {
+        name: "floe_scrub_finished_seconds",
+        kind: Kind::Gauge,
+        unit: Unit::Seconds,
+        help: "When the scrub last finished a round, in seconds since 1970",
+    },
+];
+
 fn describe() {
-    describe_gauge!("floe_build_info", "1, with the version as a label");
-    describe_gauge!("floe_pins", "Pins over all accounts, by status");
-    describe_gauge!("floe_blocks", "Blocks in the store");
-    describe_gauge!("floe_stored_bytes", Unit::Bytes, "Bytes of these blocks");
-    describe_gauge!("floe_disk_free_bytes", Unit::Bytes, "Free bytes on the volume of the store");
-    describe_gauge!("floe_read_only", "1 while new pins are refused for lack of space");
-    describe_counter!("floe_limit_hits_total", "How often a limit was reached, by limit");
-    describe_counter!("floe_bitswap_bytes_total", Unit::Bytes, "Bytes of blocks over bitswap, by direction");
+    for metric in METRICS {
+        let (name, unit, help) = (metric.plain_name(), metric.unit, metric.help);
+        match metric.kind {
+            Kind::Counter => describe_counter!(name, unit, help),
+            Kind::Gauge => describe_gauge!(name, unit, help),
+            Kind::Histogram => describe_histogram!(name, unit, help),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+
+    use super::METRICS;
+
+    const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+    /// Source files under a folder, without tests.
+    fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+
+    /// The names that stand behind `counter!("`, `gauge!("` and `histogram!("` in the sources of the crates.
+    fn counted() -> BTreeSet<String> {
+        let mut files = Vec::new();
+        for krate in std::fs::read_dir(Path::new(ROOT).join("crates")).unwrap() {
+            sources(&krate.unwrap().path().join("src"), &mut files);
+        }
+        sources(&Path::new(ROOT).join("bin/floe/src"), &mut files);
+        let mut names = BTreeSet::new();
+        for file in files {
+            let text = std::fs::read_to_string(file).unwrap();
+            for part in text.split("!(\"floe_").skip(1) {
+                let name = part.split('"').next().unwrap();
+                // Not what is formatted, as tests do with names of tokens.
+                if name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+                    names.insert(format!("floe_{name}"));
+                }
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn every_metric_is_described() {
+        let described: BTreeSet<String> =
+            METRICS.iter().map(|metric| metric.plain_name().to_owned()).collect();
+        assert_eq!(counted(), described);
+        assert_eq!(METRICS.len(), described.len(), "one is described twice");
+    }
+
+    #[test]
+    fn every_metric_is_in_the_document() {
+        let document = std::fs::read_to_string(Path::new(ROOT).join("docs/OPERATING.md")).unwrap();
+        for metric in METRICS {
+            let row = format!("| `{}` | {} |", metric.name, metric.help);
+            assert!(document.contains(&row), "docs/OPERATING.md lacks the row\n{row}");
+        }
+    }
 }

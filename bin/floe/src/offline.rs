@@ -1,14 +1,15 @@
 //! Work on the data directory of a node that does not run: `floe init`, `floe verify --offline`.
 //!
-//! Both take the lock, so neither can meet a running node. `verify` mends nothing: it reads every record of every
-//! pack, every row, and compares the DAGs that rows call complete with the manifests that hold their blocks. A
-//! damaged block is named by its CID and the pins whose DAG holds it.
+//! Both take the lock, so neither can meet a running node. `verify` opens the stores as a start does, which recovers
+//! them: rows are migrated, torn ends of packs are cut, a lost index is made again. Beyond that it mends nothing: it
+//! reads every record of every pack, every row, and compares the DAGs that rows call complete with the manifests that
+//! hold their blocks. A damaged block is named by its CID and the pins whose DAG holds it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use floe_blockstore::{BlockStore, ManifestState};
+use floe_blockstore::{BlockStore, IndexKind, ManifestState};
 use floe_core::cid::code;
 use floe_core::ports::Entropy;
 use floe_core::{Cid, Clock, Multihash, RequestId};
@@ -18,7 +19,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::config::flags::Flags;
-use crate::config::{Config, Layers, Log, LogFormat};
+use crate::config::{Config, Layers, Log, LogFormat, Storage};
 use crate::datadir::{DataDir, Layout};
 use crate::exit::{Code, Failure};
 use crate::output::Output;
@@ -32,7 +33,7 @@ pub(crate) async fn init(layout: Layout, out: Output) -> anyhow::Result<()> {
     logs::start(&Log { filter: "warn".into(), format: LogFormat::Text });
     let identity = init::files(&dir, &SystemEntropy)?;
     let (clock, entropy) = machine();
-    let records = stores::open_records(&dir, &clock, &entropy).await?;
+    let records = stores::open_records(&dir, None, &clock, &entropy).await?;
     let completed = init::complete(&mut dir, &records).await;
     records.close().await;
     completed?;
@@ -84,8 +85,11 @@ pub(crate) async fn verify(layout: Layout, out: Output) -> anyhow::Result<()> {
     let config = Config::check(&Layers::load(dir.layout().root(), Flags::default().0)?)?;
     logs::start(&config.log);
     let (clock, entropy) = machine();
-    let records = stores::open_records(&dir, &clock, &entropy).await?;
-    let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock).await?;
+    let records = stores::open_records(&dir, None, &clock, &entropy).await?;
+    // The index that is there, whatever the environment says: another kind would be a pass over all packs.
+    let index = IndexKind::on_disk(&dir.layout().blocks()).unwrap_or(config.storage.index);
+    let storage = Storage { index, ..config.storage };
+    let blocks = stores::open_blocks(dir.layout(), &storage, &clock).await?;
     let report = examine(&records, &blocks).await;
     let closed = blocks.close().await.context("cannot close the block store");
     records.close().await;

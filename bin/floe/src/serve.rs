@@ -13,7 +13,7 @@
 //! on, then nothing talks to peers, then the stores close, and the lock goes last.
 //!
 //! # Ends
-//! - SIGTERM or SIGINT: a clean stop within `--stop-within` ([`crate::limits::DRAIN`] by default), exit code 0. A
+//! - SIGTERM or SIGINT: a clean stop within `serve.stop_within`, exit code 0. A
 //!   second signal ends the process at once; that loses nothing acknowledged, because acknowledged means synced.
 //! - A failed sync: no clean stop. What is on disk is unknown, so nothing more is written or acknowledged; exit
 //!   code 12, and the next start recovers from what was synced.
@@ -45,12 +45,7 @@ use crate::system::{self, SystemClock, SystemEntropy};
 use crate::{banner, endpoints, init, logs, stores};
 
 /// Runs the service until it is told to stop.
-pub(crate) async fn serve(
-    layout: Layout,
-    flags: Flags,
-    stop_within: Duration,
-    out: Output,
-) -> anyhow::Result<()> {
+pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     system::keep_files_private();
     let mut dir = DataDir::open_or_make(layout)?;
@@ -77,7 +72,7 @@ pub(crate) async fn serve(
         reason = floe.engine.poisoned() => Ending::Poisoned(reason),
         reason = floe.node.failed() => Ending::NodeFailed(reason),
     };
-    floe.end(ending, dir.layout(), stop_within, signals).await
+    floe.end(ending, dir.layout(), config.serve.stop_within, signals).await
 }
 
 /// Why a running node ends.
@@ -118,7 +113,7 @@ impl Floe {
 
         init::require_identity(dir)?;
         let identity = init::files(dir, &*entropy)?;
-        let records = stores::open_records(dir, &clock, &entropy).await?;
+        let records = stores::open_records(dir, Some(config.pin.max_queued), &clock, &entropy).await?;
         init::complete(dir, &records).await?;
         let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock).await?;
 

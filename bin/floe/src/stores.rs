@@ -12,14 +12,20 @@ use crate::config::Storage;
 use crate::datadir::{DataDir, Layout};
 
 /// Opens the rows of a directory and migrates them where that is due. Makes them only in a directory that was never
-/// whole: where rows were once, new ones would disown every block.
+/// whole: where rows were once, new ones would disown every block. `max_queued` is for who takes pins.
 pub(crate) async fn open_records(
     dir: &DataDir,
+    max_queued: Option<u64>,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> anyhow::Result<Records> {
     let layout = dir.layout();
-    let settings = floe_records::Settings { may_make: dir.is_initialising(), ..floe_records::Settings::at(layout.rows()) };
+    let defaults = floe_records::Settings::at(layout.rows());
+    let settings = floe_records::Settings {
+        may_make: dir.is_initialising(),
+        max_queued: max_queued.unwrap_or(defaults.max_queued),
+        ..defaults
+    };
     let components = floe_records::Components { clock: Arc::clone(clock), entropy: Arc::clone(entropy) };
     let opened = Records::open(settings, components).await;
     opened.with_context(|| format!("cannot open {}", layout.rows().display()))

@@ -64,6 +64,29 @@ fn a_wrong_value_names_who_said_it() {
     assert!(code == 2 && err.contains("FLOE_SWARM_ADDR"), "{code}: {err}");
 }
 
+/// A variable whose bytes are no text was passed over, and the node listened where the default says.
+#[test]
+fn a_variable_that_is_no_text_is_an_error() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let (_keep, dir) = fresh();
+    let bytes = std::ffi::OsStr::from_bytes(b"127.0.0.1:\xff");
+    let output = floe(&["config", "check", "--data-dir", &dir]).env("FLOE_API_ADDR", bytes).output().unwrap();
+    let (code, _, err) = said(&output);
+    assert!(code == 2 && err.contains("FLOE_API_ADDR") && err.contains("UTF-8"), "{code}: {err}");
+}
+
+#[test]
+fn a_stop_takes_thirty_seconds_at_most() {
+    let (_keep, dir) = fresh();
+    for (within, code) in [("29s", 0), ("30s", 0), ("30001ms", 2), ("0s", 2)] {
+        let args = ["config", "check", "--data-dir", &dir];
+        let (got, _, err) = said(&floe(&args).env("FLOE_STOP_WITHIN", within).output().unwrap());
+        assert_eq!(got, code, "{within}: {err}");
+        assert!(code == 0 || err.contains("serve.stop_within"), "{err}");
+        ends_with(code, &[&args[..], &["--stop-within", within]].concat());
+    }
+}
+
 #[test]
 fn config_show_says_what_holds_and_hides_passwords() {
     let (_keep, dir) = fresh();
@@ -226,6 +249,17 @@ fn rows_that_are_no_database_are_told() {
     }
 }
 
+/// The index was of the kind that the node's environment named; `verify` did not have that variable, removed the index
+/// and made another one.
+#[test]
+fn verify_leaves_the_index_that_is_there() {
+    let (_keep, dir) = fresh();
+    Node::start_with(Path::new(&dir), &[], &[("FLOE_STORAGE_INDEX", "sled")]).stop();
+    ends_with(0, &["verify", "--offline", "--data-dir", &dir]);
+    let blocks = Path::new(&dir).join("blocks");
+    assert!(blocks.join("index-1.sled").exists() && !blocks.join("index-1.redb").exists());
+}
+
 /// `serve` made a lost `rows.sqlite` anew, without pins, and then freed every block, because no pin named it.
 #[test]
 fn r10_lost_rows_are_told_and_the_blocks_are_left_alone() {
@@ -233,8 +267,12 @@ fn r10_lost_rows_are_told_and_the_blocks_are_left_alone() {
     Node::start(Path::new(&dir)).stop();
     let rows = Path::new(&dir).join("rows.sqlite");
     let blocks = || {
-        let files = std::fs::read_dir(Path::new(&dir).join("blocks")).unwrap().map(|file| file.unwrap().path());
-        files.filter(|path| path.is_file()).map(|path| (std::fs::read(&path).unwrap(), path)).collect::<Vec<_>>()
+        let files =
+            std::fs::read_dir(Path::new(&dir).join("blocks")).unwrap().map(|file| file.unwrap().path());
+        files
+            .filter(|path| path.is_file())
+            .map(|path| (std::fs::read(&path).unwrap(), path))
+            .collect::<Vec<_>>()
     };
     let before = blocks();
     assert!(!before.is_empty());

@@ -51,7 +51,7 @@ mod ticket;
 mod visited;
 mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use floe_core::{Clock, Multihash, Timestamp};
@@ -70,6 +70,14 @@ pub enum IndexKind {
     Redb,
     /// sled.
     Sled,
+}
+
+impl IndexKind {
+    /// The kind of the index that a store's directory has. Opening it with the other kind makes that one anew.
+    pub fn on_disk(dir: &Path) -> Option<Self> {
+        let kinds = [(Self::Redb, index::redb_index::FILE), (Self::Sled, "index-1.sled")];
+        kinds.into_iter().find(|(_, name)| dir.join(name).exists()).map(|(kind, _)| kind)
+    }
 }
 
 /// Plain settings.

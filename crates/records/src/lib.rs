@@ -63,12 +63,14 @@ pub struct Settings {
     /// Whether it is made if it is missing or empty. Not where there were rows once: new ones would know none of the
     /// blocks, and call them garbage.
     pub may_make: bool,
+    /// Queued pins of an account; the account `default` has no such bound.
+    pub max_queued: u64,
 }
 
 impl Settings {
     /// The defaults, with this file; it may be made.
     pub fn at(path: PathBuf) -> Self {
-        Self { path, may_make: true }
+        Self { path, may_make: true, max_queued: limits::QUEUED_PER_ACCOUNT }
     }
 }
 
@@ -91,6 +93,7 @@ pub struct Records {
 
 struct Inner {
     clock: Arc<dyn Clock>,
+    max_queued: u64,
     readers: SqlitePool,
     writer: parking_lot::Mutex<Option<writer::Handle>>,
     task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -109,6 +112,7 @@ impl Records {
             writer::start(opened.writer, Arc::clone(&components.clock), components.entropy, reserve);
         let inner = Inner {
             clock: components.clock,
+            max_queued: settings.max_queued,
             readers: opened.readers,
             writer: parking_lot::Mutex::new(Some(handle)),
             task: tokio::sync::Mutex::new(Some(task)),
@@ -133,7 +137,7 @@ impl Records {
         local_request: bool,
         key: Option<IdempotencyKey>,
     ) -> Result<Vec<PinRow>, Error> {
-        let args = Arc::new(Add { account: account.0, specs, local_request, key });
+        let args = Arc::new(self.adding(account, specs, local_request, key));
         self.write(Urgency::Takes, move |tx| {
             let args = Arc::clone(&args);
             Box::pin(async move { add(tx, &args).await })
@@ -155,7 +159,7 @@ impl Records {
         local_request: bool,
         key: Option<IdempotencyKey>,
     ) -> Result<PinRow, Error> {
-        let args = Arc::new(Add { account: account.0, specs: vec![spec], local_request, key });
+        let args = Arc::new(self.adding(account, vec![spec], local_request, key));
         self.write(Urgency::Takes, move |tx| {
             let args = Arc::clone(&args);
             Box::pin(async move { replace(tx, &args, old.0).await })
@@ -475,6 +479,16 @@ impl Records {
             let _ = task.await;
         }
         self.inner.readers.close().await;
+    }
+
+    fn adding(
+        &self,
+        account: AccountId,
+        specs: Vec<PinSpec>,
+        local_request: bool,
+        key: Option<IdempotencyKey>,
+    ) -> Add {
+        Add { account: account.0, specs, local_request, key, max_queued: self.inner.max_queued }
     }
 
     async fn reader(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Sqlite>, Error> {

@@ -12,7 +12,7 @@ pub(crate) const SETTLES_PER_PASS: i64 = 64;
 pub(crate) const READERS: u32 = 4;
 /// How long a reader or writer waits for a lock of another process (`floe verify`, a backup).
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Queued pins of an account; none for the account `default` (limits.md, Tenants).
+/// Queued pins of an account where the settings say nothing else; none for the account `default` (limits.md, Tenants).
 pub(crate) const QUEUED_PER_ACCOUNT: u64 = 10_000;
 /// Queued pins over all accounts (limits.md, Tenants).
 pub(crate) const QUEUED_OVER_ALL: u64 = 1_000_000;

@@ -215,7 +215,9 @@ async fn an_account_has_a_hundred_tokens_that_work_and_a_hundred_that_have_ended
     assert_eq!(records.tokens(None).await.unwrap().len(), 100 + expired + revoked);
 
     for ended in [99, 100, 101] {
-        while records.tokens(None).await.unwrap().iter().filter(|token| token.revoked).count() + expired < ended {
+        while records.tokens(None).await.unwrap().iter().filter(|token| token.revoked).count() + expired
+            < ended
+        {
             let tokens = records.tokens(None).await.unwrap();
             let live = tokens.iter().find(|token| !token.revoked && token.expires.is_none()).unwrap();
             records.revoke_token(live.id).await.unwrap();
@@ -277,6 +279,23 @@ async fn queued_pins_are_bounded_per_account_and_over_all() {
     assert_eq!(queue_is(&world, sql, &records, own).await, [true, true], "the operator's own has no bound");
     let sql = "UPDATE counts SET queued = 999999 WHERE account = 0 AND width = 0";
     assert_eq!(queue_is(&world, sql, &records, own).await, [true, false]);
+}
+
+#[tokio::test]
+async fn the_bound_of_queued_pins_can_be_set() {
+    let world = World::new();
+    let components = floe_records::Components {
+        clock: std::sync::Arc::new(world.clock.clone()),
+        entropy: std::sync::Arc::<Counted>::clone(&world.entropy),
+    };
+    let settings = floe_records::Settings { max_queued: 2, ..floe_records::Settings::at(world.path()) };
+    let records = Records::open(settings, components).await.unwrap();
+    let other = records.create_account("other", None, None).await.unwrap().id;
+    let batch = |n: u32| records.add_pins(other, (0..n).map(spec).collect(), false, None);
+    assert!(matches!(batch(3).await, Err(Error::Busy { .. })));
+    batch(2).await.unwrap();
+    let refused = batch(1).await.unwrap_err();
+    assert!(refused.to_string().contains("2 of 2 pins"), "{refused}");
 }
 
 #[tokio::test]
@@ -498,7 +517,10 @@ async fn r10_rows_that_were_there_once_are_not_made_anew() {
             clock: std::sync::Arc::new(world.clock.clone()),
             entropy: std::sync::Arc::<Counted>::clone(&world.entropy),
         };
-        Records::open(floe_records::Settings { may_make, ..floe_records::Settings::at(world.path()) }, components)
+        Records::open(
+            floe_records::Settings { may_make, ..floe_records::Settings::at(world.path()) },
+            components,
+        )
     };
     let refused = async |how: &str| {
         let said = reopen(false).await.unwrap_err();

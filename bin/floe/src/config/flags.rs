@@ -5,7 +5,7 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use super::keys::{KEYS, Key, Kind};
+use super::keys::{Default, KEYS, Key, Kind};
 use super::{Layer, Origin, Raw};
 
 /// Settings given as flags, not checked yet.
@@ -47,7 +47,12 @@ fn flagged() -> impl Iterator<Item = (&'static Key, &'static str)> {
 }
 
 fn arg(key: &'static Key, flag: &'static str) -> Arg {
-    let help = format!("{} [config: {}] [env: {}]", key.about, key.name, key.env);
+    let repeats = if key.kind.is_list() { " May be repeated; commas in the variable." } else { "" };
+    let default = match key.default {
+        Default::Is(value) => format!(" [default: {}]", value.trim_matches(['[', ']']).replace('"', "")),
+        Default::Unset(_) => String::new(),
+    };
+    let help = format!("{}{repeats}{default} [config: {}] [env: {}]", key.about, key.name, key.env);
     let arg = Arg::new(flag).long(flag).help(help).help_heading("Settings");
     // The last one wins, so that a wrapper's flags can be overridden behind it.
     let arg = if key.kind.is_list() { arg } else { arg.overrides_with(flag) };
@@ -59,6 +64,7 @@ fn arg(key: &'static Key, flag: &'static str) -> Arg {
         Kind::List(_) => arg.action(ArgAction::Append).value_name("MULTIADDR"),
         Kind::Address => arg.value_name("IP:PORT"),
         Kind::Choice(_) => arg.value_name("WORD"),
+        Kind::Duration => arg.value_name("DURATION"),
         _ => arg.value_name("VALUE"),
     }
 }

@@ -104,6 +104,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("network", "The IPFS node."),
     ("storage", "Blocks on disk."),
     ("pin", "What one pin may cost."),
+    ("serve", "The process."),
     ("log", "The log, on stderr."),
 ];
 
@@ -360,6 +361,27 @@ pub(crate) const KEYS: &[Key] = &[
         reason: "Long chains are legal (a log, a block chain). At most 4294967295.",
         flag: None,
         env: "FLOE_PIN_MAX_DEPTH",
+    },
+    Key {
+        name: "pin.max_queued",
+        kind: Kind::Count,
+        default: Default::Is("10000"),
+        about: "Most pins of one account that wait for their turn; more get 429.",
+        reason: "One account must not fill the queue of all. The account default, which is the operator's own, has no \
+                 such bound; all accounts together have 1,000,000.",
+        flag: None,
+        env: "FLOE_PIN_MAX_QUEUED",
+    },
+    Key {
+        name: "serve.stop_within",
+        kind: Kind::Duration,
+        default: Default::Is(r#""30s""#),
+        about: "Most time for a clean stop.",
+        reason: "Half of it is for requests in flight, the rest for the workers and the stores. What is not done then is \
+                 cut off, and nothing acknowledged is lost. At most 30s: a supervisor has to wait for longer than this \
+                 before it kills.",
+        flag: Some("stop-within"),
+        env: "FLOE_STOP_WITHIN",
     },
     Key {
         name: "log.filter",

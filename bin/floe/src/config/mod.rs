@@ -20,6 +20,7 @@ pub(crate) mod render;
 pub(crate) mod values;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ use thiserror::Error;
 
 use self::keys::{Default, KEYS, Key};
 use self::values::{ByteSize, PathPrefix, Setting};
+use crate::limits;
 
 /// Everything that can be set, checked.
 #[derive(Debug, Clone)]
@@ -42,6 +44,7 @@ pub(crate) struct Config {
     pub(crate) network: Network,
     pub(crate) storage: Storage,
     pub(crate) pin: Pin,
+    pub(crate) serve: Serve,
     pub(crate) log: Log,
 }
 
@@ -100,6 +103,13 @@ pub(crate) struct Pin {
     pub(crate) max_blocks: u64,
     pub(crate) max_bytes: Option<u64>,
     pub(crate) max_depth: u32,
+    pub(crate) max_queued: u64,
+}
+
+/// `[serve]`
+#[derive(Debug, Clone)]
+pub(crate) struct Serve {
+    pub(crate) stop_within: Duration,
 }
 
 /// `[log]`
@@ -158,7 +168,9 @@ impl Config {
                 max_blocks: layers.one("pin.max_blocks")?,
                 max_bytes: layers.optional("pin.max_bytes")?.map(|ByteSize(bytes)| bytes),
                 max_depth: layers.one("pin.max_depth")?,
+                max_queued: layers.one("pin.max_queued")?,
             },
+            serve: Serve { stop_within: layers.one::<StopWithin>("serve.stop_within")?.0 },
             log: Log { filter: layers.one::<LogFilter>("log.filter")?.0, format: layers.one("log.format")? },
         })
     }
@@ -198,6 +210,15 @@ impl Setting for EgressRate {
         let ByteSize(bytes) = ByteSize::read(text)?;
         let too_low = "the least is 16KiB a second; leave it unset for no limit";
         if bytes >= EGRESS_MIN { Ok(Self(bytes)) } else { Err(too_low.into()) }
+    }
+}
+
+struct StopWithin(Duration);
+
+impl Setting for StopWithin {
+    fn read(text: &str) -> Result<Self, String> {
+        let within = Duration::read(text)?;
+        if within <= limits::DRAIN { Ok(Self(within)) } else { Err("the most is 30s".into()) }
     }
 }
 
@@ -338,6 +359,9 @@ impl Layers {
     /// The file of a data directory, the environment of this process, and `flags`.
     pub(crate) fn load(data_dir: &Path, flags: Layer) -> Result<Self, ConfigError> {
         let file = file::read(&file::path_in(data_dir))?;
+        for key in KEYS {
+            readable(key, std::env::var_os(key.env).as_deref())?;
+        }
         Ok(Self::stack(file, |name| std::env::var(name).ok(), flags))
     }
 
@@ -371,6 +395,15 @@ impl Layers {
             Some((Raw::One(text), origin)) => Ok(vec![read(name, text, origin)?]),
         }
     }
+}
+
+/// A variable that is no text would be passed over without a word.
+fn readable(key: &'static Key, value: Option<&OsStr>) -> Result<(), ConfigError> {
+    if value.is_none_or(|value| value.to_str().is_some()) {
+        return Ok(());
+    }
+    let reason = "the variable is not UTF-8".to_owned();
+    Err(ConfigError::Invalid { origin: Origin::Env(key.env), key: key.name, reason })
 }
 
 fn read<T: Setting>(key: &'static str, text: &str, origin: &Origin) -> Result<T, ConfigError> {

@@ -34,6 +34,8 @@ fn other_value(key: &Key) -> &'static str {
         "pin.max_blocks" => "7",
         "pin.max_bytes" => r#""10MB""#,
         "pin.max_depth" => "8",
+        "pin.max_queued" => "9",
+        "serve.stop_within" => r#""5s""#,
         "log.filter" => r#""warn,floe_engine=debug""#,
         "log.format" => r#""json""#,
         name => panic!("{name} is new: give it a value here"),

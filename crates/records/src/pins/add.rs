@@ -25,6 +25,7 @@ pub(crate) struct Add {
     pub(crate) specs: Vec<PinSpec>,
     pub(crate) local_request: bool,
     pub(crate) key: Option<IdempotencyKey>,
+    pub(crate) max_queued: u64,
 }
 
 /// One transaction's part of [`crate::Records::add_pins`].
@@ -38,7 +39,7 @@ pub(crate) async fn add(tx: &mut Tx, args: &Add) -> Result<Vec<PinRow>, Error> {
         return Err(Error::Quota(format!("a request may hold {} pins", limits::PINS_PER_REQUEST)));
     }
     let account = load_account(&mut tx.conn, args.account).await?;
-    check_queue(tx, &account, count as u64).await?;
+    check_queue(tx, &account, count as u64, args.max_queued).await?;
     check_pins(&account, db(count as u64))?;
     let first = next_created(tx, &account, count).await?;
     let mut rows = Vec::with_capacity(count);
@@ -70,7 +71,7 @@ pub(crate) async fn replace(tx: &mut Tx, args: &Add, old: Uuid) -> Result<PinRow
     }
     // A replaced pin that was queued leaves its place to the new one.
     if old.status != PinStatus::Queued {
-        check_queue(tx, &account, 1).await?;
+        check_queue(tx, &account, 1, args.max_queued).await?;
     }
     let created = next_created(tx, &account, 1).await?;
     // What the old pin was charged is charged on: its blocks stay. So the new row comes after the old has gone
@@ -214,13 +215,13 @@ fn check_pins(account: &AccountRow, more: i64) -> Result<(), Error> {
     }
 }
 
-async fn check_queue(tx: &mut Tx, account: &AccountRow, more: u64) -> Result<(), Error> {
+async fn check_queue(tx: &mut Tx, account: &AccountRow, more: u64, most: u64) -> Result<(), Error> {
     let busy = |reason: String| Error::Busy { reason, retry_after: Duration::from_secs(60) };
     let [of_account, ..] = counts::ever(&mut tx.conn, account.id).await?;
     let [over_all, ..] = counts::ever(&mut tx.conn, counts::EVERYBODY).await?;
-    if account.name != DEFAULT_ACCOUNT && of_account + more > limits::QUEUED_PER_ACCOUNT {
+    if account.name != DEFAULT_ACCOUNT && of_account + more > most {
         limits::hit("queued_per_account");
-        return Err(busy(format!("{} pins are queued already", limits::QUEUED_PER_ACCOUNT)));
+        return Err(busy(format!("{of_account} of {most} pins are queued already")));
     }
     if over_all + more > limits::QUEUED_OVER_ALL {
         limits::hit("queued_over_all");
