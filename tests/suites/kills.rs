@@ -156,7 +156,9 @@ async fn mixed_load(
         if let (true, Some(id)) = (touches, &victim) {
             journal.lock().await.unknown.insert(id.clone());
         }
-        let Ok((code, answer)) = floe.call(what, &path, body).await else { return };
+        let Ok((code, answer)) = floe.call(what, &path, body).await else {
+            return;
+        };
         let mut journal = journal.lock().await;
         if code != 202 {
             continue;
@@ -184,7 +186,9 @@ async fn read_back(
     loop {
         let live: Vec<(String, String)> = journal.lock().await.live.clone().into_iter().collect();
         for (id, cid) in live {
-            let Ok((200, pin)) = floe.call("GET", &format!("/pins/{id}"), None).await else { continue };
+            let Ok((200, pin)) = floe.call("GET", &format!("/pins/{id}"), None).await else {
+                continue;
+            };
             if pin["status"] != "pinned" {
                 continue;
             }
@@ -316,5 +320,58 @@ async fn pin_and_remove(floe: &Floe, seeder: &Seeder, journal: &mut Journal) -> 
     journal.gone.insert(id);
     let gc = run(&["gc", "--data-dir", &floe.dir.display().to_string()], &[])?;
     ensure!(gc.status.success(), "gc: {}", String::from_utf8_lossy(&gc.stderr));
+    Ok(())
+}
+
+/// From some commit on SQLite cannot sync its log. Nothing in the process reaches those syncs: strace makes them fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn r03_rows_that_cannot_be_synced_end_the_process_and_nothing_acknowledged_is_lost() -> Result<()> {
+    let traces =
+        Command::new("strace").args(["-D", "-f", "--seccomp-bpf", "-o", "/dev/null", "true"]).output();
+    if !traces.is_ok_and(|done| done.status.success()) {
+        floe_tests::skipped(
+            "r03_rows_that_cannot_be_synced_end_the_process_and_nothing_acknowledged_is_lost",
+            "strace is missing or may not trace",
+        );
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let home = dir.path().join("floe");
+    ensure!(Floe::start(&home, &Options::default())?.stop()? == 0);
+    // Only those of the log of the rows, and not the first ones, so that it starts.
+    let log = home.join("rows.sqlite-wal").display().to_string();
+    let syncs = ["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=20+"];
+    let tracer = ["strace", "-D", "-f", "-q", "--seccomp-bpf", "-o", "/dev/null", "-P", &log];
+    let under = [&tracer[..], &syncs[..]].concat().into_iter().map(str::to_owned).collect();
+    let mut floe = Floe::start(&home, &Options { under, ..Options::default() })?;
+    let mut journal = Journal::default();
+    let begun = now();
+    let ended = loop {
+        ensure!(begun.elapsed() < Duration::from_secs(60), "it lives, and its syncs fail");
+        let Ok(id) = floe.pin("bafkqabtimvwgy3yk", &[]).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            match floe.ended()? {
+                Some(status) => break status,
+                None => continue,
+            }
+        };
+        journal.live.insert(id.clone(), "bafkqabtimvwgy3yk".to_owned());
+        if journal.live.len().is_multiple_of(2) {
+            journal.unknown.insert(id.clone());
+            if matches!(floe.call("DELETE", &format!("/pins/{id}"), None).await, Ok((202, _))) {
+                journal.unknown.remove(&id);
+                journal.live.remove(&id);
+                journal.gone.insert(id);
+            }
+        }
+    };
+    ensure!(ended.code() == Some(12), "it ended with {ended}");
+    ensure!(floe.log().contains("rows: the database could not be synced"), "the log names something else");
+    ensure!(!journal.live.is_empty() && !journal.gone.is_empty(), "nothing was acknowledged before");
+    drop(floe);
+
+    let floe = Floe::start(&home, &Options::default())?;
+    compare(&floe, &journal).await?;
+    ensure!(floe.stop()? == 0);
     Ok(())
 }
