@@ -7,16 +7,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
-#[path = "support/wire.rs"]
-mod wire;
 
 use bytes::Bytes;
 use floe_bitswap::FrameReader;
 use floe_bitswap::limits::INBOUND_STREAMS;
 use floe_bitswap::message::{Message, Version};
+use floe_bitswap::wire::{self, Manner, Peer};
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use support::{MapBlocks, Node, NodeOptions, cids, fetch, leaves, patient};
-use wire::{Manner, Peer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_message_on_a_stream_of_its_own() {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
-use floe_blockstore::testing::{Fault, FaultyDisk};
-use floe_blockstore::{BlockStore, Disk, DiskFile, Error, IndexKind, ManifestState, Open};
+use floe_blockstore::testing::{Fault, FaultyDisk, Touch, Watched};
+use floe_blockstore::{BlockStore, Error, IndexKind, ManifestState, Open};
 use floe_core::Block;
 
 /// What a client heard.
@@ -238,72 +238,15 @@ fn soon(mut done: impl FnMut() -> bool) {
 }
 
 /// A volume on which the index finds no space while it is `full`, and everything else does.
-#[derive(Clone)]
-struct NoIndex {
-    disk: FaultyDisk,
-    full: Arc<AtomicBool>,
-}
-
-struct NoIndexFile(Arc<dyn DiskFile>, Arc<AtomicBool>);
-
-impl NoIndexFile {
-    fn check(&self, end: u64) -> io::Result<()> {
+fn no_index(disk: FaultyDisk, full: Arc<AtomicBool>) -> Watched<FaultyDisk> {
+    Watched::new(disk, move |path, touch| {
         // Beside the header: a database that cannot grow can still be opened.
-        let grows = end > 4096;
-        if grows && self.1.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-    }
-}
-
-impl DiskFile for NoIndexFile {
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_at(out, offset)
-    }
-    fn write_at(&self, parts: &mut [io::IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.check(offset + parts.iter().map(|part| part.len() as u64).sum::<u64>())?;
-        self.0.write_at(parts, offset)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check(len)?;
-        self.0.set_len(len)
-    }
-    fn size(&self) -> io::Result<u64> {
-        self.0.size()
-    }
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.0.punch(offset, len)
-    }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.0.allocate(len)
-    }
-}
-
-impl Disk for NoIndex {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        let file = Disk::open(&self.disk, path, how)?;
-        let is_index = path.ends_with("index-1.redb");
-        Ok(if is_index { Arc::new(NoIndexFile(file, self.full.clone())) } else { file })
-    }
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn space(&self, dir: &Path) -> io::Result<floe_blockstore::Space> {
-        self.disk.space(dir)
-    }
+        let grows = matches!(touch, Touch::Write(end) | Touch::SetLen(end) if end > 4096);
+        match path.ends_with("index-1.redb") && grows && full.load(Ordering::Relaxed) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    })
 }
 
 /// The collector asked for a checkpoint before it removed a pack, and the checkpoint waited for space that only the
@@ -312,8 +255,7 @@ impl Disk for NoIndex {
 fn r03_packs_go_while_the_index_finds_no_space() {
     let disk = FaultyDisk::default();
     let full = Arc::new(AtomicBool::new(false));
-    let volume = NoIndex { disk: disk.clone(), full: full.clone() };
-    let store = on(volume, settings(Path::new(ROOT), IndexKind::Redb)).unwrap();
+    let store = on(no_index(disk.clone(), full.clone()), settings(Path::new(ROOT), IndexKind::Redb)).unwrap();
     let mut journal = Journal::default();
     for n in 0..60_u64 {
         journal.pin(&store, n.into(), (n * 10..n * 10 + 10).map(|b| block(b, 3000)).collect()).unwrap();
