@@ -122,8 +122,8 @@ pub const PROVIDER_MISSES: u32 = 16;
 /// Parked roots; the oldest go first.
 pub const PARKED_ROOTS: usize = 10_000;
 
-/// Parked roots that one peer is asked for, the newest: half of [`CLIENT_WANTS_PER_PEER`], so that fetching
-/// keeps the other half.
+/// Parked roots that one peer is asked for: half of [`CLIENT_WANTS_PER_PEER`], so that fetching keeps the other
+/// half.
 pub const PARKED_PER_PEER: usize = 512;
 
 /// Presences one peer is asked for, parked roots included: a quarter of [`CLIENT_WANTS_PER_PEER`] stays for
