@@ -52,9 +52,12 @@ async fn refuses_writes_and_nothing_else(
     admin(floe, &["gc"])?;
     // The token that leaked is the one that clients use: from here on there is none.
     let tokens = admin(floe, &["token", "ls"])?;
-    let token = tokens["tokens"].as_array().or(tokens.as_array()).into_iter().flatten().find(|token| {
-        token["scopes"].as_array().is_some_and(|scopes| !scopes.contains(&json!("admin")))
-    });
+    let token = tokens["tokens"]
+        .as_array()
+        .or(tokens.as_array())
+        .into_iter()
+        .flatten()
+        .find(|token| token["scopes"].as_array().is_some_and(|scopes| !scopes.contains(&json!("admin"))));
     let id = token.context("no token of pin.token")?["id"].clone();
     admin(floe, &["token", "revoke", &id.to_string()])?;
     let (code, _) = floe.call("GET", "/pins", None).await?;

@@ -51,9 +51,8 @@ fn edges(manifest: &str) -> (String, BTreeSet<String>) {
         ["dependencies", "build-dependencies"].map(|kind| of.get(kind).and_then(Item::as_table_like))
     });
     // A dependency may have another name here than its package.
-    let named = |(key, item): (&str, &Item)| {
-        item.get("package").and_then(Item::as_str).unwrap_or(key).to_owned()
-    };
+    let named =
+        |(key, item): (&str, &Item)| item.get("package").and_then(Item::as_str).unwrap_or(key).to_owned();
     let mut found: BTreeSet<String> = tables.flatten().flat_map(|table| table.iter().map(named)).collect();
     found.retain(|dep| dep == "floe" || dep.starts_with("floe-"));
     (manifest["package"]["name"].as_str().unwrap().to_owned(), found)

@@ -266,7 +266,10 @@ async fn mend(
     if !all.unasked.is_empty() {
         limits::hit("heal_all_within");
         let blocks = all.unasked.len();
-        tracing::warn!(blocks, "there was no time to ask for {blocks} damaged blocks: the healer does it later");
+        tracing::warn!(
+            blocks,
+            "there was no time to ask for {blocks} damaged blocks: the healer does it later"
+        );
     }
     Ok(all)
 }

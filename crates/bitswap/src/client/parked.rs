@@ -55,10 +55,11 @@ impl Parked {
     /// What the next peer is asked for.
     pub(super) fn some(&mut self, most: usize) -> Vec<Key> {
         let newest = self.by_age.iter().rev().take(most - most / 2);
-        let (oldest_of_them, mut chosen) = newest.fold((self.next, Vec::new()), |(_, mut chosen), (age, key)| {
-            chosen.push(key.clone());
-            (*age, chosen)
-        });
+        let (oldest_of_them, mut chosen) =
+            newest.fold((self.next, Vec::new()), |(_, mut chosen), (age, key)| {
+                chosen.push(key.clone());
+                (*age, chosen)
+            });
         let turn = self.turn.min(oldest_of_them);
         let others = self.by_age.range(turn..oldest_of_them).chain(self.by_age.range(..turn));
         for (age, key) in others.take(most / 2) {
