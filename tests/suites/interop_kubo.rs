@@ -3,6 +3,8 @@
 //! Needs a Kubo binary named by `FLOE_TEST_KUBO` (`.ci/run` builds one through Go); without it each test says
 //! `skipped:` and why.
 
+#![expect(clippy::print_stdout, reason = "a suite speaks to a person")]
+
 use std::path::Path;
 use std::time::Duration;
 
