@@ -44,7 +44,7 @@ fn root() -> &'static Path {
 /// The name of a manifest, and the `floe-*` names among its dependencies: of every target, and of the build script.
 /// What only tests need is left out.
 fn edges(manifest: &str) -> (String, BTreeSet<String>) {
-    let manifest: DocumentMut = manifest.parse().unwrap();
+    let manifest: DocumentMut = manifest.parse().expect("a manifest is TOML");
     let targets = manifest.get("target").and_then(Item::as_table_like);
     let targets = targets.into_iter().flat_map(|all| all.iter().map(|(_, target)| target));
     let tables = std::iter::once(manifest.as_item()).chain(targets).flat_map(|of| {
@@ -55,7 +55,7 @@ fn edges(manifest: &str) -> (String, BTreeSet<String>) {
         |(key, item): (&str, &Item)| item.get("package").and_then(Item::as_str).unwrap_or(key).to_owned();
     let mut found: BTreeSet<String> = tables.flatten().flat_map(|table| table.iter().map(named)).collect();
     found.retain(|dep| dep == "floe" || dep.starts_with("floe-"));
-    (manifest["package"]["name"].as_str().unwrap().to_owned(), found)
+    (manifest["package"]["name"].as_str().expect("a package has a name").to_owned(), found)
 }
 
 /// Only `[dependencies]` was read: an edge of one platform, or of a build script, was no edge.
