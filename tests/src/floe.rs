@@ -1,7 +1,8 @@
 //! The built binary as a child process.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -26,6 +27,8 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Replaces config.toml before the start.
     pub config: Option<String>,
+    /// A program that runs the binary, with its arguments. It must leave it its process id.
+    pub under: Vec<String>,
     /// Keep the ports of an earlier run.
     pub api_port: u16,
 }
@@ -51,7 +54,10 @@ impl Floe {
         }
         let begun = now();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.with_extension("log"))?;
-        let mut child = Command::new(binary())
+        let words = options.under.iter().map(OsString::from).chain([binary().into_os_string()]);
+        let words: Vec<OsString> = words.collect();
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
             .args(["serve", "--offline", "--ops-addr", "127.0.0.1:0"])
             .args(["--api-addr", &format!("127.0.0.1:{}", options.api_port)])
             .args(["--swarm-addr", "/ip4/127.0.0.1/tcp/0", "--swarm-addr", "/ip4/127.0.0.1/udp/0/quic-v1"])
@@ -172,6 +178,11 @@ impl Floe {
             ensure!(begun.elapsed() < within, "not {status} within {within:?}: {body}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     /// kill -9.

@@ -7,12 +7,23 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
 
 use crate::floe::now;
 
 /// The Kubo binary, if this machine has one.
 pub fn binary() -> Option<PathBuf> {
     std::env::var_os("FLOE_TEST_KUBO").map(PathBuf::from).filter(|p| p.exists())
+}
+
+/// Connections that a Kubo has seen since it started.
+#[derive(Debug, Clone, Copy)]
+pub struct Connections {
+    /// Those that began.
+    pub opened: u64,
+    /// Those that ended.
+    pub closed: u64,
 }
 
 /// A running `ipfs daemon`. Killed when dropped.
@@ -101,6 +112,25 @@ impl Kubo {
     /// The daemon's process id.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// What it says of its connections.
+    pub async fn connections(&self) -> Result<Connections> {
+        let api: Multiaddr = std::fs::read_to_string(self.repo.join("api"))?.trim().parse()?;
+        let mut parts = api.iter();
+        let (Some(Protocol::Ip4(ip)), Some(Protocol::Tcp(port))) = (parts.next(), parts.next()) else {
+            bail!("kubo's API listens on {api}, which is not /ip4/…/tcp/…");
+        };
+        let url = format!("http://{ip}:{port}/debug/metrics/prometheus");
+        let text = reqwest::get(url).await?.text().await?;
+        let sum = |name: &str| -> u64 {
+            let lines = text.lines().filter(|line| line.starts_with(name));
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
+        };
+        Ok(Connections {
+            opened: sum("libp2p_swarm_connections_opened_total"),
+            closed: sum("libp2p_swarm_connections_closed_total"),
+        })
     }
 
     /// Its addresses, with the peer id.

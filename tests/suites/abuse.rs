@@ -5,9 +5,6 @@
 
 #![allow(clippy::print_stdout, reason = "a suite speaks to a person")]
 
-#[path = "../../crates/bitswap/tests/support/wire.rs"]
-mod wire;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use floe_bitswap::limits::{FRAME_BYTES, STRIKES};
 use floe_bitswap::message::Version;
+use floe_bitswap::wire::{self, Manner, Peer};
 use floe_core::cid::code;
 use floe_core::{Block, Cid, Multihash};
 use floe_ipfs::limits::WEBSOCKET_MESSAGE;
@@ -26,7 +24,6 @@ use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, stream};
 use libp2p::Multiaddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use wire::{Manner, Peer};
 
 const SOON: Duration = Duration::from_secs(60);
 

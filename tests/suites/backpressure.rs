@@ -11,11 +11,7 @@
 
 #![allow(clippy::print_stdout, reason = "a suite speaks to a person")]
 
-#[path = "../../crates/bitswap/tests/support/wire.rs"]
-mod wire;
-
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +19,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use floe_blockstore::{BlockStore, Disk, DiskFile, Open, RealDisk, Space};
+use floe_bitswap::wire;
+use floe_blockstore::testing::{Touch, Watched};
+use floe_blockstore::{BlockStore, RealDisk};
 use floe_core::cid::code;
 use floe_core::ports::{LocalBlocks, Network as _, ReadError};
 use floe_core::{Block, Cid, Multihash, PinStatus};
@@ -48,74 +46,15 @@ const MIB_PER_SYNC: u64 = 16;
 /// rest is the stores' caches, the muxer, and the peer that serves, which is in this process too.
 const GROWTH_MIB: f64 = 224.0;
 
-/// The real disk, whose syncs take their time.
-struct SlowDisk(Arc<AtomicU64>);
-
-struct SlowFile {
-    file: Arc<dyn DiskFile>,
-    syncs: Arc<AtomicU64>,
-}
-
-impl Disk for SlowDisk {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(SlowFile { file: RealDisk.open(path, how)?, syncs: self.0.clone() }))
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_dir(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        RealDisk.list(dir)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(dir)
-    }
-
-    fn space(&self, dir: &Path) -> io::Result<Space> {
-        RealDisk.space(dir)
-    }
-}
-
-impl DiskFile for SlowFile {
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_at(out, offset)
-    }
-
-    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.file.write_at(parts, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.syncs.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(SYNC);
-        self.file.sync()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.punch(offset, len)
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.file.allocate(len)
-    }
+/// The real disk, whose syncs take their time and are counted.
+fn slow_disk(syncs: Arc<AtomicU64>) -> Watched<RealDisk> {
+    Watched::new(RealDisk, move |_, touch| {
+        if touch == Touch::Sync {
+            syncs.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(SYNC);
+        }
+        Ok(())
+    })
 }
 
 /// A DAG whose leaves are made when they are asked for, so that it takes no memory.
@@ -175,7 +114,7 @@ impl Rig {
             reserve_bytes: Some(1 << 20),
         };
         let components =
-            floe_blockstore::Components { disk: Arc::new(SlowDisk(syncs.clone())), clock: clock.clone() };
+            floe_blockstore::Components { disk: Arc::new(slow_disk(syncs.clone())), clock: clock.clone() };
         let blocks = tokio::task::spawn_blocking(move || BlockStore::open(settings, components)).await??;
         let settings = floe_records::Settings::at(dir.join("pins-1.sqlite"));
         let components = floe_records::Components { clock: clock.clone(), entropy: entropy.clone() };

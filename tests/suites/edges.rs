@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use toml_edit::{DocumentMut, Item};
+
 /// Who may name whom. `engine` never names `ipfs`, `api` or `gateway`; the adapters never name `engine`, but for
 /// `api`, whose one call it is.
 const ALLOWED: &[(&str, &[&str])] = &[
@@ -39,27 +41,56 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate is in the workspace")
 }
 
-/// The `floe-*` names in the `[dependencies]` table of a manifest, dev-dependencies left out.
+/// The name of a manifest, and the `floe-*` names among its dependencies: of every target, and of the build script.
+/// What only tests need is left out.
 fn edges(manifest: &str) -> (String, BTreeSet<String>) {
-    let mut section = "";
-    let mut name = String::new();
-    let mut found = BTreeSet::new();
-    for line in manifest.lines().map(str::trim) {
-        if line.starts_with('[') {
-            section = line;
-            if let Some(dep) = line.strip_prefix("[dependencies.") {
-                found.insert(dep.trim_end_matches(']').to_owned());
-            }
-        } else if section == "[package]" && line.starts_with("name") {
-            name = line.split('"').nth(1).unwrap_or_default().to_owned();
-        } else if section == "[dependencies]" {
-            let key: String =
-                line.chars().take_while(|c| c.is_alphanumeric() || *c == '-' || *c == '_').collect();
-            found.insert(key);
-        }
-    }
+    let manifest: DocumentMut = manifest.parse().expect("a manifest is TOML");
+    let targets = manifest.get("target").and_then(Item::as_table_like);
+    let targets = targets.into_iter().flat_map(|all| all.iter().map(|(_, target)| target));
+    let tables = std::iter::once(manifest.as_item()).chain(targets).flat_map(|of| {
+        ["dependencies", "build-dependencies"].map(|kind| of.get(kind).and_then(Item::as_table_like))
+    });
+    // A dependency may have another name here than its package.
+    let named =
+        |(key, item): (&str, &Item)| item.get("package").and_then(Item::as_str).unwrap_or(key).to_owned();
+    let mut found: BTreeSet<String> = tables.flatten().flat_map(|table| table.iter().map(named)).collect();
     found.retain(|dep| dep == "floe" || dep.starts_with("floe-"));
-    (name, found)
+    (manifest["package"]["name"].as_str().expect("a package has a name").to_owned(), found)
+}
+
+/// Only `[dependencies]` was read: an edge of one platform, or of a build script, was no edge.
+#[test]
+fn every_kind_of_dependency_is_an_edge() {
+    let manifest = r#"
+        [package]
+        name = "floe-x"
+        [dependencies]
+        floe-a.workspace = true
+        other = "1"
+        [dependencies.floe-b]
+        workspace = true
+        [dev-dependencies]
+        floe-no.workspace = true
+        [dev-dependencies.floe-nor]
+        workspace = true
+        [build-dependencies]
+        floe-c = { path = "c" }
+        [target.'cfg(target_os = "linux")'.dependencies]
+        floe-d = { path = "d" }
+        [target.x86_64-unknown-linux-gnu.build-dependencies.floe-e]
+        path = "e"
+        [target.'cfg(unix)'.dependencies.floe-f]
+        path = "f"
+        [target.'cfg(unix)'.dev-dependencies]
+        floe-neither = { path = "n" }
+        [target.'cfg(unix)'.build-dependencies]
+        renamed = { package = "floe-g", path = "g" }
+        [features]
+        floe-feature = []
+    "#;
+    let (name, found) = edges(manifest);
+    assert_eq!(name, "floe-x");
+    assert_eq!(Vec::from_iter(found), ["floe-a", "floe-b", "floe-c", "floe-d", "floe-e", "floe-f", "floe-g"]);
 }
 
 #[test]

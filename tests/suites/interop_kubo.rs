@@ -3,6 +3,8 @@
 //! Needs a Kubo binary named by `FLOE_TEST_KUBO` (`.ci/run` builds one through Go); without it each test says
 //! `skipped:` and why.
 
+#![expect(clippy::print_stdout, reason = "a suite speaks to a person")]
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,12 +22,16 @@ struct World {
 }
 
 fn world(suite: &str) -> Result<Option<World>> {
+    world_with(suite, &Options::default())
+}
+
+fn world_with(suite: &str, options: &Options) -> Result<Option<World>> {
     if kubo::binary().is_none() {
         skipped(suite, "FLOE_TEST_KUBO names no Kubo binary (needs Go 1.26)");
         return Ok(None);
     }
     let dir = tempfile::tempdir()?;
-    let floe = Floe::start(&dir.path().join("floe"), &Options::default())?;
+    let floe = Floe::start(&dir.path().join("floe"), options)?;
     let kubo = Kubo::start(&dir.path().join("kubo"))?;
     kubo.ipfs(&["pin", "remote", "service", "add", "floe", floe.api(), &floe.token()])?;
     Ok(Some(World { dir, floe, kubo }))
@@ -101,19 +107,51 @@ fn files_of_each_size_come_back_from_floe_alone() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn r22_small_blocks_by_the_thousand() -> Result<()> {
-    // Kubo opens a stream for each message, and 16 KiB fill one: see suites/backpressure.rs for the story, which
-    // the real thing repeats here. `FLOE_TEST_BLOCKS=100000` runs the size that the design asks for.
-    let Some(world) = world("r22_small_blocks_by_the_thousand")? else { return Ok(()) };
-    let count = std::env::var("FLOE_TEST_BLOCKS").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000usize);
+/// Each sync of the disk takes so long where the crash points are compiled in: a write is 8 MiB, so the disk takes
+/// 80 MiB/s at most, which is far less than loopback brings.
+const SYNC_MS: u64 = 100;
+
+/// Kubo opens a stream for each message, and 16 KiB fill one: see suites/backpressure.rs for the story, which the real
+/// thing repeats here, and with the crash points compiled in (`--features floe/failpoints,floe-tests/failpoints`) on a
+/// disk whose syncs take their time. `FLOE_TEST_BLOCKS=100000` runs the size that the design asks for.
+#[tokio::test(flavor = "multi_thread")]
+async fn r22_small_blocks_by_the_thousand_over_quic() -> Result<()> {
+    small_blocks("r22_small_blocks_by_the_thousand_over_quic", |floe| floe.swarm("/quic-v1")).await
+}
+
+/// The same over yamux.
+#[tokio::test(flavor = "multi_thread")]
+async fn r22_small_blocks_by_the_thousand_over_tcp() -> Result<()> {
+    small_blocks("r22_small_blocks_by_the_thousand_over_tcp", Floe::swarm_tcp).await
+}
+
+async fn small_blocks(suite: &str, address: impl Fn(&Floe) -> String) -> Result<()> {
+    let slow = cfg!(feature = "failpoints");
+    let armed = ("FAILPOINTS".to_owned(), format!("disk.sync=sleep({SYNC_MS})"));
+    let options = Options { env: slow.then_some(armed).into_iter().collect(), ..Options::default() };
+    let Some(world) = world_with(suite, &options)? else { return Ok(()) };
+    let count = std::env::var("FLOE_TEST_BLOCKS").ok().and_then(|n| n.parse().ok());
+    let count = count.unwrap_or(if slow { 20_000usize } else { 5_000 });
     let path = file(world.dir.path(), "small", count * (16 << 10), 77)?;
     let add = ["add", "-Q", "--cid-version=1", "--raw-leaves", "--chunker=size-16384", &path];
     let cid = world.kubo.ipfs(&add)?;
+    // Before the pin, so that it finds one connection and needs no other.
+    let address = address(&world.floe);
+    world.kubo.ipfs(&["swarm", "connect", &address])?;
+    let before = world.kubo.connections().await?;
+    ensure!(before.opened > before.closed, "Kubo counts no connection");
     let begun = now();
     let out = world.kubo.ipfs(&["pin", "remote", "add", "--service=floe", "--name=small", &cid])?;
     ensure!(out.contains("pinned"), "ipfs pin remote add said: {out}");
-    println!("{count} blocks of 16 KiB: pinned in {:.2?}", begun.elapsed());
+    let took = begun.elapsed();
+    let after = world.kubo.connections().await?;
+    println!("{count} blocks of 16 KiB over {address}: pinned in {took:.2?}, {before:?}, {after:?}");
+    ensure!(after.closed == before.closed, "a connection ended meanwhile");
+    ensure!(world.floe.metric("floe_peers").await? == 1.0, "Kubo is not connected any more");
+    // Every write waited for the disk, or this proves nothing.
+    let syncs = (count * (16 << 10)) as u64 / (16 << 20);
+    let least = Duration::from_millis(if slow { syncs * SYNC_MS } else { 0 });
+    ensure!(took >= least, "the disk was not slow: {took:?} for {syncs} syncs");
     Ok(())
 }
 

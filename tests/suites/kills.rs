@@ -5,6 +5,8 @@
 //! may have happened or not, but whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -72,7 +74,7 @@ async fn r01_nothing_acknowledged_is_lost_to_kill_9() -> Result<()> {
             .collect();
         let reading = tokio::spawn(read_back(floe.clone(), journal.clone(), seeder.clone(), read.clone()));
         tokio::time::sleep(Duration::from_millis(rng.random_range(100..1_200))).await;
-        std::process::Command::new("kill").args(["-KILL", &floe.pid().to_string()]).status()?;
+        Command::new("kill").args(["-KILL", &floe.pid().to_string()]).status()?;
         for task in load {
             task.await?;
         }
@@ -154,7 +156,9 @@ async fn mixed_load(
         if let (true, Some(id)) = (touches, &victim) {
             journal.lock().await.unknown.insert(id.clone());
         }
-        let Ok((code, answer)) = floe.call(what, &path, body).await else { return };
+        let Ok((code, answer)) = floe.call(what, &path, body).await else {
+            return;
+        };
         let mut journal = journal.lock().await;
         if code != 202 {
             continue;
@@ -182,7 +186,9 @@ async fn read_back(
     loop {
         let live: Vec<(String, String)> = journal.lock().await.live.clone().into_iter().collect();
         for (id, cid) in live {
-            let Ok((200, pin)) = floe.call("GET", &format!("/pins/{id}"), None).await else { continue };
+            let Ok((200, pin)) = floe.call("GET", &format!("/pins/{id}"), None).await else {
+                continue;
+            };
             if pin["status"] != "pinned" {
                 continue;
             }
@@ -204,68 +210,168 @@ async fn take(journal: &Mutex<Journal>, rng: &mut StdRng) -> Option<String> {
     (!free.is_empty()).then(|| free[rng.random_range(0..free.len())].clone())
 }
 
+/// Where the process is made to die, each a durable step.
+const POINTS: [&str; 12] = [
+    "pack.append",
+    "pack.synced",
+    "index.apply",
+    "rows.before_commit",
+    "rows.after_commit",
+    "pin.queued",
+    "pin.frontier",
+    "pin.refs",
+    "pin.settled",
+    "unpin.rows",
+    "gc.claimed",
+    "gc.tombstone",
+];
+
 /// Each durable step in turn: the process dies at that point, and what was acknowledged is there again.
 /// Needs the crash points compiled in (`--features floe/failpoints`).
+///
+/// The story: this armed a point, worked for a while, and never looked whether the process had died there. It need not
+/// have: a panic of a task is caught, and a frontier is saved every 256 MiB, which no pin of this suite has.
 #[tokio::test(flavor = "multi_thread")]
 async fn r01_a_crash_at_each_named_point() -> Result<()> {
     if !cfg!(feature = "failpoints") {
         floe_tests::skipped("r01_a_crash_at_each_named_point", "built without the feature failpoints");
         return Ok(());
     }
-    let points = [
-        "pack.append",
-        "pack.synced",
-        "index.apply",
-        "rows.before_commit",
-        "rows.after_commit",
-        "pin.queued",
-        "pin.frontier",
-        "pin.refs",
-        "pin.settled",
-        "unpin.rows",
-        "gc.claimed",
-        "gc.tombstone",
-    ];
     let seeder = Seeder::start().await?;
-    let blocks = dag::over(&noise(3 << 20, 5), 128 << 10);
+    let blocks = dag::over(&noise(1 << 20, 5), 16 << 10);
     let root = blocks.last().context("a root")?.cid().to_string();
     seeder.add(&blocks);
-    for point in points {
+    for point in POINTS {
         let dir = tempfile::tempdir()?;
         let home = dir.path().join("floe");
         let calm = Floe::start(&home, &Options::default())?;
         let kept = calm.pin(&root, &seeder.addresses()).await?;
         calm.wait_for(&kept, "pinned", Duration::from_secs(60)).await?;
         ensure!(calm.stop()? == 0);
+        let mut journal = Journal::default();
+        journal.live.insert(kept, root.clone());
 
-        // The third time this point is passed ends the process; a pin and a removal pass it often enough.
-        let env = vec![("FAILPOINTS".to_owned(), format!("{point}=2*off->panic"))];
-        if let Ok(floe) = Floe::start(&home, &Options { env, ..Options::default() }) {
-            let other = dag::over(&noise(2 << 20, 6), 128 << 10);
-            let other_root = other.last().context("a root")?.cid().to_string();
-            seeder.add(&other);
-            if let Ok(id) = floe.pin(&other_root, &seeder.addresses()).await {
-                let _ = floe.wait_for(&id, "pinned", Duration::from_secs(5)).await;
-                let _ = floe.call("DELETE", &format!("/pins/{id}"), None).await;
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            floe.kill();
-        }
+        let after = format!("after {point}");
+        die_at(point, &home, &seeder, &mut journal).await.with_context(|| format!("at {point}"))?;
 
-        let floe = Floe::start(&home, &Options::default()).with_context(|| format!("after {point}"))?;
-        let (code, body) = floe.call("GET", &format!("/pins/{kept}"), None).await?;
-        ensure!(code == 200 && body["status"] == "pinned", "after {point}: {code} {body}");
+        let floe = Floe::start(&home, &Options::default()).with_context(|| after.clone())?;
+        compare(&floe, &journal).await.with_context(|| after.clone())?;
         let reader = Seeder::start().await?;
-        let cids = seeder.cids_under(&root);
-        let got = reader.fetch(&cids, &[floe.swarm_tcp()], Duration::from_secs(30)).await;
-        ensure!(got.is_ok_and(|g| g.len() == cids.len()), "after {point}: blocks are missing");
-        ensure!(floe.stop()? == 0, "after {point}");
+        for (id, cid) in journal.live.iter().filter(|(id, _)| !journal.unknown.contains(*id)) {
+            floe.wait_for(id, "pinned", Duration::from_secs(30)).await.with_context(|| after.clone())?;
+            let cids = seeder.cids_under(cid);
+            let got = reader.fetch(&cids, &[floe.swarm_tcp()], Duration::from_secs(30)).await;
+            ensure!(got.is_ok_and(|g| g.len() == cids.len()), "{after}: blocks of {cid} are missing");
+        }
+        ensure!(floe.stop()? == 0, "{after}");
         let verify = run(&["verify", "--offline", "--data-dir", &home.display().to_string()], &[])?;
-        ensure!(
-            verify.status.code() == Some(0),
-            "after {point}: {}",
-            String::from_utf8_lossy(&verify.stdout)
-        );
+        ensure!(verify.status.code() == Some(0), "{after}: {}", String::from_utf8_lossy(&verify.stdout));
     }
+    Ok(())
+}
+
+/// Runs a Floe until it dies the third time that it comes by `point`, and makes sure that it was there that it died.
+async fn die_at(point: &str, home: &Path, seeder: &Seeder, journal: &mut Journal) -> Result<()> {
+    let armed = format!("pin.frontier.always=return;{point}=2*off->panic");
+    let env = vec![("FAILPOINTS".to_owned(), armed)];
+    // One that dies before it is ready was there three times already.
+    if let Ok(mut floe) = Floe::start(home, &Options { env, ..Options::default() }) {
+        let begun = now();
+        let ended = loop {
+            ensure!(
+                begun.elapsed() < Duration::from_secs(60),
+                "it lives: the point is not passed three times"
+            );
+            // An error is what a death looks like from outside.
+            let round = pin_and_remove(&floe, seeder, journal).await;
+            for _ in 0..if round.is_err() { 100 } else { 1 } {
+                if floe.ended()?.is_some() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            match (floe.ended()?, round) {
+                (Some(status), _) => break status,
+                (None, Err(error)) => return Err(error.context("it lives, and")),
+                (None, Ok(())) => {}
+            }
+        };
+        ensure!(ended.code().is_none(), "it ended by itself, with {ended}");
+    }
+    let log = std::fs::read_to_string(home.with_extension("log"))?;
+    ensure!(log.contains(&format!("failpoint {point} panic")), "it did not die there");
+    Ok(())
+}
+
+/// A DAG is pinned, removed and collected. Its blocks are too small to be punched out of a pack, so its packs are
+/// compacted, which writes the index; and they are most of what the pack has.
+async fn pin_and_remove(floe: &Floe, seeder: &Seeder, journal: &mut Journal) -> Result<()> {
+    let blocks = dag::over(&noise(4 << 20, 100 + journal.gone.len() as u64), 16 << 10);
+    let root = blocks.last().context("a root")?.cid().to_string();
+    seeder.add(&blocks);
+    let id = floe.pin(&root, &seeder.addresses()).await?;
+    journal.live.insert(id.clone(), root);
+    floe.wait_for(&id, "pinned", Duration::from_secs(30)).await?;
+    journal.unknown.insert(id.clone());
+    let (code, body) = floe.call("DELETE", &format!("/pins/{id}"), None).await?;
+    ensure!(code == 202, "DELETE answered {code}: {body}");
+    journal.unknown.remove(&id);
+    journal.live.remove(&id);
+    journal.gone.insert(id);
+    let gc = run(&["gc", "--data-dir", &floe.dir.display().to_string()], &[])?;
+    ensure!(gc.status.success(), "gc: {}", String::from_utf8_lossy(&gc.stderr));
+    Ok(())
+}
+
+/// From some commit on SQLite cannot sync its log. Nothing in the process reaches those syncs: strace makes them fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn r03_rows_that_cannot_be_synced_end_the_process_and_nothing_acknowledged_is_lost() -> Result<()> {
+    let traces =
+        Command::new("strace").args(["-D", "-f", "--seccomp-bpf", "-o", "/dev/null", "true"]).output();
+    if !traces.is_ok_and(|done| done.status.success()) {
+        floe_tests::skipped(
+            "r03_rows_that_cannot_be_synced_end_the_process_and_nothing_acknowledged_is_lost",
+            "strace is missing or may not trace",
+        );
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let home = dir.path().join("floe");
+    ensure!(Floe::start(&home, &Options::default())?.stop()? == 0);
+    // Only those of the log of the rows, and not the first ones, so that it starts.
+    let log = home.join("rows.sqlite-wal").display().to_string();
+    let syncs = ["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=20+"];
+    let tracer = ["strace", "-D", "-f", "-q", "--seccomp-bpf", "-o", "/dev/null", "-P", &log];
+    let under = [&tracer[..], &syncs[..]].concat().into_iter().map(str::to_owned).collect();
+    let mut floe = Floe::start(&home, &Options { under, ..Options::default() })?;
+    let mut journal = Journal::default();
+    let begun = now();
+    let ended = loop {
+        ensure!(begun.elapsed() < Duration::from_secs(60), "it lives, and its syncs fail");
+        let Ok(id) = floe.pin("bafkqabtimvwgy3yk", &[]).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            match floe.ended()? {
+                Some(status) => break status,
+                None => continue,
+            }
+        };
+        journal.live.insert(id.clone(), "bafkqabtimvwgy3yk".to_owned());
+        if journal.live.len().is_multiple_of(2) {
+            journal.unknown.insert(id.clone());
+            if matches!(floe.call("DELETE", &format!("/pins/{id}"), None).await, Ok((202, _))) {
+                journal.unknown.remove(&id);
+                journal.live.remove(&id);
+                journal.gone.insert(id);
+            }
+        }
+    };
+    ensure!(ended.code() == Some(12), "it ended with {ended}");
+    ensure!(floe.log().contains("rows: the database could not be synced"), "the log names something else");
+    ensure!(!journal.live.is_empty() && !journal.gone.is_empty(), "nothing was acknowledged before");
+    drop(floe);
+
+    let floe = Floe::start(&home, &Options::default())?;
+    compare(&floe, &journal).await?;
+    ensure!(floe.stop()? == 0);
     Ok(())
 }

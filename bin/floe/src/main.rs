@@ -37,6 +37,8 @@ use crate::system::SystemEntropy;
 
 fn main() -> ExitCode {
     // Crash points of the test rigs; nothing where the feature is off.
+    #[cfg(feature = "failpoints")]
+    die_at_crash_points();
     let _scenario = fail::FailScenario::setup();
     let cli = Cli::parse();
     let json = cli.json;
@@ -47,6 +49,20 @@ fn main() -> ExitCode {
             exit::code_of(&error).into()
         }
     }
+}
+
+/// A crash point that is armed with `panic` ends the process there, as a kill does. A panic alone is caught by whoever
+/// runs the thread or the task, and the process lives on.
+#[cfg(feature = "failpoints")]
+fn die_at_crash_points() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        // The words are those of the crate `fail`.
+        if panic.payload_as_str().is_some_and(|said| said.starts_with("failpoint ")) {
+            std::process::abort();
+        }
+    }));
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

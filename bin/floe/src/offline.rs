@@ -53,7 +53,7 @@ struct Report {
     bytes: u64,
     /// Blocks whose bytes are wrong or gone.
     damaged: Vec<Damaged>,
-    /// Damaged places in packs that are no block: headers, manifests, bytes of removed blocks.
+    /// Damaged places in packs that are no block and are needed: headers, manifests.
     damaged_records: u64,
     /// Nothing is fetched offline.
     repaired: u64,

@@ -1,8 +1,8 @@
 //! One connection: many inbound streams, one outbound.
 //!
 //! Kubo and Helia open a stream for each message, so inbound streams are all read side by side, to their end;
-//! none is replaced, and none is dropped but for a frame that does not come (`unfinished.rs`). What we send, wants
-//! and answers alike, goes over one stream that stays open and is opened again when it breaks or the peer lets go
+//! none is replaced, and none is dropped but for a frame that does not come (`unfinished.rs`), or with the message that it
+//! brought where many are open: Kubo may end them late, and the muxer bounds them. What we send, wants and answers alike, goes over one stream that stays open and is opened again when it breaks or the peer lets go
 //! of it: an answer that was not written out is then written again, on the peer's other connection where this one
 //! closes, and the wantlist starts over (`full`), since nobody knows how much of it arrived.
 //!
@@ -25,7 +25,7 @@ use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeErro
 
 use crate::behaviour::Misbehaviour;
 use crate::frame::{FrameError, FrameReader};
-use crate::limits::{HANG_UP_PAUSE, INBOUND_STREAMS, OPEN_ATTEMPTS, hit, send_timeout};
+use crate::limits::{HANG_UP_PAUSE, INBOUND_LEFT_OPEN, INBOUND_STREAMS, OPEN_ATTEMPTS, hit, send_timeout};
 use crate::message::{DecodeError, Frame, Message, Version};
 use crate::protocol::{Negotiated, Protocol};
 use crate::shared::{Link, Shared};
@@ -42,6 +42,8 @@ pub struct Handler {
     shared: Arc<Shared>,
     link: Arc<Link>,
     inbound: SelectAll<Inbound>,
+    /// Counts what is in `inbound`.
+    all: Arc<()>,
     outbound: Outbound,
     writing: Option<Writing>,
     /// Streams that failed since a frame last got out.
@@ -108,11 +110,18 @@ struct Inbound {
     link: Arc<Link>,
     /// What the frame that has begun holds.
     held: Option<Held>,
+    /// One for each stream that is read, and one for the handler.
+    all: Arc<()>,
 }
 
 impl Inbound {
-    fn new(stream: Stream, shared: Arc<Shared>, link: Arc<Link>) -> Self {
-        Self { reader: FrameReader::new(stream), ended: false, shared, link, held: None }
+    fn new(stream: Stream, shared: Arc<Shared>, link: Arc<Link>, all: Arc<()>) -> Self {
+        Self { reader: FrameReader::new(stream), ended: false, shared, link, held: None, all }
+    }
+
+    /// Whether its end is not waited for: the peer opens a stream for each message, and many are open.
+    fn is_one_of_many(&self) -> bool {
+        Arc::strong_count(&self.all) - 1 > INBOUND_LEFT_OPEN && self.reader.unfinished().is_none()
     }
 
     /// Everything that came is read. Whether the rest is waited for no longer.
@@ -142,7 +151,7 @@ impl futures::Stream for Inbound {
             Poll::Ready(Some(Err(error))) => Some(Err(error.into())),
         };
         self.held = None;
-        self.ended = !matches!(item, Some(Ok(_)));
+        self.ended = !matches!(item, Some(Ok(_))) || self.is_one_of_many();
         Poll::Ready(item)
     }
 }
@@ -153,6 +162,7 @@ impl Handler {
             shared,
             link,
             inbound: SelectAll::new(),
+            all: Arc::default(),
             outbound: Outbound::Closed,
             writing: None,
             failures: 0,
@@ -387,7 +397,8 @@ impl Handler {
             return hit("bitswap_inbound_streams");
         }
         stream.ignore_for_keep_alive();
-        self.inbound.push(Inbound::new(stream, self.shared.clone(), self.link.clone()));
+        let (shared, link, all) = (self.shared.clone(), self.link.clone(), self.all.clone());
+        self.inbound.push(Inbound::new(stream, shared, link, all));
     }
 }
 

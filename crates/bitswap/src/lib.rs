@@ -12,6 +12,7 @@
 //!   server/        Server                         sans-IO: who is answered when
 //!   message.rs, message/, frame.rs                the wire
 //!   limits.rs                                     every bound, with its reason
+//!   wire.rs        Peer                           for tests: a peer that does what no honest node does
 //! ```
 //!
 //! **Who owns what.** The client's and the server's state each sit behind one lock; connection tasks, sessions
@@ -41,6 +42,7 @@ mod simulation;
 #[cfg(test)]
 mod testing;
 mod unfinished;
+pub mod wire;
 
 pub use behaviour::{Behaviour, Event, Misbehaviour};
 pub use config::{Config, EgressLimit};

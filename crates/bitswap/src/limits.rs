@@ -33,6 +33,11 @@ pub const CHANGES_PER_PEER: usize = 4 * CLIENT_WANTS_PER_PEER;
 /// to be met and only bounds a muxer with other settings.
 pub const INBOUND_STREAMS: usize = 1_024;
 
+/// Inbound streams of one connection, past which one is over with the message that it brought. Kubo ends a stream only
+/// when it has read what was said to its protocol: on a busy machine that is hundreds of messages later, and at 256
+/// streams yamux ends the connection. Nobody who uses a stream for more than a message has so many; QUIC stops here.
+pub const INBOUND_LEFT_OPEN: usize = 64;
+
 /// The first buffer of a long frame: a length alone costs 16 KiB.
 pub const FIRST_READ_BYTES: usize = 16 << 10;
 
@@ -122,8 +127,8 @@ pub const PROVIDER_MISSES: u32 = 16;
 /// Parked roots; the oldest go first.
 pub const PARKED_ROOTS: usize = 10_000;
 
-/// Parked roots that one peer is asked for, the newest: half of [`CLIENT_WANTS_PER_PEER`], so that fetching
-/// keeps the other half.
+/// Parked roots that one peer is asked for: half of [`CLIENT_WANTS_PER_PEER`], so that fetching keeps the other
+/// half.
 pub const PARKED_PER_PEER: usize = 512;
 
 /// Presences one peer is asked for, parked roots included: a quarter of [`CLIENT_WANTS_PER_PEER`] stays for

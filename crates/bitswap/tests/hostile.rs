@@ -5,8 +5,6 @@
 //! seconds and more do not make the tests slow. The sockets and the other peers are as they are.
 
 mod support;
-#[path = "support/wire.rs"]
-mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,10 +12,10 @@ use std::time::Duration;
 
 use floe_bitswap::limits::{FRAME_BYTES, OPEN_ATTEMPTS, SEND_BASE, SEND_BYTES_PER_SECOND, UNFINISHED_BYTES};
 use floe_bitswap::message::Message;
+use floe_bitswap::wire::{self, Peer};
 use floe_bitswap::{Config, EgressLimit, Event, FrameReader, Misbehaviour};
 use futures::{AsyncWriteExt as _, StreamExt as _};
 use support::{MapBlocks, Node, NodeOptions, SystemClock, cids, fetch, leaves, patient};
-use wire::Peer;
 
 /// How long a client of one honest peer and `stalling` others takes for a DAG, and what the others owe it.
 async fn pull(stalling: usize) -> (Duration, usize) {

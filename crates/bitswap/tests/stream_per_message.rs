@@ -7,16 +7,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
-#[path = "support/wire.rs"]
-mod wire;
 
 use bytes::Bytes;
 use floe_bitswap::FrameReader;
 use floe_bitswap::limits::INBOUND_STREAMS;
 use floe_bitswap::message::{Message, Version};
+use floe_bitswap::wire::{self, Manner, Peer};
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use support::{MapBlocks, Node, NodeOptions, cids, fetch, leaves, patient};
-use wire::{Manner, Peer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_message_on_a_stream_of_its_own() {
@@ -84,6 +82,29 @@ async fn an_answer_moves_to_the_second_connection_when_the_first_closes() {
     patient(async {
         while node.handle.stats().outstanding_bytes > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// The story: Kubo ends a stream when it has read what was said to its protocol. On a busy machine that was hundreds of
+/// messages later, every stream was kept until then, and at the muxer's bound the connection ended: each pin of
+/// some thousand small blocks from a real Kubo over TCP lost it, and went on over another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_brought_their_message_and_do_not_end_are_let_go_of() {
+    // As many as Floe allows over yamux.
+    let node = Node::start(NodeOptions { streams: 256, ..NodeOptions::default() }, MapBlocks::of([])).await;
+    let manner = Manner { streams: 1_000, ..Manner::default() };
+    let peer = patient(Peer::dial_as(manner, node.address.clone())).await.unwrap();
+    let mut open = Vec::new();
+    for cid in cids(&leaves(700, 100)) {
+        let mut stream = patient(peer.stream()).await;
+        wire::write(&mut stream, &wire::wants([&cid]).encode(Version::V1_2)).await.unwrap();
+        open.push(stream);
+    }
+    patient(async {
+        while node.handle.stats().wants_held < open.len() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     })
     .await;

@@ -165,8 +165,8 @@ impl Collector {
     }
 
     /// Chunks of the manifest for one step. A damaged one is passed with no members, so that the manifest goes: what
-    /// it counted stays counted, in an index that is wrong from then on and is made again, without the lost chunk, by
-    /// the next open.
+    /// it counted stays counted, which frees nothing that is needed, until the next open makes the index again without
+    /// the lost chunk.
     fn next_chunks(&self, id: Uuid) -> Result<Vec<(u64, Vec<crate::record::Member>)>, Error> {
         let page = self.shared.kv.scan(&tables::chunk_prefix(id), Bound::Unbounded, limits::SCAN_KEYS);
         let mut out = Vec::new();
@@ -176,7 +176,7 @@ impl Collector {
                 continue;
             };
             let members = self.shared.chunk_members(placed)?.unwrap_or_else(|| {
-                self.shared.distrust_index("a damaged record hides which blocks a removed pin had");
+                self.shared.mark.wish("a damaged record hides which blocks a removed pin had");
                 Vec::new()
             });
             hashes += members.len();

@@ -161,8 +161,11 @@ pub struct ScrubReport {
     /// Whether the index disagreed with the packs. It is made again at the next open; until then nothing is
     /// collected.
     pub index_wrong: bool,
-    /// Damaged places that are no block: headers, manifests, tombstones, dead bytes.
+    /// Damaged places that are no block and are needed: headers, manifests, what a pack that grows ends with.
     pub damaged_records: u64,
+    /// Damaged places of sealed packs where nothing lives: removed blocks, records that were replaced, deletions. They
+    /// go with their packs, and nobody has to do anything about them.
+    pub dead_damage: u64,
 }
 
 impl ScrubReport {
@@ -194,9 +197,8 @@ pub struct Stats {
     pub disk_free: u64,
     /// Whether writes are refused.
     pub read_only: bool,
-    /// Whether nothing is collected, because the index was caught lying or a damaged record kept a removed pin's
-    /// blocks counted (until the next open, which makes the index again), or because records that say
-    /// what is needed were lost: until the manifests that lack them are walked again or released, and
-    /// [`BlockStore::confirm`] misses none.
+    /// Whether nothing is collected, because the index was caught lying (until the next open, which makes it again),
+    /// or because records that say what is needed were lost: until the manifests that lack them are walked again or
+    /// released, and [`BlockStore::confirm`] misses none.
     pub in_doubt: bool,
 }

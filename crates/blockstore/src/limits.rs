@@ -89,6 +89,10 @@ pub(crate) const ROLL_DEAD_BYTES: u64 = 16 << 20;
 /// Blocks that an index lost and the scrub puts back: about 10 MB. The rebuild at the next start has the rest.
 pub(crate) const LOST_BLOCKS: usize = 100_000;
 
+/// Damaged places that a scrub looks up in the index, to see whether anything lives there: about 3 MB. What is more
+/// counts as damage without a look.
+pub(crate) const DAMAGED_PLACES: usize = 100_000;
+
 /// Between the beginnings of two rounds of the scrub in the background. Half of the 30 days in which every pack is to
 /// be read: one read at the beginning of a round may be the last of the next.
 pub(crate) const PATROL_EVERY: Duration = Duration::from_secs(15 * 24 * 3600);

@@ -42,6 +42,15 @@ impl Mark {
         self.asked.load(Ordering::Acquire)
     }
 
+    /// For an index that counts too much and is right otherwise: what is freed on its word is free, so nothing stops.
+    /// Where the disk refuses, nothing more comes of it than that what is counted too much stays.
+    pub(crate) fn wish(&self, why: &str) {
+        tracing::error!("{why}: their space is free after the next start, which makes the index again");
+        if let Err(e) = self.write() {
+            tracing::error!("cannot write {}: {e}", self.root.join(FILE).display());
+        }
+    }
+
     /// Durable on return, unless the disk refuses: then it is tried again by [`Mark::insist`].
     pub(crate) fn set(&self, why: &str) {
         if !self.asked.swap(true, Ordering::AcqRel) {

@@ -242,6 +242,11 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
+    /// The pack that is read.
+    pub(crate) fn pack(&self) -> u32 {
+        self.pack
+    }
+
     /// Where the next look starts.
     pub(crate) fn at(&self) -> u64 {
         self.at

@@ -40,6 +40,7 @@ pub(crate) fn run(shared: &Arc<Shared>) -> Result<ScrubReport, Error> {
         }
     }
     scrub.index()?;
+    scrub.weigh()?;
     Ok(scrub.report())
 }
 
@@ -49,6 +50,8 @@ pub(crate) struct Scrub {
     missing: BTreeSet<Key>,
     /// Damage that is not to be reported again.
     known: BTreeSet<Key>,
+    /// Damaged places of sealed packs that are not weighed yet: where they begin, and where they end.
+    places: BTreeMap<Loc, u64>,
 }
 
 impl Walk {
@@ -66,7 +69,8 @@ pub(crate) struct Walk {
 
 impl Scrub {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, report: ScrubReport::default(), missing: BTreeSet::new(), known: BTreeSet::new() }
+        let (report, missing, known, places) = Default::default();
+        Self { shared, report, missing, known, places }
     }
 
     /// Damage that is known already is left out of the report.
@@ -107,7 +111,7 @@ impl Scrub {
             match walk.scan.next().map_err(fail)? {
                 None => return Ok(true),
                 Some(Found::Damage { from, .. }) if from >= u64::from(walk.end) => return Ok(true),
-                Some(Found::Damage { .. }) => self.report.damaged_records += 1,
+                Some(Found::Damage { from, to }) => self.spoilt(walk.scan.pack(), from, to),
                 Some(Found::Record { loc, .. }) if loc.offset >= walk.end => return Ok(true),
                 Some(Found::Record { loc, header, key }) => {
                     let body = walk.scan.body(loc, &header).map_err(fail)?;
@@ -123,6 +127,7 @@ impl Scrub {
         if !self.missing.is_empty() {
             self.index()?;
         }
+        self.weigh()?;
         Ok(self.report())
     }
 
@@ -144,10 +149,66 @@ impl Scrub {
             Some(Some(record)) => self.members(&record, loc),
             Some(None) if header.kind == Kind::Commit => Ok(()),
             _ => {
-                self.report.damaged_records += 1;
+                let from = u64::from(loc.offset);
+                self.spoilt(loc.pack, from, from + header.record_len());
                 Ok(())
             }
         }
+    }
+
+    /// A damaged place. In a pack that grows it counts: the next open reads that one group by group, and every record
+    /// of a group is needed to see its end. Elsewhere it counts if something lives there, see [`Scrub::weigh`].
+    fn spoilt(&mut self, pack: u32, from: u64, to: u64) {
+        let grows = self.shared.tables.lock().growing_end(pack).is_some();
+        match u32::try_from(from) {
+            Ok(offset) if !grows && self.places.len() < limits::DAMAGED_PLACES => {
+                self.places.insert(Loc { pack, offset }, to);
+            }
+            _ => self.report.damaged_records += 1,
+        }
+    }
+
+    /// Of the damaged places those are damage in which the index names something. The rest is what was removed or
+    /// replaced, and deletions, whose loss keeps too much and never too little.
+    fn weigh(&mut self) -> Result<(), Error> {
+        if self.places.is_empty() {
+            return Ok(());
+        }
+        let mut live = BTreeSet::new();
+        self.each(b"b", |scrub, key| {
+            let entry = tables::entry(&scrub.shared.kv, &key[1..]).map_err(index_error)?;
+            live.extend(entry.and_then(|e| scrub.place_of(e.loc)));
+            Ok(())
+        })?;
+        self.each(b"c", |scrub, key| {
+            let value = scrub.shared.kv.get(key).map_err(index_error)?;
+            live.extend(value.and_then(|v| scrub.place_of(Placed::decode(&v)?.loc)));
+            Ok(())
+        })?;
+        self.each(b"m", |scrub, key| {
+            let value = scrub.shared.kv.get(key).map_err(index_error)?;
+            let manifest = value.and_then(|v| Manifest::decode(&v));
+            let records = manifest.map(|m| [m.record.loc, m.frontier.loc]);
+            live.extend(records.into_iter().flatten().filter_map(|loc| scrub.place_of(loc)));
+            Ok(())
+        })?;
+        let dead = (self.places.len() - live.len()) as u64;
+        self.places.clear();
+        self.report.damaged_records += live.len() as u64;
+        self.report.dead_damage += dead;
+        if dead > 0 {
+            tracing::warn!(
+                places = dead,
+                "{dead} places of the packs are damaged in which nothing lives: they go with their packs; look at the disk"
+            );
+        }
+        Ok(())
+    }
+
+    /// The damaged place that a record is in.
+    fn place_of(&self, loc: Loc) -> Option<Loc> {
+        let (place, end) = self.places.range(..=loc).next_back()?;
+        (place.pack == loc.pack && u64::from(loc.offset) < *end).then_some(*place)
     }
 
     fn block(&mut self, loc: Loc, header: &Header, key: &[u8], body: Option<Vec<u8>>) -> Result<(), Error> {

@@ -232,10 +232,12 @@ impl BlockStore {
         answer.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// Blocks that are known to be damaged, up to so many: found by reads, the scrub or an earlier run, and not
-    /// repaired since. Does not block.
-    pub fn damaged(&self, most: usize) -> Vec<Multihash> {
-        self.shared().damaged.read().iter().filter_map(|key| multihash(key)).take(most).collect()
+    /// Blocks that are known to be damaged, up to so many, in an order of their own that begins with `from`, or behind
+    /// where it would be: found by reads, the scrub or an earlier run, and not repaired since. Does not block.
+    pub fn damaged(&self, from: Option<&Multihash>, most: usize) -> Vec<Multihash> {
+        let from = from.map_or(Bound::Unbounded, |hash| Bound::Included(key_of(hash)));
+        let damaged = self.shared().damaged.read();
+        damaged.range((from, Bound::Unbounded)).filter_map(|key| multihash(key)).take(most).collect()
     }
 
     /// Completes when a block was found damaged since the last call, for one caller. Dropping the future loses

@@ -1,4 +1,4 @@
-//! A disk in memory that fails on demand, and the disk images that a power cut leaves of it.
+//! A disk in memory that fails on demand, and the disk images that a power cut leaves of it; and a disk that is watched.
 //!
 //! Test support, also for other crates. Nothing here is used by a running node.
 
@@ -18,6 +18,114 @@ pub enum Fault {
     Io,
     /// The call fails for lack of space; of a write half arrives.
     Full,
+}
+
+/// What is about to be done to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touch {
+    /// It is written up to this offset.
+    Write(u64),
+    /// It is cut or grown to this length.
+    SetLen(u64),
+    /// It is synced.
+    Sync,
+}
+
+/// What is asked before a file is touched: it may wait, count, or refuse.
+type Ask = dyn Fn(&Path, Touch) -> io::Result<()> + Send + Sync;
+
+/// Another disk, where a closure is asked first, and may say how much space there is.
+pub struct Watched<D> {
+    disk: D,
+    ask: Arc<Ask>,
+    space: Option<Box<dyn Fn() -> Space + Send + Sync>>,
+}
+
+struct WatchedFile {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    ask: Arc<Ask>,
+}
+
+impl<D: Disk> Watched<D> {
+    /// Asks `ask` before a file of `disk` is touched. Its error is that of the call, which is then not made.
+    pub fn new(disk: D, ask: impl Fn(&Path, Touch) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self { disk, ask: Arc::new(ask), space: None }
+    }
+
+    /// The volume has as much space as `space` says.
+    pub fn with_space(disk: D, space: impl Fn() -> Space + Send + Sync + 'static) -> Self {
+        Self { disk, ask: Arc::new(|_, _| Ok(())), space: Some(Box::new(space)) }
+    }
+}
+
+impl<D: Disk> Disk for Watched<D> {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.open(path, how)?;
+        Ok(Arc::new(WatchedFile { file, path: path.into(), ask: self.ask.clone() }))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<Space> {
+        self.space.as_ref().map_or_else(|| self.disk.space(dir), |space| Ok(space()))
+    }
+}
+
+impl DiskFile for WatchedFile {
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_at(out, offset)
+    }
+
+    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let end = offset + parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        (self.ask)(&self.path, Touch::Write(end))?;
+        self.file.write_at(parts, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        (self.ask)(&self.path, Touch::Sync)?;
+        self.file.sync()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        (self.ask)(&self.path, Touch::SetLen(len))?;
+        self.file.set_len(len)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.punch(offset, len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.file.allocate(len)
+    }
+
+    fn uncache(&self, offset: u64, len: u64) {
+        self.file.uncache(offset, len);
+    }
 }
 
 /// A disk in memory. Clones share it.

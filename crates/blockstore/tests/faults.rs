@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
-use floe_blockstore::testing::{Fault, FaultyDisk};
-use floe_blockstore::{BlockStore, Disk, DiskFile, Error, IndexKind, ManifestState, Open};
+use floe_blockstore::testing::{Fault, FaultyDisk, Touch, Watched};
+use floe_blockstore::{BlockStore, Error, IndexKind, ManifestState, Open};
 use floe_core::Block;
 
 /// What a client heard.
@@ -208,10 +208,12 @@ fn r03_a_full_disk_refuses_and_recovers_by_itself() {
     }
 }
 
+/// What a store keeps for what must go on without space.
+const KEPT: u64 = 16 << 20;
+
 /// Sixty manifests in many packs, on a volume that then has not a byte left, and where what the store gives up of its
-/// kept space is gone at once but for `room` bytes.
-fn crowded(room: u64) -> (FaultyDisk, BlockStore, Journal) {
-    const KEPT: u64 = 16 << 20;
+/// kept space is gone at once.
+fn crowded() -> (FaultyDisk, BlockStore, Journal) {
     let disk = FaultyDisk::new(1 << 30);
     let store = memory(&disk).unwrap();
     let mut journal = Journal::default();
@@ -222,7 +224,7 @@ fn crowded(room: u64) -> (FaultyDisk, BlockStore, Journal) {
     wait(store.close()).unwrap();
     drop(store);
     let store = memory(&disk).unwrap();
-    disk.resize(disk.used() - KEPT + room);
+    disk.resize(disk.used() - KEPT);
     (disk, store, journal)
 }
 
@@ -238,72 +240,15 @@ fn soon(mut done: impl FnMut() -> bool) {
 }
 
 /// A volume on which the index finds no space while it is `full`, and everything else does.
-#[derive(Clone)]
-struct NoIndex {
-    disk: FaultyDisk,
-    full: Arc<AtomicBool>,
-}
-
-struct NoIndexFile(Arc<dyn DiskFile>, Arc<AtomicBool>);
-
-impl NoIndexFile {
-    fn check(&self, end: u64) -> io::Result<()> {
+fn no_index(disk: FaultyDisk, full: Arc<AtomicBool>) -> Watched<FaultyDisk> {
+    Watched::new(disk, move |path, touch| {
         // Beside the header: a database that cannot grow can still be opened.
-        let grows = end > 4096;
-        if grows && self.1.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-    }
-}
-
-impl DiskFile for NoIndexFile {
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_at(out, offset)
-    }
-    fn write_at(&self, parts: &mut [io::IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.check(offset + parts.iter().map(|part| part.len() as u64).sum::<u64>())?;
-        self.0.write_at(parts, offset)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check(len)?;
-        self.0.set_len(len)
-    }
-    fn size(&self) -> io::Result<u64> {
-        self.0.size()
-    }
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.0.punch(offset, len)
-    }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.0.allocate(len)
-    }
-}
-
-impl Disk for NoIndex {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        let file = Disk::open(&self.disk, path, how)?;
-        let is_index = path.ends_with("index-1.redb");
-        Ok(if is_index { Arc::new(NoIndexFile(file, self.full.clone())) } else { file })
-    }
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn space(&self, dir: &Path) -> io::Result<floe_blockstore::Space> {
-        self.disk.space(dir)
-    }
+        let grows = matches!(touch, Touch::Write(end) | Touch::SetLen(end) if end > 4096);
+        match path.ends_with("index-1.redb") && grows && full.load(Ordering::Relaxed) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    })
 }
 
 /// The collector asked for a checkpoint before it removed a pack, and the checkpoint waited for space that only the
@@ -312,8 +257,7 @@ impl Disk for NoIndex {
 fn r03_packs_go_while_the_index_finds_no_space() {
     let disk = FaultyDisk::default();
     let full = Arc::new(AtomicBool::new(false));
-    let volume = NoIndex { disk: disk.clone(), full: full.clone() };
-    let store = on(volume, settings(Path::new(ROOT), IndexKind::Redb)).unwrap();
+    let store = on(no_index(disk.clone(), full.clone()), settings(Path::new(ROOT), IndexKind::Redb)).unwrap();
     let mut journal = Journal::default();
     for n in 0..60_u64 {
         journal.pin(&store, n.into(), (n * 10..n * 10 + 10).map(|b| block(b, 3000)).collect()).unwrap();
@@ -346,43 +290,44 @@ fn r03_packs_go_while_the_index_finds_no_space() {
     journal.check(&memory(&disk).unwrap(), "space again");
 }
 
+/// On a full disk the collector began with the pack that had most dead bytes. What lived in it had to be copied first, and
+/// there was no room for that, so it tried again and again; packs in which nothing lived were not removed.
 #[test]
 fn r03_a_full_disk_is_freed_by_removing_pins() {
-    let mut freed = 0;
-    for room in [64 << 10, 128 << 10, 256 << 10, 1 << 20] {
-        let (disk, store, mut journal) = crowded(room);
-        let before = disk.used();
-        for n in 0..55 {
-            // Each of them fits, or is refused in words and may be asked for again.
-            match journal.release(&store, n) {
-                Ok(()) | Err(Error::ReadOnly) => {}
-                Err(e) => panic!("{e}"),
-            }
-        }
-        let collected = wait(store.collect());
-        assert!(matches!(collected, Ok(_) | Err(Error::ReadOnly)), "{collected:?}");
-        journal.check(&store, "full");
-        freed += before.saturating_sub(disk.used());
-        // The power goes on the full disk.
-        let image = disk.crash(room);
-        image.resize(1 << 30);
-        journal.check(&memory(&image).unwrap(), "after a power cut on the full disk");
-        disk.resize(1 << 30);
-        let again = |store: &BlockStore| {
-            (0..55).for_each(|n| wait(store.release(id(n))).unwrap());
-            wait(store.collect())
-        };
-        soon(|| again(&store).is_ok());
-        journal.check(&store, "space again");
-        assert_eq!((store.stats().blocks, store.is_read_only()), (50, false));
-        assert!(disk.used() + (1 << 20) < before, "{} of {before}", disk.used());
-    }
+    let disk = FaultyDisk::new(1 << 30);
+    let store = memory(&disk).unwrap();
+    let mut journal = Journal::default();
+    // One pack, because it is one group: 14 MiB, of which 6 will live. The next one has 5 MiB, of which none will.
+    let blocks = |from: u64, n: u64| (from..from + n).map(|n| block(n, 32 << 10)).collect::<Vec<_>>();
+    journal.pin(&store, 1, blocks(0, 448)).unwrap();
+    journal.pin(&store, 2, blocks(0, 192)).unwrap();
+    journal.pin(&store, 3, blocks(1_000, 160)).unwrap();
+    journal.pin(&store, 4, blocks(2_000, 1)).unwrap();
+    wait(store.collect()).unwrap();
+    // Not a byte is left but what is kept, and of that, once it is given up, a megabyte.
+    let before = disk.used() - KEPT;
+    disk.resize(before + (1 << 20));
+    journal.release(&store, 1).unwrap();
+    journal.release(&store, 3).unwrap();
+    let collected = wait(store.collect());
+    assert!(matches!(collected, Ok(_) | Err(Error::ReadOnly)), "{collected:?}");
+    journal.check(&store, "full");
+    let freed = before.saturating_sub(disk.used());
     assert!(freed > 4 << 20, "{freed} bytes freed while the disk was full");
+    // The power goes on the full disk.
+    let image = disk.crash(3);
+    image.resize(1 << 30);
+    journal.check(&memory(&image).unwrap(), "after a power cut on the full disk");
+    disk.resize(1 << 30);
+    soon(|| !store.is_read_only() && wait(store.collect()).is_ok());
+    journal.check(&store, "space again");
+    assert_eq!(store.stats().blocks, 193);
+    assert!(disk.used() + (10 << 20) < before + KEPT, "{} of {before}", disk.used());
 }
 
 #[test]
 fn r03_without_a_byte_left_it_says_so_and_goes_on_by_itself() {
-    let (disk, store, mut journal) = crowded(0);
+    let (disk, store, mut journal) = crowded();
     assert!(matches!(journal.release(&store, 0), Err(Error::ReadOnly)));
     assert!(matches!(pin(&store, 100, &[block(5000, 100)]), Err(Error::ReadOnly)));
     assert!(store.is_read_only() && wait(store.collect()).is_ok_and(|r| r.blocks == 0));
@@ -444,7 +389,8 @@ fn r04_flipped_bits_of_packs_are_found_and_never_served() {
         let store = memory(&image).unwrap();
         let before: Vec<_> = blocks.iter().filter(|b| !has(&store, b)).cloned().collect();
         let report = wait(store.scrub()).unwrap();
-        let found = report.damaged.len() as u64 + report.missing.len() as u64 + report.damaged_records;
+        let found = report.damaged.len() as u64 + report.missing.len() as u64;
+        let found = found + report.damaged_records + report.dead_damage;
         assert!(found > 0, "bit {bit} of {}", path.display());
         // What the scrub finds is what reads refuse, and a good copy mends it.
         for b in blocks.iter().filter(|b| report.damaged.contains(b.cid().hash())) {
@@ -533,7 +479,8 @@ fn rotten_chunk() -> (FaultyDisk, Vec<Block>) {
 }
 
 /// A chunk that had rotted was counted down as if it had been empty when its pin was removed. Nothing was said, and its
-/// blocks were counted for ever: no later removal, collection or start freed them.
+/// blocks were counted for ever: no later removal, collection or start freed them. Then it was said, and nothing at all
+/// was freed until the next start, though blocks that are counted too often endanger none.
 #[test]
 fn r04_blocks_that_a_rotten_chunk_counted_are_freed_after_the_next_start() {
     let (disk, blocks) = rotten_chunk();
@@ -544,17 +491,45 @@ fn r04_blocks_that_a_rotten_chunk_counted_are_freed_after_the_next_start() {
     assert!(!report.is_clean(), "rot in a record is rot");
     wait(store.release(id(1))).unwrap();
     wait(store.collect()).unwrap();
-    assert!(store.stats().in_doubt, "it is said");
     assert!(blocks.iter().all(|b| has(&store, b)));
+    wait(store.release(id(2))).unwrap();
+    wait(store.collect()).unwrap();
+    let here: Vec<_> = blocks.iter().map(|b| has(&store, b)).collect();
+    assert_eq!(here, (0..60).map(|n| !(20..40).contains(&n)).collect::<Vec<_>>(), "the others are freed");
     wait(store.close()).unwrap();
     drop(store);
     let store = memory(&disk).unwrap();
-    assert!(store.confirm(&[id(2), id(3)]).unwrap().is_empty());
+    assert!(store.confirm(&[id(3)]).unwrap().is_empty());
     assert!(!store.stats().in_doubt, "it ended");
     wait(store.collect()).unwrap();
     let here: Vec<_> = blocks.iter().map(|b| has(&store, b)).collect();
-    assert_eq!(here, (0..60).map(|n| n >= 20).collect::<Vec<_>>());
+    assert_eq!(here, (0..60).map(|n| n >= 40).collect::<Vec<_>>());
     assert!(wait(store.scrub()).unwrap().missing.is_empty());
+}
+
+/// Rot was damage wherever it was, until its pack was compacted, and that could be never: each `floe verify` failed for
+/// bytes that nobody needed, and there was nothing that anybody could do.
+#[test]
+fn r04_rot_where_nothing_lives_is_no_damage() {
+    let disk = FaultyDisk::default();
+    let store = memory(&disk).unwrap();
+    // More than a pack, so that the seal is in the next one, and what the first says of the manifest is old.
+    let blocks: Vec<_> = (0..24).map(|n| block(n, 3000)).collect();
+    pin(&store, 1, &blocks).unwrap();
+    pin(&store, 2, &[block(100, 3000)]).unwrap();
+    wait(store.close()).unwrap();
+    drop(store);
+    let pack = Path::new(ROOT).join("packs/pack-00000001");
+    // In the header of the first record, and behind it.
+    for byte in [32 + 4, 32 + 44] {
+        let image = disk.crash(1);
+        assert!(image.flip(&pack, byte * 8));
+        let store = memory(&image).unwrap();
+        let report = wait(store.scrub()).unwrap();
+        assert!(report.is_clean(), "byte {byte}: {report:?}");
+        assert_eq!(report.dead_damage, 1, "byte {byte}: it is known all the same");
+        assert!(blocks.iter().all(|b| has(&store, b)));
+    }
 }
 
 /// Once frozen, collection stayed so for ever: nothing said which manifest had lost records, and no verb ended it.

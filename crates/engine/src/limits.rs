@@ -91,8 +91,14 @@ pub(crate) const BLOCKED_POLL: Duration = Duration::from_secs(1);
 pub(crate) const SCRUB_FIRST_AFTER: Duration = Duration::from_secs(600);
 /// Time from a failure of the scrub until it is tried again.
 pub(crate) const SCRUB_RETRY: Duration = Duration::from_secs(3600);
-/// Damaged blocks that one scrub lists and tries to fetch again; the next scrub takes the rest.
+/// Damaged blocks that one scrub lists and tries to fetch again; the healer goes round all of them, so many at a time.
 pub(crate) const HEAL_BLOCKS: usize = 10_000;
+/// Searches for damaged blocks at once. Half: those that nobody has hold up the others for twice as long; double: more
+/// peers are asked at once than what is mended beside everything else is worth.
+pub(crate) const HEAL_SESSIONS: usize = 16;
+/// No search begins, and none goes on, this long after the first of them: who waits for a report gets it, and the healer
+/// goes on where it stopped. At the time of a search in vain, that is 320 of them.
+pub(crate) const HEAL_ALL_WITHIN: Duration = Duration::from_secs(600);
 /// Time from a read that finds damage until it is asked for: a walk that met it asks by itself, and what else the
 /// same bad place holds is found meanwhile.
 pub(crate) const HEAL_AFTER: Duration = Duration::from_secs(2);
@@ -103,8 +109,14 @@ pub(crate) const HEAL_RETRY_FIRST: Duration = Duration::from_secs(60);
 pub(crate) const HEAL_RETRY_MOST: Duration = Duration::from_secs(3600);
 /// A search for damaged blocks ends after this long without one.
 pub(crate) const HEAL_WITHIN: Duration = Duration::from_secs(30);
-/// Damaged blocks asked for at once.
+/// Damaged blocks that one search asks for.
 pub(crate) const HEAL_WANTS: usize = 256;
+
+/// [`CHECKPOINT_BYTES`], or 0 for the rigs that crash where the frontier is saved and cannot wait for so many.
+pub(crate) fn checkpoint_bytes() -> u64 {
+    fail::fail_point!("pin.frontier.always", |_| 0);
+    CHECKPOINT_BYTES
+}
 
 /// Counts one hit of a limit.
 pub(crate) fn hit(limit: &'static str) {

@@ -9,16 +9,16 @@
 //! found by the next round.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use floe_blockstore::{Error as StoreError, PatrolState, ScrubReport};
 use floe_core::cid::code;
-use floe_core::ports::{Session, SessionHints};
+use floe_core::ports::SessionHints;
 use floe_core::{AccountId, Block, Cid, Multihash, RequestId};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
 use crate::backoff::jittered;
@@ -38,8 +38,8 @@ pub struct VerifyReport {
     pub damaged: Vec<DamagedBlock>,
     /// Of these, how many were fetched again.
     pub repaired: u64,
-    /// Damaged places that are no block: records of manifests and of deletions, headers, dead bytes. Nothing can be
-    /// fetched for them; what they said is found out by the next rebuild of the index.
+    /// Damaged places that are no block and are needed: records of manifests, headers. Nothing can be fetched for them;
+    /// what they said is found out by the next rebuild of the index.
     pub damaged_records: u64,
     /// Whether the block index disagreed with the packs: what it had lost is served again, and it is made again at
     /// the next start.
@@ -96,7 +96,7 @@ async fn patrol(ctx: &Context) {
             Err(error) => Err(error.into()),
         };
         match mended {
-            Ok(report) => tracing::info!(
+            Ok((report, _)) => tracing::info!(
                 damaged = report.damaged.len(),
                 repaired = report.repaired,
                 "the scrub found {} damaged blocks: {} repaired",
@@ -126,7 +126,7 @@ pub(crate) async fn verify(ctx: &Context) -> Result<VerifyReport, Error> {
     let _one_at_a_time = ctx.scrub.lock().await;
     ctx.board.state(NAME, "reading every block", 0);
     let found = ctx.blocks.scrub().await?;
-    let mut report = answer(ctx, found).await?;
+    let (mut report, _) = answer(ctx, found).await?;
     let mut pins = Pins::default();
     for dag in recovery::confirm(ctx).await? {
         let named = pins.of(ctx, dag).await?.iter().map(|(account, id)| (account.0, *id)).collect();
@@ -136,21 +136,32 @@ pub(crate) async fn verify(ctx: &Context) -> Result<VerifyReport, Error> {
     Ok(report)
 }
 
-/// Fetches again what is known to be damaged, whoever found it. Says how many that pins hold are left.
-pub(crate) async fn mend_damaged(ctx: &Context) -> Result<u64, Error> {
-    let _one_at_a_time = ctx.scrub.lock().await;
-    let damaged = ctx.blocks.damaged(limits::HEAL_BLOCKS);
-    if damaged.is_empty() {
-        return Ok(0);
-    }
-    let report = answer(ctx, ScrubReport { damaged, ..ScrubReport::default() }).await;
-    ctx.board.state(NAME, progress(ctx.blocks.patrol_state()), 0);
-    let left = report?.damaged.into_iter().filter(|block| !block.repaired && !block.pins.is_empty());
-    Ok(left.count() as u64)
+/// What [`mend_damaged`] came to.
+pub(crate) struct Pass {
+    /// Blocks that pins hold and nobody had.
+    pub(crate) left: u64,
+    /// Where the next pass begins; `None` where this one came to the end of the list.
+    pub(crate) next: Option<Multihash>,
 }
 
-/// Fetches again what a scrub found spoilt, and names who holds it.
-async fn answer(ctx: &Context, found: ScrubReport) -> Result<VerifyReport, Error> {
+/// Fetches again what is known to be damaged, whoever found it, from `from` on and as far as one pass goes.
+pub(crate) async fn mend_damaged(ctx: &Context, from: Option<Multihash>) -> Result<Pass, Error> {
+    let _one_at_a_time = ctx.scrub.lock().await;
+    let mut damaged = ctx.blocks.damaged(from.as_ref(), limits::HEAL_BLOCKS + 1);
+    if damaged.is_empty() {
+        return Ok(Pass { left: 0, next: None });
+    }
+    let behind = damaged.get(limits::HEAL_BLOCKS).copied();
+    damaged.truncate(limits::HEAL_BLOCKS);
+    let done = answer(ctx, ScrubReport { damaged, ..ScrubReport::default() }).await;
+    ctx.board.state(NAME, progress(ctx.blocks.patrol_state()), 0);
+    let (report, unasked) = done?;
+    let left = report.damaged.into_iter().filter(|block| !block.repaired && !block.pins.is_empty());
+    Ok(Pass { left: left.count() as u64, next: unasked.or(behind) })
+}
+
+/// Fetches again what a scrub found spoilt, and names who holds it. With the first block that there was no time for.
+async fn answer(ctx: &Context, found: ScrubReport) -> Result<(VerifyReport, Option<Multihash>), Error> {
     let mut report = VerifyReport {
         blocks: found.blocks,
         bytes: found.bytes,
@@ -170,11 +181,12 @@ async fn answer(ctx: &Context, found: ScrubReport) -> Result<VerifyReport, Error
         spoilt.truncate(limits::HEAL_BLOCKS);
     }
     if spoilt.is_empty() {
-        return Ok(report);
+        return Ok((report, None));
     }
     ctx.board.error(NAME, format!("{} blocks were damaged or missing", spoilt.len()));
     let holders = holders(ctx, &spoilt).await?;
-    let mended = mend(ctx, &spoilt, &holders).await?;
+    let Mended { mended, unasked } = mend(ctx, &spoilt, &holders).await?;
+    let first_unasked = spoilt.iter().find(|hash| unasked.contains(*hash)).copied();
     let mut pins = Pins::default();
     for hash in spoilt {
         let repaired = mended.contains(&hash);
@@ -191,7 +203,7 @@ async fn answer(ctx: &Context, found: ScrubReport) -> Result<VerifyReport, Error
         report.repaired += u64::from(repaired);
         report.damaged.push(DamagedBlock { cid, repaired, pins: named });
     }
-    Ok(report)
+    Ok((report, first_unasked))
 }
 
 /// The name that a multihash is asked for by: the codec does not matter to who has the bytes.
@@ -219,55 +231,88 @@ impl Pins {
     }
 }
 
-/// Fetches what is spoilt, one session per DAG: who has its root most likely has the rest, and blocks below a
-/// root are seldom announced by themselves.
+/// What [`mend`] came to.
+#[derive(Default)]
+struct Mended {
+    mended: HashSet<Multihash>,
+    /// Those that there was no time to ask for.
+    unasked: HashSet<Multihash>,
+}
+
+/// One session's worth: blocks of one DAG.
+struct Search {
+    dag: Option<Uuid>,
+    wanted: Vec<Multihash>,
+}
+
+/// Fetches what is spoilt, some of one DAG in a session: who has its root most likely has the rest, and blocks below a
+/// root are seldom announced by themselves. Searches in vain run side by side, and all of them have
+/// [`limits::HEAL_ALL_WITHIN`]: many DAGs that nobody has must not keep the others waiting for days.
 async fn mend(
     ctx: &Context,
     spoilt: &[Multihash],
     holders: &HashMap<Multihash, Vec<Uuid>>,
-) -> Result<HashSet<Multihash>, Error> {
-    let mut by_dag: BTreeMap<Option<Uuid>, Vec<Multihash>> = BTreeMap::new();
-    for hash in spoilt {
-        by_dag.entry(holders.get(hash).and_then(|dags| dags.first().copied())).or_default().push(*hash);
+) -> Result<Mended, Error> {
+    let until = ctx.clock.monotonic() + limits::HEAL_ALL_WITHIN;
+    let searches = searches(spoilt, holders).into_iter().map(|search| mend_some(ctx, search, until).boxed());
+    let mut searches = stream::iter(searches).buffer_unordered(limits::HEAL_SESSIONS);
+    let mut all = Mended::default();
+    ctx.board.state(NAME, "fetching damaged blocks again", spoilt.len() as u64);
+    while let Some(some) = searches.try_next().await? {
+        all.mended.extend(some.mended);
+        all.unasked.extend(some.unasked);
+        ctx.board.state(NAME, "fetching damaged blocks again", (spoilt.len() - all.mended.len()) as u64);
     }
-    let mut mended = HashSet::new();
-    for (dag, hashes) in by_dag {
-        ctx.board.state(NAME, "fetching damaged blocks again", (spoilt.len() - mended.len()) as u64);
-        let known = match dag {
-            Some(dag) => recovery::to_mend(&ctx.records, dag).await?,
-            None => None,
-        };
-        let hints = match known {
-            Some(dag) => {
-                SessionHints { root: dag.root, origins: dag.origins, local_request: dag.local_request }
-            }
-            None => SessionHints { root: as_raw(&hashes[0]), origins: Vec::new(), local_request: false },
-        };
-        let mut session = ctx.exchange.open(hints);
-        for wanted in hashes.chunks(limits::HEAL_WANTS) {
-            mend_some(ctx, session.as_mut(), wanted, &mut mended).await?;
-        }
+    if !all.unasked.is_empty() {
+        limits::hit("heal_all_within");
+        let blocks = all.unasked.len();
+        tracing::warn!(
+            blocks,
+            "there was no time to ask for {blocks} damaged blocks: the healer does it later"
+        );
     }
-    Ok(mended)
+    Ok(all)
 }
 
-/// Asks for some, and takes what comes until there is silence for [`limits::HEAL_WITHIN`].
-async fn mend_some(
-    ctx: &Context,
-    session: &mut dyn Session,
-    wanted: &[Multihash],
-    mended: &mut HashSet<Multihash>,
-) -> Result<(), Error> {
-    let mut left: HashMap<Multihash, Cid> = wanted.iter().map(|hash| (*hash, as_raw(hash))).collect();
+/// Who is asked for what, in the order of the blocks.
+fn searches(spoilt: &[Multihash], holders: &HashMap<Multihash, Vec<Uuid>>) -> Vec<Search> {
+    let mut all: Vec<Search> = Vec::new();
+    let mut filling: HashMap<Option<Uuid>, usize> = HashMap::new();
+    for hash in spoilt {
+        let dag = holders.get(hash).and_then(|dags| dags.first().copied());
+        match filling.get(&dag).map(|at| &mut all[*at]) {
+            Some(search) if search.wanted.len() < limits::HEAL_WANTS => search.wanted.push(*hash),
+            _ => {
+                filling.insert(dag, all.len());
+                all.push(Search { dag, wanted: vec![*hash] });
+            }
+        }
+    }
+    all
+}
+
+/// Asks for some, and takes what comes until there is silence for [`limits::HEAL_WITHIN`], or the time is up.
+async fn mend_some(ctx: &Context, search: Search, until: Duration) -> Result<Mended, Error> {
+    let time_left = || until.saturating_sub(ctx.clock.monotonic());
+    if time_left().is_zero() {
+        return Ok(Mended { unasked: search.wanted.into_iter().collect(), ..Mended::default() });
+    }
+    let known = match search.dag {
+        Some(dag) => recovery::to_mend(&ctx.records, dag).await?,
+        None => None,
+    };
+    let mut session = ctx.exchange.open(match known {
+        Some(dag) => SessionHints { root: dag.root, origins: dag.origins, local_request: dag.local_request },
+        None => SessionHints { root: as_raw(&search.wanted[0]), origins: Vec::new(), local_request: false },
+    });
+    let mut left: HashMap<Multihash, Cid> = search.wanted.iter().map(|hash| (*hash, as_raw(hash))).collect();
     session.want(&left.values().copied().collect::<Vec<_>>());
-    while !left.is_empty() {
+    let mut mended = HashSet::new();
+    while !left.is_empty() && !time_left().is_zero() {
         let blocks = tokio::select! {
             biased;
-            blocks = poll_fn(|cx| match session.poll_blocks(cx) {
-                Poll::Ready(blocks) => Poll::Ready(blocks.ok()),
-                Poll::Pending => Poll::Pending,
-            }) => blocks,
-            () = ctx.clock.sleep(limits::HEAL_WITHIN) => None,
+            blocks = poll_fn(|cx| session.poll_blocks(cx)) => blocks.ok(),
+            () = ctx.clock.sleep(limits::HEAL_WITHIN.min(time_left())) => None,
         };
         let Some(blocks) = blocks else { break };
         for block in blocks {
@@ -279,7 +324,7 @@ async fn mend_some(
         }
     }
     session.cancel(&left.into_values().collect::<Vec<_>>());
-    Ok(())
+    Ok(Mended { mended, ..Mended::default() })
 }
 
 async fn repair(ctx: &Context, block: Block) -> Result<(), StoreError> {

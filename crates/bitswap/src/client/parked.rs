@@ -1,4 +1,7 @@
 //! Roots that nobody fetches now, in the order they were parked, and the offers of peers that have them.
+//!
+//! A peer is asked for a part of them only. Half of it are the newest, which somebody most likely waits for; the other
+//! half goes round the older ones from peer to peer, so that each has its turn.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -16,6 +19,8 @@ pub(super) struct Parked {
     by_age: BTreeMap<u64, Key>,
     ages: HashMap<Key, u64>,
     next: u64,
+    /// The age from which on the older ones have their turn.
+    turn: u64,
 }
 
 impl Parked {
@@ -47,8 +52,21 @@ impl Parked {
         self.ages.get_key_value(key).map(|(key, _)| key)
     }
 
-    pub(super) fn newest(&self) -> impl Iterator<Item = &Key> {
-        self.by_age.values().rev()
+    /// What the next peer is asked for.
+    pub(super) fn some(&mut self, most: usize) -> Vec<Key> {
+        let newest = self.by_age.iter().rev().take(most - most / 2);
+        let (oldest_of_them, mut chosen) =
+            newest.fold((self.next, Vec::new()), |(_, mut chosen), (age, key)| {
+                chosen.push(key.clone());
+                (*age, chosen)
+            });
+        let turn = self.turn.min(oldest_of_them);
+        let others = self.by_age.range(turn..oldest_of_them).chain(self.by_age.range(..turn));
+        for (age, key) in others.take(most / 2) {
+            chosen.push(key.clone());
+            self.turn = age + 1;
+        }
+        chosen
     }
 
     pub(super) fn len(&self) -> usize {
@@ -108,8 +126,32 @@ mod tests {
         assert_eq!(parked.insert(&key(0)), Err(()));
         assert_eq!(parked.insert(&key(1_000_000)), Ok(Some(key(0))));
         assert_eq!(parked.len(), PARKED_ROOTS);
-        assert_eq!(parked.newest().next(), Some(&key(1_000_000)));
+        assert_eq!(parked.some(2).first(), Some(&key(1_000_000)));
         assert!(parked.remove(key(1).cid().hash()).is_some());
         assert_eq!(parked.len(), PARKED_ROOTS - 1);
+    }
+
+    /// Every peer was asked for the newest ones: with more than so many parked, a peer that had one of the others could
+    /// come as often as it liked and was never asked for it.
+    #[test]
+    fn every_root_has_its_turn() {
+        let mut parked = Parked::default();
+        for i in 0..100 {
+            assert_eq!(parked.insert(&key(i)), Ok(None));
+        }
+        let mut asked = HashMap::<Key, usize>::new();
+        // The newest 10, and 10 of the 90 others.
+        for _ in 0..9 {
+            let some = parked.some(20);
+            assert_eq!(some.len(), 20);
+            assert!((90..100).all(|i| some.contains(&key(i))));
+            some.into_iter().for_each(|key| *asked.entry(key).or_default() += 1);
+        }
+        assert!((0..90).all(|i| asked[&key(i)] == 1), "each once, before any twice");
+        assert_eq!(parked.some(200).len(), 100, "all, each once, where they fit");
+        // Those that go meanwhile are passed over.
+        (0..95).for_each(|i| _ = parked.remove(key(i).cid().hash()));
+        assert_eq!(parked.some(20).len(), 5);
+        assert_eq!(Parked::default().some(20), []);
     }
 }

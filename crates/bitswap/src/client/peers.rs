@@ -22,8 +22,8 @@ impl Client {
         self.numbers.insert(id, no);
         let mut peer = Peer::new(id);
         peer.last_useful = now;
-        for root in self.parked.newest().take(PARKED_PER_PEER) {
-            peer.ask_parked(root, now);
+        for root in self.parked.some(PARKED_PER_PEER) {
+            peer.ask_parked(&root, now);
         }
         if peer.has_message() {
             self.actions.push(Action::Wake(id));

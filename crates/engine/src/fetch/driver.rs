@@ -238,7 +238,7 @@ impl Driver {
         self.away_bytes = walker.fresh_bytes();
         self.saved_at = now;
         let late = now.saturating_sub(self.checkpoint_at) >= limits::CHECKPOINT_EVERY;
-        let checkpoint = late || walker.since_checkpoint() >= limits::CHECKPOINT_BYTES;
+        let checkpoint = late || walker.since_checkpoint() >= limits::checkpoint_bytes();
         if checkpoint {
             self.checkpoint_at = now;
         }

@@ -5,7 +5,6 @@
 
 pub mod dags;
 pub mod net;
-pub mod small_disk;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -1,16 +1,14 @@
 //! A peer without a swarm: one connection whose streams are opened, held and closed as a test says, so that it
-//! can do what no honest node does. Also used by suites outside of this crate.
-#![allow(dead_code, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-#![allow(unreachable_pub, reason = "a module that test files share")]
+//! can do what no honest node does.
+//!
+//! Test support, also for other crates. Nothing here is used by a running node.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 
-use floe_bitswap::FrameReader;
-use floe_bitswap::message::{Frame, Message, Payload, Presence, Version, WantEntry, WantKind};
 use floe_core::Cid;
 use floe_core::ports::LocalBlocks;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
@@ -19,6 +17,9 @@ use libp2p::core::transport::{DialOpts, PortUse};
 use libp2p::core::{Endpoint, Transport, upgrade};
 use libp2p::{Multiaddr, PeerId, identity::Keypair, noise, tcp, yamux};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::FrameReader;
+use crate::message::{Frame, Message, Payload, Presence, Version, WantEntry, WantKind};
 
 const HELLO: &str = "/multistream/1.0.0\n";
 
@@ -40,6 +41,7 @@ pub fn protocol(version: Version) -> &'static str {
 /// How a peer connects.
 #[derive(Clone)]
 pub struct Manner {
+    /// Who it is.
     pub key: Keypair,
     /// The one version that it speaks.
     pub version: Version,
@@ -55,6 +57,7 @@ impl Default for Manner {
 
 /// One connection. It ends when the last [`Opener`] and the peer are dropped, or when the other side ends it.
 pub struct Peer {
+    /// Who it is.
     pub id: PeerId,
     /// Streams that the other side opened, not negotiated yet: see [`agree`]. Ends with the connection.
     pub inbound: mpsc::Receiver<SubstreamBox>,
@@ -69,10 +72,13 @@ pub struct Opener {
 }
 
 impl Peer {
+    /// Connects in the usual manner. Panics where nobody answers.
     pub async fn dial(address: Multiaddr) -> Self {
         Self::dial_as(Manner::default(), address).await.unwrap()
     }
 
+    /// Connects.
+    ///
     /// # Errors
     /// Where nobody answers or the handshake is broken off.
     pub async fn dial_as(manner: Manner, address: Multiaddr) -> io::Result<Self> {
@@ -92,6 +98,7 @@ impl Peer {
         Ok(Self { id: key.public().to_peer_id(), inbound, opener: Opener { requests, version } })
     }
 
+    /// What opens streams on its connection.
     pub fn opener(&self) -> Opener {
         self.opener.clone()
     }
@@ -126,6 +133,8 @@ impl Peer {
 }
 
 impl Opener {
+    /// A stream of bitswap.
+    ///
     /// # Errors
     /// Where the connection has ended, or the other side does not speak our version.
     pub async fn stream(&self) -> io::Result<SubstreamBox> {
@@ -185,6 +194,8 @@ async fn line(stream: &mut SubstreamBox) -> io::Result<String> {
     String::from_utf8(line).map_err(io::Error::other)
 }
 
+/// Writes a frame.
+///
 /// # Errors
 /// Where the other side resets the stream.
 pub async fn write(stream: &mut SubstreamBox, frame: &Frame) -> io::Result<()> {
@@ -229,6 +240,7 @@ async fn drive(
     .ok();
 }
 
+/// A want for a block, or for word that it is not there.
 pub fn want(cid: &Cid) -> WantEntry {
     WantEntry { cid: *cid, priority: 1, cancel: false, kind: WantKind::Block, send_dont_have: true }
 }
