@@ -110,7 +110,9 @@ async fn kubo_s07_origins_are_hints() {
     // The rows say `pinning` a moment before the exchange is asked.
     let given = || {
         let hints = world.peers.hints();
-        hints.iter().any(|h| h.root == cid && h.local_request && h.origins.iter().any(|o| o.ends_with("/4000")))
+        hints
+            .iter()
+            .any(|h| h.root == cid && h.local_request && h.origins.iter().any(|o| o.ends_with("/4000")))
     };
     for _ in 0..2_000 {
         if given() {
