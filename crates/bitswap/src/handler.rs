@@ -288,6 +288,9 @@ impl Handler {
             };
             *unflushed = true;
             writing.advance(written);
+            if writing.answer.is_some() {
+                self.shared.client(|client, now| client.moved(&self.link.peer, now));
+            }
             if let Some(bytes) = writing.take_report(REPORT_BYTES) {
                 self.shared.server(|server, _| server.written(&self.link.peer, bytes));
             }

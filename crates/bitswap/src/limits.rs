@@ -139,7 +139,7 @@ pub const HAVES_PER_PEER: usize = 768;
 pub const HEDGE_AFTER: Duration = Duration::from_secs(1);
 
 /// Silence after which a block is asked elsewhere and no longer here. It counts from when the request was decided:
-/// a peer may also be silent by never taking it.
+/// a peer may also be silent by never taking it. One that takes an answer of ours meanwhile is not silent.
 pub const PROGRESS_TIMEOUT: Duration = floe_core::ports::BLOCK_PROGRESS_TIMEOUT;
 
 /// Longest life of one request at a peer that does deliver other blocks.

@@ -11,10 +11,10 @@ mod support;
 use bytes::Bytes;
 use floe_bitswap::FrameReader;
 use floe_bitswap::limits::INBOUND_STREAMS;
-use floe_bitswap::message::{Message, Version};
+use floe_bitswap::message::{Message, Payload, Version, WantKind};
 use floe_bitswap::wire::{self, Manner, Peer};
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
-use support::{MapBlocks, Node, NodeOptions, cids, fetch, leaves, patient};
+use support::{MapBlocks, Node, NodeOptions, SystemClock, cids, fetch, leaves, patient};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_message_on_a_stream_of_its_own() {
@@ -108,6 +108,34 @@ async fn streams_that_brought_their_message_and_do_not_end_are_let_go_of() {
         }
     })
     .await;
+}
+
+/// The story: wants go behind the answer that is being written, on the same stream, and expired there after ten seconds
+/// as if the peer had not met them: it was no provider any more before it had heard of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wants_wait_behind_an_answer_that_is_slowly_read() {
+    let ours = leaves(1, 2 << 20);
+    let options = NodeOptions { clock: SystemClock::fast(10), ..NodeOptions::default() };
+    let node = Node::start(options, MapBlocks::of(&ours)).await;
+    let mut peer = patient(Peer::dial(node.address.clone())).await;
+    peer.opener().send(&wire::wants(&cids(&ours))).await.unwrap();
+    let mut stream = patient(peer.accept()).await.unwrap();
+    let payloads = vec![Payload::new(ours[0].cid(), ours[0].data().clone())];
+    let mut answer = vec![0; wire::bytes(&Message { payloads, ..Message::default() }, Version::V1_2).len()];
+    let (begin, rest) = answer.split_at_mut(1_000);
+    stream.read_exact(begin).await.unwrap();
+    let theirs = leaves(20, 100);
+    let mut session = node.handle.session(*theirs[0].cid());
+    session.add_providers(&[peer.id]);
+    session.want(&cids(&theirs));
+    // Twenty seconds by the node's clock.
+    for part in rest.chunks_mut(100_000) {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        stream.read_exact(part).await.unwrap();
+    }
+    let frame = patient(FrameReader::new(stream).next()).await.unwrap().unwrap();
+    let wants = Message::decode(&frame).unwrap().wants;
+    assert_eq!(wants.iter().filter(|want| want.kind == WantKind::Block).count(), theirs.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

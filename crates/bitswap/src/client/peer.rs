@@ -33,6 +33,8 @@ pub(super) struct Peer {
     window: usize,
     /// When it last sent a block that was wanted.
     pub(super) last_useful: Duration,
+    /// When it last took bytes of an answer of ours: what it is asked waits behind that, on the same stream.
+    pub(super) moved_at: Duration,
     useful: u32,
     strikes: u32,
     settled: Settled,
@@ -86,6 +88,7 @@ impl Peer {
             parked: 0,
             window: PEER_WINDOW_START,
             last_useful: Duration::ZERO,
+            moved_at: Duration::ZERO,
             useful: 0,
             strikes: 0,
             settled: Settled::default(),

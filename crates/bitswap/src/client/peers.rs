@@ -74,6 +74,13 @@ impl Client {
         }
     }
 
+    /// The peer took bytes of an answer of ours.
+    pub(crate) fn moved(&mut self, id: &PeerId, now: Duration) {
+        if let Some(peer) = self.peer_mut(id) {
+            peer.moved_at = now;
+        }
+    }
+
     /// The peer broke the protocol. After some of it, it is dropped.
     pub(crate) fn strike(&mut self, id: &PeerId, what: Misbehaviour, now: Duration) {
         let Some(no) = self.numbers.get(id).copied() else { return };

@@ -263,6 +263,54 @@ fn t05_a_peer_that_delivers_keeps_what_waits_behind_its_stream() {
     assert_eq!(world.asked_blocks(&slow).len(), waiting.len());
 }
 
+/// The story: wants and answers share a stream, and a request that waited there behind an answer of ours expired after
+/// ten seconds like one that the peer did not meet. A provider on a thin line, which asked us for much and would have
+/// sent at once, lost its window, and after 16 such blocks it was no provider any more.
+#[test]
+fn t05_who_slowly_takes_our_answer_is_not_blamed_for_what_waits_behind_it() {
+    for taking in [true, false] {
+        let mut world = World::new();
+        let (slow, other) = (world.peer(), world.peer());
+        let id = world.open(&block(0), &[slow]);
+        let wanted = blocks(0..PEER_WINDOW_START as u32);
+        world.want(id, &wanted);
+        world.sent(&other);
+        for _ in 0..30 {
+            world.pass(Duration::from_secs(1));
+            if taking {
+                world.client.moved(&slow, world.now);
+            }
+        }
+        assert_eq!(world.asked_blocks(&slow).len(), if taking { wanted.len() } else { 0 });
+        world.client.add_providers(id, &[other], world.now);
+        assert_eq!(world.asked_blocks(&other).is_empty(), taking);
+        if taking {
+            assert_eq!(world.answer(&slow, &wanted).useful, wanted.len());
+        }
+    }
+}
+
+/// What an answer holds up for the whole life of a request is asked elsewhere, and the peer stays what it was.
+#[test]
+fn t05_a_request_lives_a_minute_behind_an_answer() {
+    let mut world = World::new();
+    let (slow, other) = (world.peer(), world.peer());
+    let id = world.open(&block(0), &[slow]);
+    let wanted = blocks(0..PEER_WINDOW_START as u32);
+    world.want(id, &wanted);
+    world.client.add_providers(id, &[other], world.now);
+    let at_other = world.asked_blocks(&other).len();
+    assert_eq!(at_other, 0);
+    for _ in 0..60 {
+        world.client.moved(&slow, world.now);
+        world.pass(Duration::from_secs(1));
+    }
+    assert_eq!(world.asked_blocks(&other).len(), wanted.len());
+    let no = world.client.numbers[&slow];
+    assert_eq!(world.client.peers[&no].window(), PEER_WINDOW_START);
+    assert!(world.client.sessions[&id].providers.contains_key(&no));
+}
+
 #[test]
 fn t05_one_honest_provider_of_twenty_is_enough() {
     let run = |stallers: usize| {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use floe_core::Cid;
 
+use super::peer::Ask;
 use super::{Action, Client, PeerNo, Pick, Session, State};
 use crate::behaviour::Event;
 use crate::handle::SessionId;
@@ -27,17 +28,18 @@ impl Client {
     }
 
     /// A silent peer: after a second an idle provider is asked too, after ten the block is asked elsewhere. Whether the
-    /// request was sent does not matter: a peer that delivers keeps those that wait behind its busy stream.
+    /// request was sent does not matter: a peer that delivers keeps those that wait behind its busy stream, and one that
+    /// takes an answer of ours keeps those that wait behind that.
     fn expire_requests(&mut self, no: PeerNo, now: Duration) {
         let Some(peer) = self.peers.get(&no) else { return };
-        let silent = now.saturating_sub(peer.last_useful);
         let age = |at: Duration| now.saturating_sub(at);
         let oldest_first = peer.sorted_asks().into_iter().filter(|(_, ask)| ask.kind == WantKind::Block);
         let (mut expired, mut slow) = (Vec::new(), Vec::new());
         for (key, ask) in oldest_first {
-            let waited = age(ask.at).min(silent);
-            if waited >= PROGRESS_TIMEOUT || age(ask.at) >= REQUEST_TIMEOUT {
-                expired.push(key);
+            let waited = age(ask.at.max(peer.last_useful));
+            let stuck = if ask.sent { waited } else { waited.min(age(peer.moved_at)) };
+            if stuck >= PROGRESS_TIMEOUT || age(ask.at) >= REQUEST_TIMEOUT {
+                expired.push((key, ask));
             } else if waited >= HEDGE_AFTER && !ask.hedged {
                 slow.push(key);
             }
@@ -48,20 +50,26 @@ impl Client {
         slow.iter().for_each(|key| self.hedge(no, key, now));
     }
 
-    fn give_up_on(&mut self, no: PeerNo, expired: &[Key]) {
-        if let Some(peer) = self.peers.get_mut(&no) {
+    fn give_up_on(&mut self, no: PeerNo, expired: &[(Key, Ask)]) {
+        let Some(peer) = self.peers.get_mut(&no) else { return };
+        // What waited behind an answer that the peer was taking says nothing about the peer.
+        let moved_at = peer.moved_at;
+        let missed = |ask: &Ask| ask.sent || moved_at <= ask.at;
+        if expired.iter().any(|(_, ask)| missed(ask)) {
             peer.shrink();
-            let sent = expired.iter().filter(|key| peer.cancel(key)).count();
-            if sent > 0 {
-                self.actions.push(Action::Wake(peer.id));
-            }
         }
-        for key in expired.iter().rev() {
+        let sent = expired.iter().filter(|(key, _)| peer.cancel(key)).count();
+        if sent > 0 {
+            self.actions.push(Action::Wake(peer.id));
+        }
+        for (key, ask) in expired.iter().rev() {
             let Some(want) = self.wants.get_mut(key) else { continue };
             want.tried.push(no);
             for (id, _) in &want.sessions {
                 if let Some(session) = self.sessions.get_mut(id) {
-                    session.missed_by(no);
+                    if missed(ask) {
+                        session.missed_by(no);
+                    }
                     session.last_error = Some(format!(
                         "a peer did not send {} within {} s",
                         key.cid(),
