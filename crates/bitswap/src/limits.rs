@@ -55,13 +55,18 @@ pub const COPY_FRAME_BELOW: usize = 2 << 10;
 /// other, because each slice becomes a muxer frame with a header and a wake-up of its own.
 pub const SLICE_PAYLOAD_FROM: usize = 8 << 10;
 
+/// How many times its own bytes a payload that came may keep in memory, as a slice of its frame; where it would be more,
+/// it is copied. Four: the common leaves that fill an answer of [`ANSWER_TARGET_BYTES`], two of 256 KiB or one that is
+/// larger, stay slices, and copying a byte costs a tenth of hashing it.
+pub const SLICE_KEEPS: usize = 4;
+
 /// What a block counts for in a queue beside its bytes: its CID, the handle of its bytes, its place. Without it,
 /// blocks of no bytes would count for nothing, and as many could wait as a peer cares to send.
 pub const BLOCK_OVERHEAD_BYTES: usize = 256;
 
 /// Payload bytes of one connection that wait to be hashed before its streams are no longer read. Twice the
-/// largest window of a session: no honest peer gets here, and hashing is faster than any network. A payload may be
-/// the half of the frame that it keeps (`message.rs`), so memory is twice this at most.
+/// largest window of a session: no honest peer gets here, and hashing is faster than any network. Where
+/// frames are mostly padding, memory is [`SLICE_KEEPS`] times this at most.
 pub const INGEST_BYTES: usize = 64 << 20;
 
 /// The same over all connections; where it is met, none is read until hashing, which waits for nobody, has caught up.
@@ -73,7 +78,7 @@ pub const INGEST_TOTAL_BYTES: usize = 2 * INGEST_BYTES;
 pub const UNFINISHED_BYTES_PER_CONNECTION: usize = 64 << 20;
 
 /// The same over all connections: with [`INGEST_TOTAL_BYTES`], what others can make this node hold of what they send
-/// is 256 MiB, or 384 MiB where half of all is padding. The frames that began first are let go of where it is met.
+/// is 256 MiB, or 640 MiB where three quarters of all is padding. The frames that began first are let go of where it is met.
 pub const UNFINISHED_BYTES: usize = 128 << 20;
 
 /// Payload bytes hashed in one go, about half a millisecond, before other tasks get their turn.

@@ -9,8 +9,7 @@
 //! ```
 //!
 //! Reading takes one [`Bytes`] and hands out slices of it: a large payload is not copied. A slice keeps its whole
-//! frame, though, so small payloads are copied behind each other, and all are where most of a frame is something
-//! else. Unknown fields are skipped, as protobuf demands; lengths are checked against what is there; nothing is
+//! frame, though, so payloads that are small, or a small part of their frame, are copied. Unknown fields are skipped, as protobuf demands; lengths are checked against what is there; nothing is
 //! allocated from a length on the wire. A CID that is malformed fails the message; one that is well formed but proves nothing
 //! (`floe_core::cid::check`) or carries its data inline is left out, because old and odd peers send them in
 //! good faith. Entries above [`ENTRIES_PER_MESSAGE`] are left out too.
@@ -24,7 +23,7 @@ use floe_core::cid::{self, code};
 use floe_core::{Block, BlockError, Cid};
 use thiserror::Error;
 
-use crate::limits::{ENTRIES_PER_MESSAGE, SLICE_PAYLOAD_FROM, hit};
+use crate::limits::{ENTRIES_PER_MESSAGE, SLICE_KEEPS, SLICE_PAYLOAD_FROM, hit};
 pub(crate) use protobuf::take_varint;
 use protobuf::{Fields, bytes_field_len, int_field_len, put_int_field, put_len, put_varint, varint_len};
 
@@ -81,7 +80,7 @@ pub struct Prefix {
 pub struct Payload {
     /// What it claims to be.
     pub prefix: Prefix,
-    /// The bytes. They keep at most twice what the payloads of their message have.
+    /// The bytes. They keep at most [`SLICE_KEEPS`] times as many in memory, whatever the frame holds.
     pub data: Bytes,
 }
 
@@ -235,21 +234,13 @@ impl Message {
         Ok(message)
     }
 
-    /// A slice keeps its whole frame, and what is counted are the bytes of payloads: a frame of 4 MiB around a block
-    /// of 100 bytes would cost 40,000 times what it counts for. So slices stay only where they are half of their
-    /// frame. Payloads that are small beside it are copied in any case: one of them that is kept longer than the others
-    /// then keeps no large one.
+    /// A slice keeps its whole frame, and what is counted are the bytes of payloads. Each payload is looked at for itself:
+    /// the others may be dropped at once, and padding always is.
     fn copy_small_payloads(&mut self, frame_bytes: usize) {
-        let large = SLICE_PAYLOAD_FROM.min(frame_bytes.div_ceil(2));
-        let bytes = |payloads: &[Payload], of: std::ops::Range<usize>| -> usize {
-            payloads.iter().map(|payload| payload.data.len()).filter(|len| of.contains(len)).sum()
-        };
-        let slices_pay = 2 * bytes(&self.payloads, large..usize::MAX) >= frame_bytes;
-        let copied = 0..if slices_pay { large } else { usize::MAX };
-        let mut room = BytesMut::with_capacity(bytes(&self.payloads, copied.clone()));
-        for payload in self.payloads.iter_mut().filter(|payload| copied.contains(&payload.data.len())) {
-            room.extend_from_slice(&payload.data);
-            payload.data = room.split().freeze();
+        for Payload { data, .. } in &mut self.payloads {
+            if data.len() < SLICE_PAYLOAD_FROM || SLICE_KEEPS * data.len() < frame_bytes {
+                *data = Bytes::copy_from_slice(data);
+            }
         }
     }
 

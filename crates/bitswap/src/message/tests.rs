@@ -174,34 +174,68 @@ fn padded(message: &Message, padding: usize) -> Bytes {
     bytes.freeze()
 }
 
+/// Payloads with so many bytes each, in a frame with so many that nobody knows.
+fn frame_of(payloads: &[usize], padding: usize) -> Bytes {
+    let blocks = payloads.iter().zip(0..).map(|(len, i)| large(i, *len));
+    let payloads = blocks.map(|block| Payload::new(block.cid(), block.data().clone())).collect();
+    padded(&Message { payloads, ..Message::default() }, padding)
+}
+
 /// The story: a payload was a slice of its frame whatever else the frame held, and counted for its own bytes: a
-/// provider that padded each message kept 4 MiB in memory for every block of 100 bytes.
+/// provider that padded each message kept 4 MiB in memory for every block of 100 bytes. Then what the payloads of a frame
+/// have together decided, and a small one kept the frame when large ones beside it, not wanted, had been dropped.
 #[test]
-fn t07_a_padded_frame_is_not_kept_for_its_payloads() {
-    let block = large(1, 100_000);
-    let message =
-        Message { payloads: vec![Payload::new(block.cid(), block.data().clone())], ..Message::default() };
-    let around = padded(&message, 0).len() - 100_000;
-    // The length of the padding has one byte more than that of no padding, at least.
-    for (padding, kept) in [(99_000, true), (100_000 - around - 2, true), (100_000 - around - 1, false)] {
-        let frame = padded(&message, padding);
-        let read = Message::decode(&frame).unwrap();
-        assert_eq!(frame.is_unique(), !kept, "{padding} of {}", frame.len());
-        assert_eq!(read.payloads[0].clone().hashed().unwrap(), block);
+fn t07_no_payload_keeps_more_than_four_times_itself() {
+    const MIB: usize = 1 << 20;
+    for (payloads, padding) in [
+        (vec![100], 4 * MIB - 1_000),
+        (vec![2 * MIB - 10_000, 8 << 10, 2 * MIB - 10_000], 0),
+        (vec![1_900_000, 100], 1_900_000),
+        (vec![MIB, MIB / 2, MIB / 4, MIB / 8], 2 * MIB),
+        (vec![100; ENTRIES_PER_MESSAGE], 0),
+    ] {
+        let frame = frame_of(&payloads, padding);
+        for (i, len) in payloads.iter().enumerate().take(5) {
+            let kept = Message::decode(&frame).unwrap().payloads.swap_remove(i).data;
+            assert_eq!(kept.len(), *len);
+            let keeps = if frame.is_unique() { kept.len() } else { frame.len() };
+            assert!(kept.is_unique() || !frame.is_unique(), "or it keeps what the others were copied to");
+            assert!(keeps <= SLICE_KEEPS * len, "{len} bytes of {payloads:?} keep {keeps}");
+        }
     }
 }
 
 #[test]
+fn a_quarter_of_a_frame_is_still_a_slice() {
+    const LEN: usize = 100_000;
+    let around = frame_of(&[LEN], 1 << 17).len() - LEN - (1 << 17);
+    let exact = (SLICE_KEEPS - 1) * LEN - around;
+    for (padding, slice) in [(exact - 1, true), (exact, true), (exact + 1, false)] {
+        let frame = frame_of(&[LEN], padding);
+        let read = Message::decode(&frame).unwrap();
+        assert_eq!(!frame.is_unique(), slice, "{LEN} of {}", frame.len());
+        assert_eq!(read.payloads[0].clone().hashed().unwrap(), large(0, LEN));
+    }
+}
+
+#[test]
+fn the_common_leaves_of_an_answer_are_slices() {
+    let leaf = 256 << 10;
+    let frame = frame_of(&[leaf, leaf], 0);
+    let slices = |payload: &Payload| frame.as_ptr_range().contains(&payload.data.as_ptr());
+    assert!(Message::decode(&frame).unwrap().payloads.iter().all(slices));
+}
+
+#[test]
 fn t07_small_payloads_do_not_keep_large_ones() {
-    let blocks =
-        [large(1, 200_000), large(2, SLICE_PAYLOAD_FROM), large(3, SLICE_PAYLOAD_FROM - 1), block(4)];
-    let payloads = blocks.iter().map(|block| Payload::new(block.cid(), block.data().clone())).collect();
-    let frame = joined(&Message { payloads, ..Message::default() }.encode(Version::V1_2));
+    let frame = frame_of(&[20_000, SLICE_PAYLOAD_FROM, SLICE_PAYLOAD_FROM - 1, 4], 0);
     let read = Message::decode(&frame).unwrap();
     let slices = |payload: &Payload| frame.as_ptr_range().contains(&payload.data.as_ptr());
-    assert_eq!(read.payloads.iter().map(slices).collect::<Vec<_>>(), [true, true, false, false]);
-    let read: Vec<Block> = read.payloads.into_iter().map(|payload| payload.hashed().unwrap()).collect();
-    assert_eq!(read, blocks);
+    assert_eq!(read.payloads.iter().map(slices).collect::<Vec<_>>(), [true, false, false, false]);
+    let frame = frame_of(&[SLICE_PAYLOAD_FROM, SLICE_PAYLOAD_FROM - 1], 0);
+    let read = Message::decode(&frame).unwrap();
+    let slices = |payload: &Payload| frame.as_ptr_range().contains(&payload.data.as_ptr());
+    assert_eq!(read.payloads.iter().map(slices).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]
