@@ -181,10 +181,6 @@ pub const SERVER_WANTS_PER_PEER: usize = 1_024;
 /// [`SERVER_WANTS_PER_PEER`] for what is not here do not keep the next one from being answered.
 pub const SERVER_WANTS: usize = 256_000;
 
-/// Wants for blocks that are not here whose room in the table is kept when they are gone; above it, room goes with
-/// the peers: at [`SERVER_WANTS`] it is 60 MB.
-pub const STANDING_ROOM: usize = 4_096;
-
 /// An answer is closed once it holds so many bytes of blocks. With one more block of 2 MiB it stays below
 /// [`FRAME_BYTES`] by more than a megabyte.
 pub const ANSWER_TARGET_BYTES: usize = 512 << 10;

@@ -26,7 +26,7 @@ mod wants;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,17 +34,16 @@ use std::time::Duration;
 use floe_core::block::MAX_BLOCK_BYTES;
 use floe_core::{Cid, Multihash};
 use libp2p::PeerId;
-use smallvec::SmallVec;
 
 use crate::config::Config;
 use crate::limits::{
     ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, FAIR_MIN_COST, FAIR_PENDING, OPEN_ATTEMPTS, OUTSTANDING_BYTES,
-    OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STANDING_ROOM, STARVED_AFTER, hit,
+    OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STARVED_AFTER, hit,
 };
 use crate::message::{Message, Version, WantEntry};
 use bucket::{Bucket, Gone};
 pub(crate) use job::{Done, Job, Ticket};
-use wants::{Added, Wants};
+use wants::Wants;
 
 /// What one running job may hold: the target, and the block that goes over it.
 const JOB_BYTES: usize = ANSWER_TARGET_BYTES + MAX_BLOCK_BYTES;
@@ -71,9 +70,6 @@ impl Default for Bounds {
     }
 }
 
-/// Who waits for a block, and under which CID.
-type Waiting = SmallVec<[(PeerId, Arc<Cid>); 1]>;
-
 /// Names a connected peer, so that the answer of an old job does not reach a later connection.
 type Epoch = u64;
 
@@ -82,14 +78,16 @@ pub(crate) struct Server {
     bounds: Bounds,
     peers: BTreeMap<PeerId, Peer>,
     next_epoch: Epoch,
-    /// Who waits for a block that is not here, by what its bytes hash to.
-    standing: HashMap<Multihash, Waiting>,
+    /// Who waits for a block that is not here, by what its bytes hash to and the number of the want. In order, so that
+    /// one is forgotten without a look at the others: all wants of all peers may be for one hash.
+    standing: BTreeMap<(Multihash, u64), PeerId>,
     /// Peers by how many of their wants stand.
     crowd: BTreeSet<(usize, PeerId)>,
     /// How often blocks came to the node.
     news: u64,
-    /// Wants of all peers.
+    /// Wants of all peers, and the number of the last one.
     wants: usize,
+    last_want: u64,
     jobs: usize,
     /// Bytes read and unwritten, running jobs with their most.
     outstanding: usize,
@@ -130,10 +128,11 @@ impl Server {
             bounds,
             peers: BTreeMap::new(),
             next_epoch: 0,
-            standing: HashMap::new(),
+            standing: BTreeMap::new(),
             crowd: BTreeSet::new(),
             news: 0,
             wants: 0,
+            last_want: 0,
             jobs: 0,
             outstanding: 0,
             egress: config.egress.map(Bucket::new),
@@ -186,21 +185,12 @@ impl Server {
         self.wants -= peer.wants.len();
         self.crowd.remove(&(peer.wants.standing_len(), *id));
         self.outstanding -= peer.outstanding;
-        for cid in peer.wants.standing() {
-            self.forget_standing(cid, id);
-        }
-        // A table keeps the room of its largest day. Seldom enough that moving what is left costs nothing.
-        if self.standing.capacity() > STANDING_ROOM.max(8 * self.standing.len()) {
-            self.standing.shrink_to(2 * self.standing.len());
-        }
+        self.forget_standing(peer.wants.standing());
     }
 
-    fn forget_standing(&mut self, cid: &Cid, id: &PeerId) {
-        if let Some(waiting) = self.standing.get_mut(cid.hash()) {
-            waiting.retain(|(peer, wanted)| peer != id || **wanted != *cid);
-            if waiting.is_empty() {
-                self.standing.remove(cid.hash());
-            }
+    fn forget_standing<'a>(&mut self, wants: impl Iterator<Item = (&'a Cid, u64)>) {
+        for (cid, seq) in wants {
+            self.standing.remove(&(*cid.hash(), seq));
         }
     }
 
@@ -224,17 +214,13 @@ impl Server {
     fn clear_wants(&mut self, id: &PeerId) {
         let Some(old) = self.change_wants(id, std::mem::take) else { return };
         self.wants -= old.len();
-        for cid in old.standing() {
-            self.forget_standing(cid, id);
-        }
+        self.forget_standing(old.standing());
     }
 
     fn cancel(&mut self, id: &PeerId, cid: &Cid) {
-        if let Some(was_standing) = self.change_wants(id, |wants| wants.remove(cid)).flatten() {
+        if let Some(removed) = self.change_wants(id, |wants| wants.remove(cid)).flatten() {
             self.wants -= 1;
-            if was_standing {
-                self.forget_standing(cid, id);
-            }
+            self.forget_standing(removed.standing.map(|seq| (cid, seq)).into_iter());
         }
     }
 
@@ -243,11 +229,11 @@ impl Server {
         if !peer.wants.contains(&entry.cid) && !self.make_place(id) {
             return;
         }
-        let cid = entry.cid;
-        match self.change_wants(id, |wants| wants.add(entry)) {
-            Some(Added::New) => self.wants += 1,
-            Some(Added::Replaced { was_standing: true }) => self.forget_standing(&cid, id),
-            Some(Added::Replaced { was_standing: false }) | None => {}
+        self.cancel(id, &entry.cid);
+        self.last_want += 1;
+        let seq = self.last_want;
+        if self.change_wants(id, |wants| wants.add(entry, seq)).is_some() {
+            self.wants += 1;
         }
     }
 
@@ -302,14 +288,21 @@ impl Server {
         if self.standing.is_empty() {
             return false;
         }
-        let waiting = self.standing.len();
+        let before = self.standing.len();
         for cid in cids {
-            for (id, wanted) in self.standing.remove(cid.hash()).unwrap_or_default() {
-                self.change_wants(&id, |wants| wants.wake(wanted));
+            let hash = *cid.hash();
+            while let Some((seq, id)) = self.oldest_waiting(hash) {
+                self.standing.remove(&(hash, seq));
+                self.change_wants(&id, |wants| wants.wake(seq));
                 self.note_waiting(&id, now);
             }
         }
-        self.standing.len() < waiting
+        self.standing.len() < before
+    }
+
+    /// The want that has stood longest for what hashes to this, and whose it is.
+    fn oldest_waiting(&self, hash: Multihash) -> Option<(u64, PeerId)> {
+        self.standing.range((hash, 0)..=(hash, u64::MAX)).next().map(|((_, seq), id)| (*seq, *id))
     }
 
     // ---- jobs -----------------------------------------------------------------------------------------
@@ -395,11 +388,9 @@ impl Server {
     fn stand(&mut self, id: &PeerId, missing: &[(Arc<Cid>, u64)]) {
         let stood = self.change_wants(id, |wants| {
             let standing = missing.iter().filter(|(cid, seq)| wants.stand(cid, *seq));
-            standing.map(|(cid, _)| cid.clone()).collect::<Vec<_>>()
+            standing.map(|(cid, seq)| ((*Cid::hash(cid), *seq), *id)).collect::<Vec<_>>()
         });
-        for cid in stood.unwrap_or_default() {
-            self.standing.entry(*Cid::hash(&cid)).or_default().push((*id, cid));
-        }
+        self.standing.extend(stood.unwrap_or_default());
     }
 
     /// A job ended without a result. Its wants stay unanswered until the peer asks again.

@@ -16,7 +16,6 @@ pub(super) struct Wants {
     queue: VecDeque<(Arc<Cid>, u64)>,
     queued: usize,
     standing: BTreeMap<u64, Arc<Cid>>,
-    next: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -24,7 +23,7 @@ struct Entry {
     kind: WantKind,
     send_dont_have: bool,
     state: State,
-    /// Tells this want from an earlier one for the same CID.
+    /// Tells this want from every other one of the server, also from an earlier one for the same CID.
     seq: u64,
 }
 
@@ -35,11 +34,11 @@ enum State {
     Standing,
 }
 
-/// What adding a want did.
+/// A want that was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Added {
-    New,
-    Replaced { was_standing: bool },
+pub(super) struct Removed {
+    /// Its number, where it was standing.
+    pub(super) standing: Option<u64>,
 }
 
 impl Wants {
@@ -64,9 +63,9 @@ impl Wants {
         self.queue.len()
     }
 
-    /// CIDs of blocks that are not here.
-    pub(super) fn standing(&self) -> impl Iterator<Item = &Cid> {
-        self.standing.values().map(|cid| &**cid)
+    /// Wants for blocks that are not here.
+    pub(super) fn standing(&self) -> impl Iterator<Item = (&Cid, u64)> {
+        self.standing.iter().map(|(seq, cid)| (&**cid, *seq))
     }
 
     pub(super) fn standing_len(&self) -> usize {
@@ -77,15 +76,12 @@ impl Wants {
         self.standing.values().next().map(|cid| **cid)
     }
 
-    /// Adds a want, or asks again for one that is there.
-    pub(super) fn add(&mut self, want: WantEntry) -> Added {
-        let old = self.remove(&want.cid);
-        self.next += 1;
-        let (cid, seq) = (Arc::new(want.cid), self.next);
+    /// Adds a want that is not there.
+    pub(super) fn add(&mut self, want: WantEntry, seq: u64) {
+        let cid = Arc::new(want.cid);
         let entry = Entry { kind: want.kind, send_dont_have: want.send_dont_have, state: State::Queued, seq };
         self.entries.insert(cid.clone(), entry);
         self.enqueue(cid, seq);
-        old.map_or(Added::New, |was_standing| Added::Replaced { was_standing })
     }
 
     fn enqueue(&mut self, cid: Arc<Cid>, seq: u64) {
@@ -98,14 +94,12 @@ impl Wants {
         }
     }
 
-    /// Removes a want. Returns whether it was standing; `None` where there was none.
-    pub(super) fn remove(&mut self, cid: &Cid) -> Option<bool> {
+    /// Removes a want; `None` where there was none.
+    pub(super) fn remove(&mut self, cid: &Cid) -> Option<Removed> {
         let entry = self.entries.remove(cid)?;
         self.queued -= usize::from(entry.state == State::Queued);
-        if entry.state == State::Standing {
-            self.standing.remove(&entry.seq);
-        }
-        Some(entry.state == State::Standing)
+        self.standing.remove(&entry.seq);
+        Some(Removed { standing: (entry.state == State::Standing).then_some(entry.seq) })
     }
 
     /// Takes up to `most` queued wants to be read.
@@ -153,12 +147,11 @@ impl Wants {
         true
     }
 
-    /// Queues a standing want.
-    pub(super) fn wake(&mut self, cid: Arc<Cid>) {
-        if let Some(entry) = self.entries.get_mut(&cid).filter(|entry| entry.state == State::Standing) {
+    /// Queues the standing want of that number.
+    pub(super) fn wake(&mut self, seq: u64) {
+        let Some(cid) = self.standing.remove(&seq) else { return };
+        if let Some(entry) = self.entries.get_mut(&cid) {
             entry.state = State::Queued;
-            let seq = entry.seq;
-            self.standing.remove(&seq);
             self.enqueue(cid, seq);
         }
     }
