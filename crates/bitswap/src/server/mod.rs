@@ -444,6 +444,7 @@ impl Server {
         peer.given_back += 1;
         if peer.given_back >= OPEN_ATTEMPTS {
             hit("bitswap_open_attempts");
+            peer.given_back = 0;
             return self.written(id, answer.block_bytes() - written);
         }
         peer.outstanding += written;
