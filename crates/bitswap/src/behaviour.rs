@@ -18,7 +18,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 
 use crate::handle::SessionId;
-use crate::handler::Handler;
+use crate::handler::{GaveUp, Handler};
 use crate::shared::{Link, Shared};
 
 /// What the node around the swarm should act on.
@@ -158,8 +158,13 @@ impl NetworkBehaviour for Behaviour {
         }
     }
 
-    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
-        match event {}
+    fn on_connection_handler_event(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        GaveUp: THandlerOutEvent<Self>,
+    ) {
+        self.shared.gave_up(&peer, connection);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {

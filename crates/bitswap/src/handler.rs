@@ -50,7 +50,13 @@ pub struct Handler {
     failures: u32,
     /// When a stream that the peer let go of is a reason to say everything again.
     say_again_from: Duration,
+    /// The behaviour is to be told that this connection is given up.
+    gave_up: bool,
 }
+
+/// No stream could be opened, or none carried a frame to its end: nothing more is sent on this connection.
+#[derive(Debug)]
+pub struct GaveUp;
 
 enum Outbound {
     Closed,
@@ -167,6 +173,7 @@ impl Handler {
             writing: None,
             failures: 0,
             say_again_from: Duration::ZERO,
+            gave_up: false,
         }
     }
 
@@ -380,10 +387,11 @@ impl Handler {
         }
     }
 
-    /// What is sent goes over the peer's other connection, or the peer is of no use.
+    /// What is sent goes over the peer's other connection, or the peer is of no use. Which of the two is said by the
+    /// behaviour, which knows of connections in the order in which they come and go.
     fn give_up(&mut self) {
         self.outbound = Outbound::Unsupported;
-        self.shared.disconnected(&self.link.peer, self.link.connection);
+        self.gave_up = true;
     }
 
     /// A peer under load drops a stream before it has said which protocols it speaks. That looks the same as
@@ -438,7 +446,7 @@ impl Drop for Handler {
 
 impl ConnectionHandler for Handler {
     type FromBehaviour = std::convert::Infallible;
-    type ToBehaviour = std::convert::Infallible;
+    type ToBehaviour = GaveUp;
     type InboundProtocol = Protocol;
     type OutboundProtocol = Protocol;
     type InboundOpenInfo = ();
@@ -487,10 +495,17 @@ impl ConnectionHandler for Handler {
             return Poll::Pending;
         }
         self.poll_inbound(cx);
-        ready!(self.poll_outbound(cx));
+        let wants_stream = self.poll_outbound(cx);
+        if std::mem::take(&mut self.gave_up) {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(GaveUp));
+        }
+        ready!(wants_stream);
         self.outbound = Outbound::Opening;
         Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
             protocol: SubstreamProtocol::new(Protocol, ()),
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

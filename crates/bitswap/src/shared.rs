@@ -37,7 +37,7 @@ use crate::unfinished::{Held, Unfinished};
 pub(crate) struct Shared {
     client: Mutex<Client>,
     server: Mutex<Server>,
-    /// Connections of each peer; the first one carries what we send.
+    /// Connections of each peer; the first one that is not given up carries what we send.
     links: Mutex<HashMap<PeerId, Vec<Arc<Link>>>>,
     /// Frames that are being read.
     unfinished: Arc<Unfinished>,
@@ -60,6 +60,8 @@ pub(crate) struct Link {
     waker: AtomicWaker,
     active: AtomicBool,
     banned: AtomicBool,
+    /// Nothing can be sent on it. It is still read.
+    gave_up: AtomicBool,
     /// When the frame that is being written must be out, in milliseconds of the monotonic clock.
     deadline_ms: AtomicU64,
     /// What its frames hold that are being read, kept by [`Unfinished`].
@@ -101,6 +103,11 @@ fn payload_bytes(payloads: &[Payload]) -> usize {
     payloads.iter().map(|payload| held_bytes(&payload.data)).sum()
 }
 
+/// The connection of a peer that carries what we send.
+fn sending(links: &[Arc<Link>]) -> Option<&Arc<Link>> {
+    links.iter().find(|link| !link.gave_up.load(Ordering::Acquire))
+}
+
 impl Link {
     pub(crate) fn new(peer: PeerId, connection: ConnectionId) -> Self {
         Self {
@@ -109,6 +116,7 @@ impl Link {
             waker: AtomicWaker::new(),
             active: AtomicBool::new(false),
             banned: AtomicBool::new(false),
+            gave_up: AtomicBool::new(false),
             deadline_ms: AtomicU64::new(NO_DEADLINE),
             unfinished: AtomicUsize::new(0),
             ingest: Mutex::default(),
@@ -315,7 +323,7 @@ impl Shared {
     // ---- connections ----------------------------------------------------------------------------------
 
     fn wake_peer(&self, peer: &PeerId) {
-        if let Some(link) = self.links.lock().get(peer).and_then(|links| links.first()) {
+        if let Some(link) = self.links.lock().get(peer).and_then(|links| sending(links)) {
             link.waker.wake();
         }
     }
@@ -325,7 +333,7 @@ impl Shared {
         {
             let mut links = self.links.lock();
             let of_peer = links.entry(peer).or_default();
-            link.active.store(of_peer.is_empty(), Ordering::Release);
+            link.active.store(sending(of_peer).is_none(), Ordering::Release);
             link.banned.store(self.peek_client(|client| client.is_banned(&peer)), Ordering::Release);
             of_peer.push(link);
         }
@@ -333,27 +341,43 @@ impl Shared {
         self.client(|client, now| client.connected(peer, now));
     }
 
-    /// A connection closed, or turned out to carry nothing. Harmless for one that has before.
+    /// A connection closed. Harmless for one that has before.
     pub(crate) fn disconnected(self: &Arc<Self>, peer: &PeerId, connection: ConnectionId) {
-        let next = {
+        self.change_links(peer, |links| links.retain(|link| link.connection != connection));
+    }
+
+    /// A connection turned out to carry nothing that we send. It stays one that is read, until it closes.
+    pub(crate) fn gave_up(self: &Arc<Self>, peer: &PeerId, connection: ConnectionId) {
+        self.change_links(peer, |links| {
+            for link in links.iter().filter(|link| link.connection == connection) {
+                link.gave_up.store(true, Ordering::Release);
+                link.active.store(false, Ordering::Release);
+            }
+        });
+    }
+
+    /// What is sent goes over the peer's next connection where that of before is none any more. The behaviour alone
+    /// calls this, as it does [`Shared::connected`]: a peer that is forgotten here is not connected meanwhile.
+    fn change_links(self: &Arc<Self>, peer: &PeerId, change: impl FnOnce(&mut Vec<Arc<Link>>)) {
+        let (before, now) = {
             let mut links = self.links.lock();
             let Some(of_peer) = links.get_mut(peer) else { return };
-            let was_active = of_peer.first().is_some_and(|link| link.connection == connection);
-            of_peer.retain(|link| link.connection != connection);
-            let next = of_peer.first().cloned();
-            if next.is_none() {
+            let before = sending(of_peer).map(|link| link.connection);
+            change(of_peer);
+            let now = sending(of_peer).cloned();
+            if of_peer.is_empty() {
                 links.remove(peer);
             }
-            next.map(|link| (link, was_active))
+            (before, now)
         };
-        match next {
+        match now {
             None => self.forget(peer),
-            Some((link, true)) => {
+            Some(link) if before != Some(link.connection) => {
                 link.active.store(true, Ordering::Release);
                 self.client(|client, _| client.start_over(peer));
                 link.waker.wake();
             }
-            Some((_, false)) => {}
+            Some(_) => {}
         }
     }
 

@@ -475,6 +475,11 @@ impl Server {
         (self.wants, self.outstanding)
     }
 
+    #[cfg(test)]
+    pub(crate) fn peers(&self) -> usize {
+        self.peers.len()
+    }
+
     /// What must be zero once every peer is gone and every job has ended.
     #[cfg(test)]
     fn footprint(&self) -> usize {

@@ -1,10 +1,11 @@
-//! The limits that the shell itself keeps: payloads that wait to be hashed, events, the time of a frame.
+//! The limits that the shell itself keeps: payloads that wait to be hashed, events, the time of a frame; and the
+//! connections of a peer.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use floe_core::{ManualClock, Timestamp};
+use floe_core::{Block, ManualClock, Timestamp};
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
 
@@ -12,19 +13,33 @@ use super::{Link, Shared};
 use crate::behaviour::{Event, Misbehaviour};
 use crate::client::Client;
 use crate::config::Config;
-use crate::limits::{BLOCK_OVERHEAD_BYTES, EVENTS, HASH_SLICE_BYTES, INGEST_BYTES, TICK};
-use crate::message::Payload;
+use crate::limits::{
+    BLOCK_OVERHEAD_BYTES, EVENTS, HASH_SLICE_BYTES, INGEST_BYTES, INGEST_TOTAL_BYTES, OUTSTANDING_PER_PEER,
+    TICK,
+};
+use crate::message::{Payload, WantEntry, WantKind};
 use crate::server::Server;
-use crate::testing::{Store, block};
+use crate::testing::{Store, block, large};
 
 fn shared() -> Arc<Shared> {
+    over(Store::default())
+}
+
+fn over(store: Store) -> Arc<Shared> {
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
     let server = Server::new(&Config::default(), [1; 32]);
-    Arc::new(Shared::new(Client::default(), server, Arc::new(Store::default()), clock))
+    Arc::new(Shared::new(Client::default(), server, Arc::new(store), clock))
 }
 
 fn link() -> Arc<Link> {
     Arc::new(Link::new(PeerId::random(), ConnectionId::new_unchecked(1)))
+}
+
+/// So many connections of one peer.
+fn links(shared: &Arc<Shared>, count: usize) -> Vec<Arc<Link>> {
+    let peer = PeerId::random();
+    let links = (0..count).map(|n| Arc::new(Link::new(peer, ConnectionId::new_unchecked(n))));
+    links.inspect(|link| shared.connected(link.clone())).collect()
 }
 
 /// A payload that counts for so many bytes.
@@ -147,4 +162,37 @@ fn timers_run_while_a_frame_has_a_deadline() {
     assert_eq!(shared.next_tick(), Some(TICK));
     link.set_deadline(None);
     assert_eq!(shared.next_tick(), None);
+}
+
+/// The story: a connection that was given up was forgotten at once, and still read. When hashing had caught up nobody woke
+/// it, and when the peer was dropped its messages were still taken.
+#[tokio::test]
+async fn a_connection_that_is_given_up_stays_one_of_the_peer() {
+    let shared = shared();
+    let links = links(&shared, 2);
+    let peer = links[0].peer;
+    let known = || (shared.peek_client(|client| client.counts().0), shared.peek_server(Server::peers));
+    let active = || links.iter().map(|link| link.is_active()).collect::<Vec<_>>();
+    assert_eq!(active(), [true, false]);
+    shared.gave_up(&peer, links[0].connection);
+    assert_eq!((active(), known()), (vec![false, true], (1, 1)));
+
+    let woken = Arc::new(Woken::default());
+    links[0].register(&futures::task::waker(woken.clone()));
+    shared.ingest_bytes.store(INGEST_TOTAL_BYTES, std::sync::atomic::Ordering::Release);
+    shared.taken(1);
+    assert!(woken.0.load(std::sync::atomic::Ordering::Acquire), "there is room to read again");
+    shared.emit(Event::Misbehaved { peer, what: Misbehaviour::Malformed });
+    assert!(links[0].is_banned(), "nothing more is taken from it");
+
+    shared.gave_up(&peer, links[1].connection);
+    assert_eq!((active(), known()), (vec![false, false], (0, 0)), "no connection is of use");
+    let third = Arc::new(Link::new(peer, ConnectionId::new_unchecked(2)));
+    shared.connected(third.clone());
+    shared.disconnected(&peer, links[0].connection);
+    shared.disconnected(&peer, links[1].connection);
+    assert_eq!((third.is_active(), known()), (true, (1, 1)));
+    shared.disconnected(&peer, third.connection);
+    assert_eq!(known(), (0, 0));
+    assert!(shared.links.lock().is_empty());
 }
