@@ -375,6 +375,8 @@ impl Shared {
             Some(link) if before != Some(link.connection) => {
                 link.active.store(true, Ordering::Release);
                 self.client(|client, _| client.start_over(peer));
+                // What the closed one was writing is not outstanding any more, which may have made room for a read.
+                self.server(|_, _| ());
                 link.waker.wake();
             }
             Some(_) => {}

@@ -196,3 +196,36 @@ async fn a_connection_that_is_given_up_stays_one_of_the_peer() {
     assert_eq!(known(), (0, 0));
     assert!(shared.links.lock().is_empty());
 }
+
+/// The story: a connection that closed while it wrote an answer made room for the next read, and nothing started that.
+#[tokio::test]
+async fn the_next_answer_is_read_when_a_connection_that_wrote_one_closes() {
+    let blocks: Vec<_> = (0..6).map(|i| large(i, 256 << 10)).collect();
+    let mut store = Store::default();
+    store.extend(&blocks);
+    let shared = over(store);
+    let links = links(&shared, 2);
+    let peer = links[0].peer;
+    let want = |block: &Block| WantEntry {
+        cid: *block.cid(),
+        priority: 1,
+        cancel: false,
+        kind: WantKind::Block,
+        send_dont_have: true,
+    };
+    shared.server(|server, now| server.on_wants(&peer, false, blocks.iter().map(want).collect(), now));
+    let outstanding = async |bytes: usize| {
+        let reached = async {
+            while shared.peek_server(Server::counts).1 != bytes {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), reached).await.is_ok()
+    };
+    assert!(outstanding(OUTSTANDING_PER_PEER).await, "two answers are read, the third waits for room");
+    let answer = shared.server(|server, _| server.next_answer(&peer)).unwrap();
+    // The handler is dropped with the last byte of it: it may not start a read.
+    shared.written(&peer, answer.block_bytes());
+    shared.disconnected(&peer, links[0].connection);
+    assert!(outstanding(OUTSTANDING_PER_PEER).await, "the third is read");
+}
