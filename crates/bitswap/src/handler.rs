@@ -224,7 +224,7 @@ impl Handler {
             match &mut self.outbound {
                 Outbound::Opening | Outbound::Unsupported => return Poll::Pending,
                 Outbound::Closed => {
-                    let needed = self.link.is_active() && (self.writing.is_some() || self.has_work());
+                    let needed = self.link.is_active() && self.has_work();
                     return if needed { Poll::Ready(()) } else { Poll::Pending };
                 }
                 Outbound::Open { version, .. } => {
@@ -260,12 +260,10 @@ impl Handler {
             Some(wants) => (wants.encode(version), None),
             None => {
                 let message = self.shared.server(|server, _| server.next_answer(&peer))?;
-                metrics::counter!("floe_bitswap_blocks_sent_total").increment(message.payloads.len() as u64);
                 let (frame, bytes) = (message.encode(version), message.block_bytes());
                 (frame, Some(Answer { message, bytes, reported: 0 }))
             }
         };
-        metrics::counter!("floe_bitswap_bytes_total", "direction" => "out").increment(frame.len() as u64);
         self.link.set_deadline(Some(self.shared.now() + send_timeout(frame.len())));
         self.shared.ensure_ticking();
         Some(Writing { frame, part: 0, offset: 0, written: 0, answer })
@@ -294,6 +292,7 @@ impl Handler {
                 Poll::Pending => return Poll::Pending,
             };
             *unflushed = true;
+            metrics::counter!("floe_bitswap_bytes_total", "direction" => "out").increment(written as u64);
             writing.advance(written);
             if writing.answer.is_some() {
                 self.shared.client(|client, now| client.moved(&self.link.peer, now));
@@ -309,8 +308,12 @@ impl Handler {
     fn finish_frame(&mut self) {
         self.failures = 0;
         self.link.set_deadline(None);
-        if let Some(mut writing) = self.writing.take().filter(|writing| writing.answer.is_some()) {
-            let bytes = writing.take_report(0).unwrap_or(0);
+        let Some(mut writing) = self.writing.take() else { return };
+        let bytes = writing.take_report(0).unwrap_or(0);
+        if let Some(answer) = writing.answer {
+            // Counted here, because an answer that is given back goes out again.
+            let blocks = answer.message.payloads.len() as u64;
+            metrics::counter!("floe_bitswap_blocks_sent_total").increment(blocks);
             self.shared.server(|server, _| server.written_out(&self.link.peer, bytes));
         }
     }

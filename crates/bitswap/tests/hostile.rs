@@ -132,7 +132,8 @@ async fn a_peer_that_drops_every_stream_counts_as_one_without_bitswap() {
 /// for one without bitswap, and forgotten although another connection of it was there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_drops_every_stream_leaves_the_peer_its_other_one() {
-    let node = Node::new(MapBlocks::of([])).await;
+    let here = leaves(1, 200);
+    let node = Node::new(MapBlocks::of(&here)).await;
     let wanted = cids(&leaves(1, 100));
     let manner = wire::Manner::default();
     let mut first = patient(Peer::dial_as(manner.clone(), node.address.clone())).await.unwrap();
@@ -148,8 +149,12 @@ async fn a_connection_that_drops_every_stream_leaves_the_peer_its_other_one() {
     let mut frames = FrameReader::new(patient(second.accept()).await.unwrap());
     let message = Message::decode(&patient(frames.next()).await.unwrap().unwrap()).unwrap();
     assert_eq!(message.wants[0].cid, wanted[0]);
+    // The other is served when the first is gone, as before.
     drop(first);
-    drop(patient(second.stream()).await);
+    patient(node.connections(1)).await;
+    second.opener().send(&wire::wants(&cids(&here))).await.unwrap();
+    let answer = Message::decode(&patient(frames.next()).await.unwrap().unwrap()).unwrap();
+    assert_eq!(answer.payloads[0].data, here[0].data());
     assert_eq!(node.handle.stats().peers, 1);
 }
 

@@ -18,7 +18,7 @@ use futures::StreamExt;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, noise, tcp, yamux};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// The monotonic clock of the machine, or one that runs so many times as fast: every timer of the node that has
 /// it is shorter by as much, and the sockets are as they are.
@@ -193,6 +193,7 @@ pub struct Node {
     pub handle: Handle,
     pub events: mpsc::Receiver<Event>,
     commands: mpsc::Sender<Command>,
+    connections: watch::Receiver<usize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -213,8 +214,9 @@ impl Node {
         let peer = *swarm.local_peer_id();
         let (commands, receiver) = mpsc::channel(8);
         let (sender, events) = mpsc::channel(64);
-        let task = tokio::spawn(drive(swarm, receiver, sender));
-        Self { peer, address, handle, events, commands, task }
+        let (open, connections) = watch::channel(0);
+        let task = tokio::spawn(drive(swarm, receiver, sender, open));
+        Self { peer, address, handle, events, commands, connections, task }
     }
 
     pub async fn dial(&self, other: &Node) {
@@ -231,6 +233,11 @@ impl Node {
 
     pub async fn close_oldest(&self) {
         self.commands.send(Command::CloseOldest).await.unwrap();
+    }
+
+    /// Waits until so many connections are open, of all peers.
+    pub async fn connections(&self, open: usize) {
+        self.connections.clone().wait_for(|now| *now == open).await.unwrap();
     }
 
     /// Waits until `peers` are connected.
@@ -251,6 +258,7 @@ async fn drive(
     mut swarm: Swarm<Behaviour>,
     mut commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
+    open: watch::Sender<usize>,
 ) {
     let mut connections = std::collections::VecDeque::new();
     loop {
@@ -266,6 +274,10 @@ async fn drive(
             event = swarm.select_next_some() => {
                 if let SwarmEvent::ConnectionEstablished { connection_id, .. } = &event {
                     connections.push_back(*connection_id);
+                    open.send_modify(|open| *open += 1);
+                }
+                if matches!(event, SwarmEvent::ConnectionClosed { .. }) {
+                    open.send_modify(|open| *open -= 1);
                 }
                 let SwarmEvent::Behaviour(event) = event else { continue };
                 if let Event::Misbehaved { peer, .. } = event {
