@@ -1,10 +1,13 @@
 //! One connection: many inbound streams, one outbound.
 //!
 //! Kubo and Helia open a stream for each message, so inbound streams are all read side by side, to their end;
-//! none is replaced, and none is dropped but for a frame that does not come (`unfinished.rs`), or with the message that it
-//! brought where many are open: Kubo may end them late, and the muxer bounds them. What we send, wants and answers alike, goes over one stream that stays open and is opened again when it breaks or the peer lets go
-//! of it: an answer that was not written out is then written again, on the peer's other connection where this one
-//! closes, and the wantlist starts over (`full`), since nobody knows how much of it arrived.
+//! none is replaced, and none is dropped but for a frame that does not come (`unfinished.rs`), or with the
+//! message that it brought where many are open: Kubo may end them late, and the muxer bounds them.
+//!
+//! What we send, wants and answers alike, goes over one stream that stays open and is opened again when it
+//! breaks or the peer lets go of it: an answer that was not written out is then written again, on the peer's
+//! other connection where this one closes, and the wantlist starts over (`full`), since nobody knows how much
+//! of it arrived.
 //!
 //! The handler runs on the connection's own task. It parses messages and hands them on; hashing happens on
 //! another task, reading of blocks on threads for that. Neither stream is a reason to keep the connection:

@@ -29,7 +29,7 @@ pub const ENTRIES_PER_DELTA: usize = 2_048;
 pub const CHANGES_PER_PEER: usize = 4 * CLIENT_WANTS_PER_PEER;
 
 /// Inbound streams of one connection that are read at once. Kubo and Helia open one per message, and none may
-/// ever be dropped; the muxers stop at 256 (yamux, as Floe sets it) or 64 (QUIC), so this is never the first
+/// be dropped before its message is read; the muxers stop at 256 (yamux, as Floe sets it) or 64 (QUIC), so this is never the first
 /// to be met and only bounds a muxer with other settings.
 pub const INBOUND_STREAMS: usize = 1_024;
 

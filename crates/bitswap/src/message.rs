@@ -9,10 +9,12 @@
 //! ```
 //!
 //! Reading takes one [`Bytes`] and hands out slices of it: a large payload is not copied. A slice keeps its whole
-//! frame, though, so payloads that are small, or a small part of their frame, are copied. Unknown fields are skipped, as protobuf demands; lengths are checked against what is there; nothing is
-//! allocated from a length on the wire. A CID that is malformed fails the message; one that is well formed but proves nothing
-//! (`floe_core::cid::check`) or carries its data inline is left out, because old and odd peers send them in
-//! good faith. Entries above [`ENTRIES_PER_MESSAGE`] are left out too.
+//! frame, though, so payloads that are small, or a small part of their frame, are copied.
+//!
+//! Unknown fields are skipped, as protobuf demands; lengths are checked against what is there; nothing is
+//! allocated from a length on the wire. A CID that is malformed fails the message; one that is well formed but
+//! proves nothing (`floe_core::cid::check`) or carries its data inline is left out, because old and odd peers
+//! send them in good faith. Entries above [`ENTRIES_PER_MESSAGE`] are left out too.
 //!
 //! Writing makes a [`Frame`]: slices in order, small parts gathered, payloads as they are.
 
