@@ -226,6 +226,8 @@ impl DataDir {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
         made.map_err(io_error("make", root))?;
         let lock = take_lock(&layout.lock())?;
+        // What a killed node left: nobody is to be told of it while we hold the lock.
+        remove(&layout.endpoints())?;
         let initialising = match look(&layout)? {
             State::Empty => {
                 write_version(&layout, true)?;

@@ -58,7 +58,7 @@ async fn token(records: &Records, path: &Path, scopes: &[Scope], fresh: bool) ->
         return Ok(());
     }
     let (token, secret) = records
-        .create_token(DEFAULT_ACCOUNT, scopes, None)
+        .create_own_token(DEFAULT_ACCOUNT, scopes)
         .await
         .with_context(|| format!("cannot make the token for {}", path.display()))?;
     fail::fail_point!("init.token");

@@ -42,6 +42,9 @@ pub(crate) const EVENT_SILENCE: Duration = Duration::from_secs(45);
 /// How often `--wait` asks where there is no stream of events.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long `--wait` is quiet after it was told that it asks too often.
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_secs(5);
+
 /// How long `--wait` goes on while the API does not answer: a restart takes seconds.
 pub(crate) const WAIT_UNREACHABLE: Duration = Duration::from_secs(60);
 

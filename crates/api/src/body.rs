@@ -40,9 +40,12 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for Sent<T> {
         let account = parts.extensions.get::<AccountId>().copied();
         let account =
             account.ok_or_else(|| ApiError::internal("a body is read before its caller is known"))?;
-        let mut room = state.memory.take(account, limits::BODY_WEIGHT * most(&body)).await?;
+        // While it comes it is its own bytes: a client may take minutes, and would hold sixteen times as much from
+        // everybody else for as long.
+        let coming = state.memory.take(account, most(&body)).await?;
         let body = read(body, &state.pace).await?;
-        room.shrink(limits::BODY_WEIGHT * body.len());
+        drop(coming);
+        let room = state.memory.take(account, limits::BODY_WEIGHT * body.len()).await?;
         let key = idempotency_key(&parts, &body)?;
         let value = serde_json::from_slice(&body)
             .map_err(|error| ApiError::bad_request(format!("the body is not as expected: {error}")))?;

@@ -1,7 +1,8 @@
 //! Memory for bodies and pages, over all clients.
 //!
-//! Connections and requests in flight are counted; what they carry is weighed here before it is read, by what it can
-//! come to, and the rest is given back as soon as its size is known. Where an account has its share in flight, or all
+//! Connections and requests in flight are counted; what they carry is weighed here: a body by its length while it
+//! comes, and by all that is made of it from then on; a page by what it can come to, and the rest is given back as
+//! soon as its size is known. Where an account has its share in flight, or all
 //! together what there is, the next request waits for a moment. An account waits for its own before it waits for all,
 //! so that one that asks for too much keeps nobody else waiting.
 

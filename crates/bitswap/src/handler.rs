@@ -28,7 +28,10 @@ use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeErro
 
 use crate::behaviour::Misbehaviour;
 use crate::frame::{FrameError, FrameReader};
-use crate::limits::{HANG_UP_PAUSE, INBOUND_LEFT_OPEN, INBOUND_STREAMS, OPEN_ATTEMPTS, hit, send_timeout};
+use crate::limits::{
+    HANG_UP_PAUSE, INBOUND_LEFT_OPEN, INBOUND_STREAMS, INBOUND_WANTS_LEFT_OPEN, OPEN_ATTEMPTS, hit,
+    send_timeout,
+};
 use crate::message::{DecodeError, Frame, Message, Version};
 use crate::protocol::{Negotiated, Protocol};
 use crate::shared::{Link, Shared};
@@ -129,8 +132,10 @@ impl Inbound {
     }
 
     /// Whether its end is not waited for: the peer opens a stream for each message, and many are open.
-    fn is_one_of_many(&self) -> bool {
-        Arc::strong_count(&self.all) - 1 > INBOUND_LEFT_OPEN && self.reader.unfinished().is_none()
+    fn is_one_of_many(&self, message: &Message) -> bool {
+        let wants = message.full || !message.wants.is_empty();
+        let most = if wants { INBOUND_WANTS_LEFT_OPEN } else { INBOUND_LEFT_OPEN };
+        Arc::strong_count(&self.all) - 1 > most && self.reader.unfinished().is_none()
     }
 
     /// Everything that came is read. Whether the rest is waited for no longer.
@@ -160,7 +165,10 @@ impl futures::Stream for Inbound {
             Poll::Ready(Some(Err(error))) => Some(Err(error.into())),
         };
         self.held = None;
-        self.ended = !matches!(item, Some(Ok(_))) || self.is_one_of_many();
+        self.ended = match &item {
+            Some(Ok((message, _))) => self.is_one_of_many(message),
+            _ => true,
+        };
         Poll::Ready(item)
     }
 }

@@ -35,8 +35,12 @@ pub const INBOUND_STREAMS: usize = 1_024;
 
 /// Inbound streams of one connection, past which one is over with the message that it brought. Kubo ends a stream only
 /// when it has read what was said to its protocol: on a busy machine that is hundreds of messages later, and at 256
-/// streams yamux ends the connection. Nobody who uses a stream for more than a message has so many; QUIC stops here.
+/// streams yamux ends the connection. QUIC stops here.
 pub const INBOUND_LEFT_OPEN: usize = 64;
+
+/// The same for a stream that brought wants: Kubo says all of its own over one stream, and what it has written there
+/// when the stream is ended comes again only after half a minute. Helia has a stream for each message.
+pub const INBOUND_WANTS_LEFT_OPEN: usize = 192;
 
 /// The first buffer of a long frame: a length alone costs 16 KiB.
 pub const FIRST_READ_BYTES: usize = 16 << 10;

@@ -156,12 +156,17 @@ pub(crate) async fn mend_damaged(ctx: &Context, from: Option<Multihash>) -> Resu
     let done = answer(ctx, ScrubReport { damaged, ..ScrubReport::default() }).await;
     ctx.board.state(NAME, progress(ctx.blocks.patrol_state()), 0);
     let (report, unasked) = done?;
-    let left = report.damaged.into_iter().filter(|block| !block.repaired && !block.pins.is_empty());
-    Ok(Pass { left: left.count() as u64, next: unasked.or(behind) })
+    // The next pass begins at the first that there was no time for, and counts from there on.
+    let asked = unasked.map_or(report.damaged.len(), |(at, _)| at);
+    let left = report.damaged[..asked].iter().filter(|block| !block.repaired && !block.pins.is_empty());
+    Ok(Pass { left: left.count() as u64, next: unasked.map(|(_, hash)| hash).or(behind) })
 }
 
-/// Fetches again what a scrub found spoilt, and names who holds it. With the first block that there was no time for.
-async fn answer(ctx: &Context, found: ScrubReport) -> Result<(VerifyReport, Option<Multihash>), Error> {
+/// The first damaged block of a report that there was no time to ask for.
+type Unasked = Option<(usize, Multihash)>;
+
+/// Fetches again what a scrub found spoilt, and names who holds it.
+async fn answer(ctx: &Context, found: ScrubReport) -> Result<(VerifyReport, Unasked), Error> {
     let mut report = VerifyReport {
         blocks: found.blocks,
         bytes: found.bytes,
@@ -186,7 +191,7 @@ async fn answer(ctx: &Context, found: ScrubReport) -> Result<(VerifyReport, Opti
     ctx.board.error(NAME, format!("{} blocks were damaged or missing", spoilt.len()));
     let holders = holders(ctx, &spoilt).await?;
     let Mended { mended, unasked } = mend(ctx, &spoilt, &holders).await?;
-    let first_unasked = spoilt.iter().find(|hash| unasked.contains(*hash)).copied();
+    let first_unasked = spoilt.iter().copied().enumerate().find(|(_, hash)| unasked.contains(hash));
     let mut pins = Pins::default();
     for hash in spoilt {
         let repaired = mended.contains(&hash);
@@ -197,7 +202,7 @@ async fn answer(ctx: &Context, found: ScrubReport) -> Result<(VerifyReport, Opti
         named.sort_unstable();
         named.dedup();
         let cid = as_raw(&hash).to_string();
-        if !repaired {
+        if !repaired && !unasked.contains(&hash) {
             tracing::error!(%cid, pins = named.len(), "{cid} is damaged and nobody had it; {} pins hold it", named.len());
         }
         report.repaired += u64::from(repaired);

@@ -94,6 +94,8 @@ pub(crate) struct State {
     inbound: VecDeque<(ConnectionId, PeerId)>,
     blocked: blocked::Blocked,
     guard: Guard,
+    /// Addresses of ours that others confirmed, the first confirmed first.
+    confirmed: VecDeque<Multiaddr>,
 }
 
 pub(crate) use listen::Relays;
@@ -161,7 +163,7 @@ impl Task {
                     self.on_confirmed(&address);
                 } else {
                     self.swarm.remove_external_address(&address);
-                    self.on_external_changed();
+                    self.on_expired(&address);
                 }
             }
             #[cfg(test)]
@@ -303,7 +305,7 @@ impl Task {
             | SwarmEvent::ListenerClosed { .. }
             | SwarmEvent::ListenerError { .. } => self.on_listener(event),
             SwarmEvent::ExternalAddrConfirmed { address } => self.on_confirmed(&address),
-            SwarmEvent::ExternalAddrExpired { .. } => self.on_external_changed(),
+            SwarmEvent::ExternalAddrExpired { address } => self.on_expired(&address),
             _ => {}
         }
     }

@@ -417,10 +417,29 @@ impl Records {
         scopes: &[Scope],
         expires_in: Option<Duration>,
     ) -> Result<(Token, String), Error> {
+        self.make_token(account, scopes, expires_in, false).await
+    }
+
+    /// Makes a token of the node's own, which it writes down in its directory at a start. The bound is for what clients
+    /// ask for: a start that it refused could be helped by nobody, since who revokes a token needs one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the account.
+    pub async fn create_own_token(&self, account: &str, scopes: &[Scope]) -> Result<(Token, String), Error> {
+        self.make_token(account, scopes, None, true).await
+    }
+
+    async fn make_token(
+        &self,
+        account: &str,
+        scopes: &[Scope],
+        expires_in: Option<Duration>,
+        own: bool,
+    ) -> Result<(Token, String), Error> {
         let (account, scopes) = (account.to_owned(), scopes.to_vec());
         self.write(Urgency::Takes, move |tx| {
             let (account, scopes) = (account.clone(), scopes.clone());
-            Box::pin(async move { tokens::create(tx, &account, &scopes, expires_in).await })
+            Box::pin(async move { tokens::create(tx, &account, &scopes, expires_in, own).await })
         })
         .await
     }

@@ -9,8 +9,8 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -91,8 +91,10 @@ async fn every_statement_is_also_postgresql() {
         println!("skipped: {} statements were not prepared: FLOE_TEST_POSTGRES is not set", ours.len());
         return;
     };
-    let said = psql(&url, &script(&tables, &ours));
-    assert!(!said.contains("ERROR"), "{said}");
+    let path = world.dir.path().join("portable.sql");
+    std::fs::write(&path, script(&tables, &ours)).unwrap();
+    let out = psql(&url, &path);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 /// Makes the tables in a place of their own, prepares each statement, and clears up.
@@ -126,18 +128,13 @@ fn is_no_query(statement: &str) -> bool {
         .any(|word| statement.starts_with(word))
 }
 
-fn psql(url: &str, script: &str) -> String {
-    let mut psql = Command::new("psql")
-        .args(["--no-psqlrc", "--quiet", url])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("psql is installed");
-    psql.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    let out = psql.wait_with_output().unwrap();
-    assert!(out.status.success(), "psql: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stderr).into_owned()
+fn psql(url: &str, script: &Path) -> Output {
+    Command::new("psql")
+        .args(["--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", "-f"])
+        .arg(script)
+        .arg(url)
+        .output()
+        .expect("psql is installed")
 }
 
 /// Each way through a pin's life.

@@ -44,7 +44,8 @@ impl Client {
     async fn wait_with(&self, mut pin: Value, patience: Patience) -> Result<Value, ClientError> {
         let id = pin["requestid"].as_str().unwrap_or_default().to_owned();
         let bar = Bar::new();
-        let mut gone_since = None;
+        // Since when nobody there has said anything.
+        let mut gone_since: Option<Instant> = None;
         loop {
             bar.show(&pin);
             match pin["status"].as_str() {
@@ -53,16 +54,25 @@ impl Client {
                 _ => {}
             }
             // Whatever the stream's trouble is, the pin itself is asked then.
-            if let Ok(Some(settled)) = self.follow(&id, &bar, patience.head).await {
-                pin = settled;
-                continue;
+            match self.follow(&id, &bar, patience.head).await {
+                Ok(Followed::Settled(settled)) => {
+                    pin = settled;
+                    continue;
+                }
+                Ok(Followed::Heard) => gone_since = None,
+                Ok(Followed::Silent) | Err(_) => {}
             }
             tokio::time::sleep(limits::POLL_INTERVAL).await;
             let asked = Instant::now();
             let call = Call { timeout: patience.answer, ..Call::get(format!("/pins/{}", segment(&id))) };
             match self.call_once(&call).await {
                 Ok(state) => (pin, gone_since) = (state, None),
-                Err(ClientError::Unreachable { .. }) => {
+                Err(ClientError::Answer { status: 429, .. }) => {
+                    gone_since = None;
+                    tokio::time::sleep(limits::BUSY_PAUSE).await;
+                }
+                // A proxy answers for a service that restarts, and one that is full says so for a moment.
+                Err(ClientError::Unreachable { .. } | ClientError::Answer { status: 502..=504, .. }) => {
                     let silent = gone_since.get_or_insert(asked).elapsed();
                     if silent >= patience.service {
                         return Err(ClientError::Lost { url: redact_url(&self.base), silent, id });
@@ -74,16 +84,16 @@ impl Client {
         }
     }
 
-    /// Follows the stream of events: the pin once it is settled, `None` where the stream ends before.
-    async fn follow(&self, id: &str, bar: &Bar, head: Duration) -> Result<Option<Value>, ClientError> {
+    /// Follows the stream of events, until the pin is settled or the stream ends.
+    async fn follow(&self, id: &str, bar: &Bar, head: Duration) -> Result<Followed, ClientError> {
         let call = Call::get(format!("/pins/{}/events", segment(id))).long();
         // The stream may be long, its head may not: who listens there and says nothing is no node.
         let Ok(answer) = tokio::time::timeout(head, self.send(&call)).await else {
-            return Ok(None);
+            return Ok(Followed::Silent);
         };
         let answer = answer?;
         if !answer.status().is_success() {
-            return Ok(None);
+            return Ok(Followed::Silent);
         }
         let mut parser = Parser::default();
         let mut chunks = answer.bytes_stream();
@@ -93,12 +103,22 @@ impl Client {
                 let pin = self.decode(event.data.as_bytes())?;
                 bar.show(&pin);
                 if matches!(pin["status"].as_str(), Some("pinned" | "failed")) {
-                    return Ok(Some(pin));
+                    return Ok(Followed::Settled(pin));
                 }
             }
         }
-        Ok(None)
+        Ok(Followed::Heard)
     }
+}
+
+/// What became of a stream of events.
+enum Followed {
+    /// The pin, pinned or failed.
+    Settled(Value),
+    /// It began, and ended before the pin did.
+    Heard,
+    /// There was none.
+    Silent,
 }
 
 /// Why a pin failed, in the words of its `info`.
@@ -164,6 +184,34 @@ mod tests {
         assert!(matches!(lost, ClientError::Lost { .. }), "{lost}");
         let said = lost.to_string();
         assert!(said.contains("floe pin status id-1") && !said.contains("hunter2"), "{said}");
+    }
+
+    /// Answers each request with the next of `answers`, on a connection of its own.
+    async fn service(answers: Vec<&'static str>) -> Client {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let _ = socket.read(&mut [0; 4096]).await;
+                let _ = socket.write_all(answer.as_bytes()).await;
+            }
+        });
+        let remote = crate::cli::Remote { api_url: Some(url), token: Some("t".parse().unwrap()) };
+        Client::connect(&remote, &crate::datadir::Layout::new("nowhere")).unwrap()
+    }
+
+    /// A proxy's 502 while the service restarts ended the wait, though it is what the wait is to outlive.
+    #[tokio::test]
+    async fn a_wait_outlives_a_restart_behind_a_proxy() {
+        const GONE: &str = "HTTP/1.1 502 Bad Gateway\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        const PINNED: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\n\
+                              content-length: 41\r\n\r\n{\"requestid\": \"id-1\", \"status\": \"pinned\"}";
+        let client = service(vec![GONE, GONE, GONE, PINNED]).await;
+        let pin = json!({"requestid": "id-1", "status": "pinning"});
+        let waited = tokio::time::timeout(Duration::from_secs(20), client.wait_with(pin, PATIENCE)).await;
+        assert_eq!(waited.expect("it ends by itself").unwrap()["status"], "pinned");
     }
 
     #[test]

@@ -152,10 +152,10 @@ pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "api.requests_per_minute",
         kind: Kind::Count,
-        default: Default::Unset("60"),
+        default: Default::Unset("300"),
         about: "Requests under /pins that each account but `default` may make in a minute.",
-        reason: "No limit: the accounts of a personal service are its owner's. For accounts of others; a Kubo that \
-                 waits for a pin asks twice a second.",
+        reason: "No limit: the accounts of a personal service are its owner's. For accounts of others. A Kubo that \
+                 waits for a pin asks twice a second: below 150, `ipfs pin remote add` without --background fails.",
         flag: None,
         env: "FLOE_API_REQUESTS_PER_MINUTE",
     },

@@ -238,9 +238,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Head<S> {
 /// A WebSocket that we dialled, as the stream of bytes that its messages carry.
 pub(crate) struct Connection {
     incoming: IntoAsyncRead<BoxStream<'static, io::Result<Vec<u8>>>>,
-    outgoing: Pin<Box<dyn Sink<Outgoing, Error = io::Error> + Send>>,
+    /// `None` after an error: the sink panics if it is asked again, and yamux asks again.
+    outgoing: Option<Pin<Box<Outbound>>>,
     closing: bool,
 }
+
+type Outbound = dyn Sink<Outgoing, Error = io::Error> + Send;
 
 enum Outgoing {
     Message(Vec<u8>),
@@ -268,7 +271,20 @@ impl Connection {
             }
             Ok(sender)
         });
-        Self { incoming: incoming.boxed().into_async_read(), outgoing: Box::pin(outgoing), closing: false }
+        let incoming = incoming.boxed().into_async_read();
+        Self { incoming, outgoing: Some(Box::pin(outgoing)), closing: false }
+    }
+
+    /// Asks the sink, if it has not failed.
+    fn ask<T>(&mut self, ask: impl FnOnce(Pin<&mut Outbound>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let Some(sink) = self.outgoing.as_mut() else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        let answer = ask(sink.as_mut());
+        if matches!(answer, Poll::Ready(Err(_))) {
+            self.outgoing = None;
+        }
+        answer
     }
 }
 
@@ -280,24 +296,31 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.outgoing.as_mut().poll_ready(cx))?;
-        // No longer than what we take ourselves.
-        let n = data.len().min(WEBSOCKET_MESSAGE);
-        self.outgoing.as_mut().start_send(Outgoing::Message(data[..n].to_vec()))?;
-        Poll::Ready(Ok(n))
+        if self.closing {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        self.ask(|mut sink| {
+            ready!(sink.as_mut().poll_ready(cx))?;
+            // No longer than what we take ourselves.
+            let n = data.len().min(WEBSOCKET_MESSAGE);
+            sink.start_send(Outgoing::Message(data[..n].to_vec()))?;
+            Poll::Ready(Ok(n))
+        })
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.as_mut().poll_flush(cx)
+        self.ask(|sink| sink.poll_flush(cx))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.closing {
-            ready!(self.outgoing.as_mut().poll_ready(cx))?;
-            self.outgoing.as_mut().start_send(Outgoing::Close)?;
+            ready!(self.ask(|mut sink| {
+                ready!(sink.as_mut().poll_ready(cx))?;
+                Poll::Ready(sink.start_send(Outgoing::Close))
+            }))?;
             self.closing = true;
         }
-        self.outgoing.as_mut().poll_flush(cx)
+        self.ask(|sink| sink.poll_flush(cx))
     }
 }
 
@@ -403,6 +426,25 @@ mod tests {
         let _ = socket.write_all(&bytes).await;
         if !ends {
             let _ = socket.read_to_end(&mut Vec::new()).await;
+        }
+    }
+
+    /// The story: after an error the sink underneath panics if it is asked again, and yamux asks again. The connection's
+    /// task was gone without a word, and the node took the peer for connected for as long as it ran.
+    #[tokio::test]
+    async fn a_socket_that_broke_stays_broken() {
+        let server = |socket| after_the_handshake(socket, Vec::new(), true);
+        let mut socket = std::pin::pin!(dialled(server).await.unwrap());
+        let breaks = async {
+            while socket.write_all(&[7; 1_024]).await.is_ok() && socket.flush().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(SOON, breaks).await.expect("it breaks soon");
+        for _ in 0..2 {
+            assert!(socket.write_all(b"more").await.is_err());
+            assert!(socket.flush().await.is_err());
+            assert!(socket.close().await.is_err());
         }
     }
 

@@ -108,12 +108,27 @@ impl Task {
         }
     }
 
-    /// An address of ours was confirmed: it is one more, where there is room.
+    /// An address of ours was confirmed. Where there are too many, the one that was confirmed longest ago gives way: a
+    /// node that moved has new ones, and strangers who confirm many are not to keep them out. What the operator
+    /// announces and what relays gave are few, and stay.
     pub(super) fn on_confirmed(&mut self, address: &Multiaddr) {
-        if self.swarm.external_addresses().count() > MAX_EXTERNAL {
-            limits::hit("external_addresses");
-            self.swarm.remove_external_address(address);
+        let relayed = address.iter().any(|part| part == Protocol::P2pCircuit);
+        let confirmed = &mut self.state.confirmed;
+        if !relayed && !self.view.announce.contains(address) && !confirmed.contains(address) {
+            confirmed.push_back(address.clone());
         }
+        if confirmed.len() > MAX_EXTERNAL
+            && let Some(oldest) = confirmed.pop_front()
+        {
+            limits::hit("external_addresses");
+            self.swarm.remove_external_address(&oldest);
+        }
+        self.on_external_changed();
+    }
+
+    /// An address of ours is none any more.
+    pub(super) fn on_expired(&mut self, address: &Multiaddr) {
+        self.state.confirmed.retain(|confirmed| confirmed != address);
         self.on_external_changed();
     }
 

@@ -42,8 +42,15 @@ async fn t08_confirmed_addresses_at_the_boundary() {
             assert_eq!(peer.node.status().external.len(), count.min(MAX_EXTERNAL));
         }
     }
-    // The first are kept.
-    assert!(peer.node.status().external.iter().any(|address| address.contains("/tcp/4001")));
+    // The first gave way, not the last: who moves is reached where he is now.
+    let has = |port: &str| peer.node.status().external.iter().any(|address| address.contains(port));
+    assert!(!has("/tcp/4001") && has("/tcp/4002") && has(&format!("/tcp/{}", 4_001 + MAX_EXTERNAL)));
+    // A relay's circuit takes nobody's place.
+    let relay = PeerId::random();
+    let circuit = format!("/ip4/8.8.4.4/tcp/1/p2p/{relay}/p2p-circuit").parse().unwrap();
+    peer.node.command(Command::External { address: circuit, confirmed: true }).await;
+    until(|| has("/p2p-circuit")).await;
+    assert!(has("/tcp/4002"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
