@@ -234,9 +234,12 @@ pub const HANG_UP_PAUSE: Duration = PROGRESS_TIMEOUT;
 /// bounded by the limit on all.
 pub const GONE_BUCKETS: usize = 1_024;
 
-/// Attempts to open the outbound stream before the peer counts as one that does not speak bitswap, and to write an
-/// answer before it is dropped.
+/// Attempts to open the outbound stream before the peer counts as one that does not speak bitswap.
 pub const OPEN_ATTEMPTS: u32 = 4;
+
+/// Attempts to write an answer before it is dropped: more than one connection has, since one that dies fails them all
+/// within a millisecond, and the answer is then to go over the peer's next.
+pub const ANSWER_ATTEMPTS: u32 = 2 * OPEN_ATTEMPTS;
 
 /// Between two looks at timers while there is work.
 pub const TICK: Duration = Duration::from_millis(250);

@@ -37,7 +37,7 @@ use libp2p::PeerId;
 
 use crate::config::Config;
 use crate::limits::{
-    ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, FAIR_MIN_COST, FAIR_PENDING, OPEN_ATTEMPTS, OUTSTANDING_BYTES,
+    ANSWER_ATTEMPTS, ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, FAIR_MIN_COST, FAIR_PENDING, OUTSTANDING_BYTES,
     OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STARVED_AFTER, hit,
 };
 use crate::message::{Message, Version, WantEntry};
@@ -442,8 +442,8 @@ impl Server {
     pub(crate) fn give_back(&mut self, id: &PeerId, answer: Message, written: usize, now: Duration) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.given_back += 1;
-        if peer.given_back >= OPEN_ATTEMPTS {
-            hit("bitswap_open_attempts");
+        if peer.given_back >= ANSWER_ATTEMPTS {
+            hit("bitswap_answer_attempts");
             peer.given_back = 0;
             return self.written(id, answer.block_bytes() - written);
         }

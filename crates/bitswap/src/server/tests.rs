@@ -10,8 +10,9 @@ use libp2p::PeerId;
 use super::{Bounds, JOB_BYTES, Server};
 use crate::config::{Config, EgressLimit};
 use crate::limits::{
-    ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, FAIR_MIN_COST, FAIR_PENDING, INLINE_BLOCK_BYTES, OPEN_ATTEMPTS,
-    OUTSTANDING_BYTES, OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER, STARVED_AFTER,
+    ANSWER_ATTEMPTS, ANSWER_TARGET_BYTES, ANSWERS_PER_PEER, FAIR_MIN_COST, FAIR_PENDING, INLINE_BLOCK_BYTES,
+    OPEN_ATTEMPTS, OUTSTANDING_BYTES, OUTSTANDING_PER_PEER, READ_JOBS, SERVER_WANTS, SERVER_WANTS_PER_PEER,
+    STARVED_AFTER,
 };
 use crate::message::{Message, Presence, WantEntry, WantKind};
 use crate::testing::{Store, block, large};
@@ -343,7 +344,8 @@ fn a_job_of_an_earlier_connection_does_not_answer_the_next() {
 }
 
 /// The story: the answer that was being written when the active of two connections closed was lost. Its wants counted
-/// as answered, and the peer, still connected, did not ask again.
+/// as answered, and the peer, still connected, did not ask again. It was lost again, one time in some hundred, where the
+/// closing connection failed as many attempts as an answer had: what one connection fails is less than that.
 #[test]
 fn an_answer_that_was_not_written_out_is_the_next_one_again() {
     let mut world = World::new(Bounds::default());
@@ -353,12 +355,13 @@ fn an_answer_that_was_not_written_out_is_the_next_one_again() {
     world.wants(&peer, false, all.iter().map(want).collect());
     while world.step().is_some() {}
     let outstanding = world.server.counts().1;
-    for attempt in 1..=OPEN_ATTEMPTS {
+    const { assert!(OPEN_ATTEMPTS < ANSWER_ATTEMPTS) };
+    for attempt in 1..=ANSWER_ATTEMPTS {
         let answer = world.server.next_answer(&peer).unwrap();
         assert_eq!(answer.payloads[0].data, all[0].data());
         world.server.written(&peer, 1_000);
         world.server.give_back(&peer, answer, 1_000, world.now);
-        let left = if attempt < OPEN_ATTEMPTS { outstanding } else { outstanding / 2 };
+        let left = if attempt < ANSWER_ATTEMPTS { outstanding } else { outstanding / 2 };
         assert_eq!(world.server.counts().1, left, "{attempt}");
     }
     // The story: the attempts of an answer that was dropped counted against the one behind it, which had no second one.
