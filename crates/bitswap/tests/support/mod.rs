@@ -237,14 +237,17 @@ impl Node {
 
     /// Waits until so many connections are open, of all peers.
     pub async fn connections(&self, open: usize) {
-        self.connections.clone().wait_for(|now| *now == open).await.unwrap();
+        patient(self.connections.clone().wait_for(|now| *now == open)).await.unwrap();
     }
 
     /// Waits until `peers` are connected.
     pub async fn connected(&self, peers: usize) {
-        while self.handle.stats().peers != peers {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let there = async {
+            while self.handle.stats().peers != peers {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        patient(there).await;
     }
 }
 
@@ -272,6 +275,9 @@ async fn drive(
                 None => return,
             },
             event = swarm.select_next_some() => {
+                if let SwarmEvent::OutgoingConnectionError { error, .. } = &event {
+                    panic!("a dial failed: {error}");
+                }
                 if let SwarmEvent::ConnectionEstablished { connection_id, .. } = &event {
                     connections.push_back(*connection_id);
                     open.send_modify(|open| *open += 1);
