@@ -51,7 +51,6 @@ pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::
     let mut dir = DataDir::open_or_make(layout)?;
     let config = Config::check(&Layers::load(dir.layout().root(), flags.0)?)?;
     logs::start(&config.log);
-    endpoints::remove(dir.layout())?;
 
     let floe = tokio::select! {
         started = Floe::start(&mut dir, &config) => started?,

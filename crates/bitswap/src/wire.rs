@@ -21,7 +21,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::FrameReader;
 use crate::message::{Frame, Message, Payload, Presence, Version, WantEntry, WantKind};
 
-const HELLO: &str = "/multistream/1.0.0\n";
+/// What both sides of multistream-select say first.
+pub const HELLO: &str = "/multistream/1.0.0\n";
 
 /// Streams that wait to be taken. More than any muxer here lets the other side open.
 const INBOUND: usize = 4_096;
@@ -180,13 +181,21 @@ pub async fn agree(mut stream: SubstreamBox, version: Version) -> Option<Substre
     }
 }
 
-async fn say(stream: &mut SubstreamBox, line: &str) -> io::Result<()> {
+/// Says a line of multistream-select, with its newline.
+///
+/// # Errors
+/// Where the other side resets the stream.
+pub async fn say(stream: &mut SubstreamBox, line: &str) -> io::Result<()> {
     stream.write_all(&[u8::try_from(line.len()).unwrap()]).await?;
     stream.write_all(line.as_bytes()).await?;
     stream.flush().await
 }
 
-async fn line(stream: &mut SubstreamBox) -> io::Result<String> {
+/// The next line of multistream-select, with its newline.
+///
+/// # Errors
+/// Where the stream ends before, or the line is no text.
+pub async fn line(stream: &mut SubstreamBox) -> io::Result<String> {
     let mut len = [0];
     stream.read_exact(&mut len).await?;
     let mut line = vec![0; usize::from(len[0])];

@@ -3,7 +3,7 @@
 use std::io;
 use std::task::Poll;
 
-use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use floe_bitswap::wire::{HELLO, line, say};
 use libp2p::Multiaddr;
 use libp2p::core::Endpoint;
 use libp2p::core::muxing::{StreamMuxerExt as _, SubstreamBox};
@@ -11,8 +11,6 @@ use libp2p::core::transport::{DialOpts, PortUse};
 use tokio::sync::oneshot;
 
 use super::*;
-
-const HELLO: &str = "/multistream/1.0.0\n";
 
 /// See the module. It ends with this.
 pub(super) struct Raw {
@@ -79,20 +77,6 @@ pub(super) async fn greet(mut stream: SubstreamBox) -> io::Result<SubstreamBox> 
     say(&mut stream, HELLO).await?;
     line(&mut stream).await?;
     Ok(stream)
-}
-
-async fn say(stream: &mut SubstreamBox, line: &str) -> io::Result<()> {
-    stream.write_all(&[u8::try_from(line.len()).unwrap()]).await?;
-    stream.write_all(line.as_bytes()).await?;
-    stream.flush().await
-}
-
-async fn line(stream: &mut SubstreamBox) -> io::Result<String> {
-    let mut len = [0];
-    stream.read_exact(&mut len).await?;
-    let mut line = vec![0; usize::from(len[0])];
-    stream.read_exact(&mut line).await?;
-    String::from_utf8(line).map_err(io::Error::other)
 }
 
 async fn drive(
