@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::limits;
 use crate::packs::{self, Found};
 use crate::queue::Op;
-use crate::record::{HEADER, Kind, Loc, Record};
+use crate::record::{Kind, Loc, Record};
 use crate::shared::{Shared, index_error};
 use crate::tables::{self, Freed, PackStat, Placed};
 use crate::ticket::{Sender, ticket};
@@ -230,14 +230,13 @@ impl Collector {
             return Ok(true);
         }
         let Ok(file) = self.shared.packs.file(freed.loc.pack) else { return Ok(true) };
-        let data = u64::from(freed.loc.offset) + (HEADER + freed.key_len) as u64;
-        // Whole pages inside the data: the header stays, so that the pack can still be walked.
-        let (from, to) = (data.next_multiple_of(PAGE), (data + u64::from(freed.len)) / PAGE * PAGE);
-        if from < to && file.punch(from, to - from).is_ok() {
+        let pages = packs::whole_pages(freed.loc, freed.key_len, freed.len);
+        let bytes = pages.end.saturating_sub(pages.start);
+        if bytes > 0 && file.punch(pages.start, bytes).is_ok() {
             if let Some(stat) = self.shared.tables.lock().packs.get_mut(&freed.loc.pack) {
-                stat.punched += to - from;
+                stat.punched += bytes;
             }
-            self.freed_bytes += i64::try_from(to - from).unwrap_or(0);
+            self.freed_bytes += i64::try_from(bytes).unwrap_or(0);
         }
         Ok(true)
     }

@@ -166,6 +166,7 @@ fn decode(pack: u32, salt: u64, len: u64, bytes: &[u8]) -> Option<Hint> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::path::Path;
 
     use floe_core::cid::code;
@@ -235,7 +236,9 @@ mod tests {
         let kind = IndexKind::Redb;
         let (disk, layout, packs, hints, mark) = (&shared, &layout, &packs, &hints, &mark);
         let Recovered { tables, hinted, .. } =
-            Recovery { disk, layout, packs, hints, kind, salt, mark }.run().unwrap();
+            Recovery { disk, layout, packs, hints, kind, salt, mark, lost_deletion: Cell::default() }
+                .run()
+                .unwrap();
         let Tables { kv, .. } = &tables;
         let pairs = kv.scan(b"", std::ops::Bound::Unbounded, usize::MAX).unwrap();
         (tables.encode_checkpoint().to_vec(), pairs, hinted)

@@ -169,6 +169,21 @@ impl Packs {
         Ok(out)
     }
 
+    /// Whether the space of a block was given back: its header is still there, its bytes are not.
+    pub(crate) fn is_hollow(&self, loc: Loc, key_len: usize, len: u32) -> io::Result<bool> {
+        let pages = whole_pages(loc, key_len, len);
+        if pages.is_empty() {
+            return Ok(false);
+        }
+        // A look at the first bytes spares reading nearly every block that is whole.
+        let mut first = [0; 64];
+        match self.file(loc.pack)?.read_at(&mut first, pages.start) {
+            Err(e) if is_damage(&e) => return Ok(true),
+            other => other?,
+        }
+        Ok(first == [0; 64] && self.read_record(loc)?.is_none())
+    }
+
     /// Reads a whole record. `None`: what is there is not the record that was written there.
     pub(crate) fn read_record(&self, loc: Loc) -> io::Result<Option<(Header, Vec<u8>)>> {
         let file = self.file(loc.pack)?;
@@ -200,6 +215,16 @@ impl Packs {
         let end = file.size()?;
         Ok(Scan { file, seed: self.seed(pack), pack, at: at.max(HEADER), end, window: Vec::new(), start: 0 })
     }
+}
+
+/// File systems give space back in blocks of this size.
+const PAGE: u64 = 4096;
+
+/// The bytes of a block that its file system can take back. The header and the key stay, so that the pack can still
+/// be walked.
+pub(crate) fn whole_pages(loc: Loc, key_len: usize, len: u32) -> std::ops::Range<u64> {
+    let data = u64::from(loc.offset) + (RECORD_HEADER + key_len) as u64;
+    data.next_multiple_of(PAGE)..(data + u64::from(len)) / PAGE * PAGE
 }
 
 /// Whether a failed read means that the medium lost the bytes.

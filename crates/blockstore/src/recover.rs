@@ -15,6 +15,7 @@
 //!
 //! Everything here can be cut off and begun again.
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use crate::mark::Mark;
 use crate::packs::{self, Found, Packs, Purpose, Scan};
 use crate::record::{Header, Key, Kind, Loc, Record};
 use crate::shared::index_error;
-use crate::tables::{Copies, Entry, Manifest, Placed, Tables};
+use crate::tables::{Copies, Entry, Manifest, Placed, Tables, damage_key};
 
 pub(crate) struct Recovery<'a> {
     pub(crate) disk: &'a Arc<dyn Disk>,
@@ -44,12 +45,14 @@ pub(crate) struct Recovery<'a> {
     pub(crate) kind: IndexKind,
     pub(crate) salt: u64,
     pub(crate) mark: &'a Arc<Mark>,
+    /// Bytes were lost that may have said which blocks were deleted.
+    pub(crate) lost_deletion: Cell<bool>,
 }
 
 /// What open begins with.
 pub(crate) struct Recovered {
     pub(crate) tables: Tables,
-    /// Blocks that were known to be damaged. A new index knows of none: reads and the scrub find them again.
+    /// Blocks that are known to be damaged. A new index knows of few: reads and the scrub find the others again.
     pub(crate) damaged: BTreeSet<Key>,
     /// Packs that were read by their hints.
     pub(crate) hinted: usize,
@@ -86,11 +89,13 @@ impl Recovery<'_> {
             find_zero(&mut tables).map_err(index_error)?;
             let lossy = tables.doubt.unknown;
             self.judge(&mut tables, lossy).map_err(index_error)?;
+            self.find_hollow(&tables).map_err(Trouble::into_error)?;
             write_checkpoint(&tables).map_err(index_error)?;
         }
         // Last: a rebuild that was cut off begins again.
         self.mark.clear().map_err(|e| self.mark_failed(&e))?;
-        Ok(Recovered { tables, damaged: BTreeSet::new(), hinted })
+        let damaged = known_damage(&tables).map_err(index_error)?;
+        Ok(Recovered { tables, damaged, hinted })
     }
 
     fn mark_failed(&self, e: &std::io::Error) -> Error {
@@ -182,6 +187,7 @@ impl Recovery<'_> {
             self.judge(&mut tables, true)?;
         }
         tables.doubt.unknown |= before;
+        self.find_hollow(&tables)?;
         let damaged = known_damage(&tables)?;
         Ok(Some(Recovered { tables, damaged, hinted }))
     }
@@ -412,21 +418,56 @@ impl Recovery<'_> {
         tables.grow(pack, to - from);
     }
 
-    /// Bytes that may have been a manifest's are damaged: [`Recovery::judge`] looks which one lacks them.
+    /// Bytes that may have been anything are damaged: [`Recovery::judge`] looks which manifest lacks them,
+    /// [`Recovery::find_hollow`] what they may have deleted.
     fn lost(&self, tables: &mut Tables, pack: u32, from: u64, to: u64) {
         self.damage(tables, pack, from, to);
         tables.doubt.unknown = true;
+        self.lost_deletion.set(true);
     }
 
-    /// A record of a known kind is damaged. Of a manifest's only those matter that say what is referenced: a lost
-    /// deletion keeps too much.
+    /// A record of a known kind is damaged. A lost deletion keeps too much, and names blocks that are not there.
     fn lost_record(&self, tables: &mut Tables, kind: Kind, pack: u32, from: u64, to: u64) {
         match kind {
-            Kind::Manifest | Kind::Chunk => self.lost(tables, pack, from, to),
-            Kind::Block | Kind::Frontier | Kind::Step | Kind::Gone | Kind::Commit => {
+            Kind::Manifest | Kind::Chunk => {
                 self.damage(tables, pack, from, to);
+                tables.doubt.unknown = true;
+            }
+            Kind::Step => {
+                self.damage(tables, pack, from, to);
+                self.lost_deletion.set(true);
+            }
+            Kind::Block | Kind::Frontier | Kind::Gone | Kind::Commit => self.damage(tables, pack, from, to),
+        }
+    }
+
+    /// What a lost deletion freed is in the tables again, and its space may have been given back: a block like that
+    /// is damaged, so nobody is told that it is here.
+    fn find_hollow(&self, tables: &Tables) -> Result<(), Trouble> {
+        if !self.lost_deletion.get() {
+            return Ok(());
+        }
+        tracing::warn!("a deletion was lost: looking which blocks are still there");
+        let mut found = 0_u64;
+        let mut from: std::ops::Bound<Box<[u8]>> = std::ops::Bound::Unbounded;
+        loop {
+            let page = tables.kv.scan(b"b", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS)?;
+            for (key, value) in &page {
+                let Some(entry) = Entry::decode(value).filter(|e| e.loc.is_somewhere()) else { continue };
+                let (hash, pack) = (&key[1..], entry.loc.pack);
+                let hollow = self.packs.is_hollow(entry.loc, hash.len(), entry.len);
+                if hollow.map_err(|e| self.failed(pack, &e))? {
+                    tables.kv.set(damage_key(hash), Some(Box::default()));
+                    found += 1;
+                }
+            }
+            match page.into_iter().next_back() {
+                Some((last, _)) => from = std::ops::Bound::Excluded(last),
+                None => break,
             }
         }
+        tracing::warn!(found, "blocks had been deleted and their space given back");
+        Ok(())
     }
 
     /// Which manifests have to be walked again. `lossy`: records were lost.

@@ -1,5 +1,6 @@
 //! The handle that the rest of Floe holds.
 
+use std::cell::Cell;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,6 +66,7 @@ impl BlockStore {
             kind: settings.index,
             salt,
             mark: &mark,
+            lost_deletion: Cell::default(),
         };
         let Recovered { tables, damaged, hinted } = recovery.run()?;
         metrics::counter!("floe_packs_read_by_hints_total").increment(hinted as u64);

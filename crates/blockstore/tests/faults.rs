@@ -532,6 +532,63 @@ fn r04_rot_where_nothing_lives_is_no_damage() {
     }
 }
 
+/// What a rotten deletion had freed came back with a new index, as blocks that are here and whose space had been given
+/// back long ago: a pin of them was pinned at once, and held nothing.
+#[test]
+fn r04_blocks_that_a_rotten_deletion_freed_do_not_come_back_as_present() {
+    for hint in [true, false] {
+        let disk = FaultyDisk::default();
+        let open = || {
+            let settings = floe_blockstore::Settings {
+                pack_bytes: 1 << 20,
+                ..settings(Path::new(ROOT), IndexKind::Redb)
+            };
+            on(disk.clone(), settings).unwrap()
+        };
+        let freed: Vec<_> = (0..2).map(|n| block(n, 100_000)).collect();
+        let kept: Vec<_> = (10..18).map(|n| block(n, 100_000)).collect();
+        let store = open();
+        pin(&store, 1, &freed).unwrap();
+        pin(&store, 2, &kept).unwrap();
+        wait(store.release(id(1))).unwrap();
+        // Seals the pack too, so that it gets its holes; the next pin seals the one with the deletion.
+        wait(store.collect()).unwrap();
+        pin(&store, 3, &(20..32).map(|n| block(n, 100_000)).collect::<Vec<_>>()).unwrap();
+        wait(store.collect()).unwrap();
+        wait(store.close()).unwrap();
+        drop(store);
+
+        let name = freed[0].cid().hash().to_bytes();
+        let steps: Vec<_> =
+            disk.files().into_iter().filter(|(path, _)| path.starts_with(format!("{ROOT}/packs"))).collect();
+        let mut flipped = 0;
+        for (path, _) in steps {
+            let file = floe_blockstore::Disk::open(&disk, &path, Open::Existing).unwrap();
+            let mut bytes = vec![0; file.size().unwrap() as usize];
+            file.read_at(&mut bytes, 0).unwrap();
+            // The block's own record, the chunk of its manifest, then the deletion.
+            let places = bytes.windows(name.len()).enumerate().filter(|(_, w)| *w == name);
+            for (at, _) in places.skip(if path.ends_with("pack-00000001") { 2 } else { 0 }) {
+                assert!(disk.flip(&path, at as u64 * 8 + 77));
+                flipped += 1;
+            }
+        }
+        assert_eq!(flipped, 1, "one record says that the block is deleted");
+        floe_blockstore::Disk::remove(&disk, &Path::new(ROOT).join("index-1.redb")).unwrap();
+        if !hint {
+            for (path, _) in disk.files().iter().filter(|(path, _)| path.to_string_lossy().contains("hint-"))
+            {
+                floe_blockstore::Disk::remove(&disk, path).unwrap();
+            }
+        }
+
+        let store = open();
+        pin(&store, 4, &freed).unwrap();
+        assert!(freed.iter().chain(&kept).all(|b| has(&store, b)), "hint {hint}: pinned means here");
+        assert!(wait(store.scrub()).unwrap().damaged.is_empty(), "hint {hint}");
+    }
+}
+
 /// Once frozen, collection stayed so for ever: nothing said which manifest had lost records, and no verb ended it.
 #[test]
 fn r04_a_lost_manifest_record_freezes_collection_until_its_pin_is_walked_again_or_removed() {
