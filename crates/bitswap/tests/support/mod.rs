@@ -15,6 +15,7 @@ use floe_core::clock::BoxFuture;
 use floe_core::ports::{LocalBlocks, ReadError};
 use floe_core::{Block, Cid, Clock, Multihash, Timestamp};
 use futures::StreamExt;
+use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, noise, tcp, yamux};
 use parking_lot::Mutex;
@@ -267,7 +268,12 @@ async fn drive(
     loop {
         tokio::select! {
             command = commands.recv() => match command {
-                Some(Command::Dial(address)) => swarm.dial(address).unwrap(),
+                Some(Command::Dial(address)) => {
+                    // Not from the port that is listened on: the system may have given that one to another test's
+                    // connection as well.
+                    let options = DialOpts::unknown_peer_id().address(address).allocate_new_port();
+                    swarm.dial(options.build()).unwrap();
+                }
                 Some(Command::Disconnect(peer)) => { let _ = swarm.disconnect_peer_id(peer); }
                 Some(Command::CloseOldest) => {
                     swarm.close_connection(connections.pop_front().unwrap());

@@ -1,13 +1,15 @@
 //! The transport below a filter: shared between the filter and the dials that it has begun, which look names up
 //! before they dial.
 
+use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::{MapErr, TryFutureExt as _};
 use libp2p::Multiaddr;
-use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
+use libp2p::core::transport::{DialOpts, ListenerId, PortUse, Transport, TransportError, TransportEvent};
 use parking_lot::Mutex;
 
 /// A shared transport. `wrap`, in what it does, makes the filter's errors of the transport's.
@@ -61,19 +63,35 @@ impl<T: Transport + Unpin> Inner<T> {
         opts: DialOpts,
         none: E,
         wrap: fn(T::Error) -> E,
-    ) -> Result<T::Output, E> {
+    ) -> Result<T::Output, E>
+    where
+        T::Error: 'static,
+    {
         let mut last = none;
         for address in addresses {
-            match self.dial(address, opts, wrap) {
-                Ok(dial) => match dial.await {
-                    Ok(output) => return Ok(output),
-                    Err(error) => last = error,
-                },
-                Err(TransportError::Other(error)) => last = error,
-                Err(TransportError::MultiaddrNotSupported(_)) => {}
+            let mut dialled = self.dial_once(&address, opts).await;
+            // From the port that is listened on, which another program's connection may have been given too. The
+            // library goes over to a new port by itself only where the two ends have a connection already.
+            if opts.port_use == PortUse::Reuse && matches!(&dialled, Some(Err(e)) if port_is_taken(e)) {
+                dialled = self.dial_once(&address, DialOpts { port_use: PortUse::New, ..opts }).await;
+            }
+            match dialled {
+                Some(Ok(output)) => return Ok(output),
+                Some(Err(error)) => last = wrap(error),
+                None => {}
             }
         }
         Err(last)
+    }
+
+    /// `None` where the transport does not dial such addresses.
+    async fn dial_once(&self, address: &Multiaddr, opts: DialOpts) -> Option<Result<T::Output, T::Error>> {
+        let dial = self.0.lock().dial(address.clone(), opts);
+        match dial {
+            Ok(dial) => Some(dial.await),
+            Err(TransportError::Other(error)) => Some(Err(error)),
+            Err(TransportError::MultiaddrNotSupported(_)) => None,
+        }
     }
 
     pub(super) fn poll<E>(
@@ -85,4 +103,16 @@ impl<T: Transport + Unpin> Inner<T> {
         let event = Pin::new(&mut *transport).poll(cx);
         event.map(|event| event.map_upgrade(|upgrade| upgrade.map_err(wrap)).map_err(wrap))
     }
+}
+
+/// Whether the local port could not be used.
+fn port_is_taken(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::AddrInUse) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
