@@ -6,23 +6,32 @@
 //! - **root**: the CID a pin names. **DAG**: the root and all it links to.
 //! - **block**: bytes checked against their CID ([`Block`]).
 //! - **origin**: where a client says its data can be had. **delegate**: where we say that we can be reached.
+//! - **piece**: what a provider stores, named by its piece CID and a padded size. **aggregate**: the pins that are in one
+//!   piece. **deal**: one provider's promise, on chain, to keep one replica of it. **epoch**: the chain's unit of time.
 //! - **account**: who owns pins and is charged for them. **token**: what proves it on each request.
 //!
 //! # Reading order
-//! [`pin`] (the machine each pin goes through), [`ports`] (what the engine needs of the world), then the
+//! [`pin`] (the machine each pin goes through), [`aggregate`] and [`deal`] (the same for the cold half, with the [`units`]
+//! of money, time and size), [`ports`] (what the engine needs of the world), then the
 //! crates that implement them.
 
+pub mod aggregate;
 pub mod block;
 pub mod cid;
 pub mod clock;
+pub mod deal;
 pub mod entropy;
 pub mod ids;
 pub mod pin;
 pub mod ports;
+pub mod units;
 
+pub use aggregate::{AggregateEvent, AggregateState};
 pub use block::{Block, BlockError};
 pub use cid::{Cid, CidError, Multihash};
 pub use clock::{Clock, ManualClock, Timestamp};
+pub use deal::{DealEvent, DealState};
 pub use entropy::Seeded;
 pub use ids::{AccountId, RequestId, TokenId};
 pub use pin::{PinEvent, PinStatus};
+pub use units::{AttoFil, Epoch, PaddedSize};
