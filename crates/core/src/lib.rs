@@ -12,7 +12,8 @@
 //!
 //! # Reading order
 //! [`pin`] (the machine each pin goes through), [`aggregate`] and [`deal`] (the same for the cold half, with the [`units`]
-//! of money, time and size), [`ports`] (what the engine needs of the world), then the
+//! of money, time and size, the [`policy`] that asks for deals, who gets them ([`place`]) and what they may cost
+//! ([`spending`])), [`ports`] (what the engine needs of the world), then the
 //! crates that implement them.
 
 pub mod aggregate;
@@ -23,7 +24,10 @@ pub mod deal;
 pub mod entropy;
 pub mod ids;
 pub mod pin;
+pub mod place;
+pub mod policy;
 pub mod ports;
+pub mod spending;
 pub mod units;
 
 pub use aggregate::{AggregateEvent, AggregateState};
@@ -32,6 +36,6 @@ pub use cid::{Cid, CidError, Multihash};
 pub use clock::{Clock, ManualClock, Timestamp};
 pub use deal::{DealEvent, DealState};
 pub use entropy::Seeded;
-pub use ids::{AccountId, RequestId, TokenId};
+pub use ids::{AccountId, ActorId, RequestId, TokenId};
 pub use pin::{PinEvent, PinStatus};
 pub use units::{AttoFil, Epoch, PaddedSize};
