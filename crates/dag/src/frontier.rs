@@ -20,6 +20,11 @@ const MAGIC: &[u8] = b"FLWK\x01";
 /// An entry's bytes before the CID.
 const FIXED: usize = 10;
 
+/// The bytes of this CID's entry.
+pub(crate) fn entry_bytes(cid: &Cid) -> usize {
+    FIXED + cid.encoded_len() + 1
+}
+
 /// One thing left to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -49,6 +54,11 @@ pub(crate) struct Stack {
 impl Stack {
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The bytes of its entries.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     pub(crate) fn push(&mut self, entry: &Entry) {
@@ -115,4 +125,26 @@ fn last_entry(bytes: &[u8]) -> Result<Option<(Entry, usize)>, &'static str> {
     };
     let cid = cid::parse_bytes(name).map_err(|_| "an entry without a CID")?;
     Ok(Some((Entry { cid, depth: number(2), shards_above: fixed[1], todo }, from)))
+}
+
+#[cfg(test)]
+mod tests {
+    use floe_core::Multihash;
+
+    use super::*;
+    use crate::limits::MAX_ENTRY_BYTES;
+
+    #[test]
+    fn the_bytes_of_an_entry_are_known_before_it_is_written() {
+        for (codec, hash, digest, bytes) in
+            [(0x71, 0x12, 32, 47), (0x71, 0x13, 64, 79), (0x0129, 0x12, 32, 48)]
+        {
+            let cid = Cid::new_v1(codec, Multihash::wrap(hash, &vec![7; digest]).unwrap());
+            let mut stack = Stack::default();
+            stack.push(&Entry { cid, depth: 1, shards_above: 0, todo: Todo::Links(9) });
+            assert_eq!((entry_bytes(&cid), stack.bytes()), (bytes, bytes));
+        }
+        let longest = Cid::new_v1(u64::MAX, Multihash::wrap(u64::MAX, &[7; 128]).unwrap());
+        assert!(entry_bytes(&longest) <= MAX_ENTRY_BYTES, "{}", entry_bytes(&longest));
+    }
 }

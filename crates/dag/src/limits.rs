@@ -21,6 +21,18 @@ pub const HELD_LINKS: usize = 100_000;
 /// that only a DAG both deep and wide at every level meets it.
 pub const MAX_OPEN_NODES: usize = 1 << 20;
 
+/// The same in bytes, as they are saved: room for [`MAX_OPEN_NODES`] of the usual 47 bytes, and less for longer CIDs.
+/// With what is handed out beside it ([`MAX_FRONTIER_BYTES`]) it stays under the 64 MiB that a store takes as a record:
+/// a frontier above that could never be saved, and its pin would be tried again without end.
+pub const MAX_OPEN_BYTES: usize = 56 << 20;
+
+/// The largest frontier that a walk makes: [`MAX_OPEN_BYTES`], and the longest entry for each CID that is handed out
+/// and each node that is being read again. 59 MiB.
+pub const MAX_FRONTIER_BYTES: usize = 8 + MAX_OPEN_BYTES + (MAX_PENDING + MAX_RELOADS) * MAX_ENTRY_BYTES;
+
+/// The longest entry of a frontier: a CID of 168 bytes, and eleven of book-keeping.
+pub(crate) const MAX_ENTRY_BYTES: usize = 168 + 11;
+
 /// CIDs that are handed out or waited for at one time, about 200 bytes each. Well above what an exchange has in
 /// flight.
 pub const MAX_PENDING: usize = 16_384;

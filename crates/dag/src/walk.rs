@@ -31,8 +31,8 @@ use bytes::Bytes;
 use floe_core::cid::canonical;
 use floe_core::{Block, Cid};
 
-use crate::frontier::{Entry, Stack, Todo};
-use crate::limits::{self, HELD_LINKS, MAX_OPEN_NODES, MAX_PENDING, MAX_RELOADS};
+use crate::frontier::{Entry, Stack, Todo, entry_bytes};
+use crate::limits::{self, HELD_LINKS, MAX_OPEN_BYTES, MAX_OPEN_NODES, MAX_PENDING, MAX_RELOADS};
 use crate::links::{self, Links};
 
 /// What a pin may cost.
@@ -76,7 +76,7 @@ pub enum WalkError {
     /// Over budget.
     #[error("the DAG has more than {limit} {what}")]
     Budget {
-        /// `blocks`, `bytes`, `levels` or `open nodes`.
+        /// `blocks`, `bytes`, `levels`, `open nodes` or `bytes of open nodes`.
         what: &'static str,
         /// The bound.
         limit: u64,
@@ -123,6 +123,9 @@ pub struct Walk {
     bytes: u64,
     cold: Stack,
     hot: VecDeque<Node>,
+    /// What the entries of `hot` have in bytes, once they are saved.
+    hot_bytes: usize,
+    open_bytes_max: usize,
     /// Links in `hot`.
     held: usize,
     held_max: usize,
@@ -162,6 +165,8 @@ impl Walk {
             bytes,
             cold,
             hot: VecDeque::new(),
+            hot_bytes: 0,
+            open_bytes_max: MAX_OPEN_BYTES,
             held: 0,
             held_max: HELD_LINKS,
             pending: HashMap::new(),
@@ -204,19 +209,26 @@ impl Walk {
             }
             let Some(node) = self.hot.back_mut() else { return self.next_cold() };
             let Some(link) = node.links.next_followed() else {
-                self.hot.pop_back();
+                self.drop_top();
                 continue;
             };
             node.next += 1;
             let shards_above = if link.is_shard { node.shards_above.saturating_add(1) } else { 0 };
             let depth = node.depth.saturating_add(1);
             if node.links.len() == 0 {
-                self.hot.pop_back();
+                self.drop_top();
             }
             self.held -= 1;
             if let Some(visit) = self.hand_out(link.cid, depth, shards_above) {
                 return Some(visit);
             }
+        }
+    }
+
+    /// All links of the node on top are handed out.
+    fn drop_top(&mut self) {
+        if let Some(node) = self.hot.pop_back() {
+            self.hot_bytes -= entry_bytes(&node.cid);
         }
     }
 
@@ -353,6 +365,7 @@ impl Walk {
         }
         within("levels", u64::from(depth) + 1, u64::from(self.budget.max_depth))?;
         self.held += links.len();
+        self.hot_bytes += entry_bytes(block.cid());
         self.hot.push_back(Node { cid: *block.cid(), depth, shards_above, next, links });
         self.cool()
     }
@@ -377,9 +390,12 @@ impl Walk {
             let Some(node) = self.hot.pop_front() else { break };
             limits::hit("walk_held_links");
             self.held -= node.links.len();
+            self.hot_bytes -= entry_bytes(&node.cid);
             self.cold.push(&node.entry());
         }
-        within("open nodes", (self.cold.len() + self.hot.len()) as u64, MAX_OPEN_NODES as u64)
+        within("open nodes", (self.cold.len() + self.hot.len()) as u64, MAX_OPEN_NODES as u64)?;
+        let bytes = self.cold.bytes() + self.hot_bytes;
+        within("bytes of open nodes", bytes as u64, self.open_bytes_max as u64)
     }
 }
 
@@ -402,6 +418,7 @@ fn within(what: &'static str, value: u64, limit: u64) -> Result<(), WalkError> {
         "blocks" => "pin_blocks",
         "bytes" => "pin_bytes",
         "levels" => "pin_depth",
+        "bytes of open nodes" => "walk_open_bytes",
         _ => "walk_open_nodes",
     });
     Err(WalkError::Budget { what, limit })

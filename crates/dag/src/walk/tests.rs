@@ -341,6 +341,36 @@ fn budgets_hold_at_their_boundaries() {
     }
 }
 
+/// With CIDs of sha2-512 (79 bytes each in a frontier) the nodes that a walk may leave open were more than the store
+/// takes as one record: such a DAG could not save its place, parked, and was tried again without end.
+#[test]
+fn t15_a_walk_that_leaves_too_much_open_to_be_saved_fails() {
+    let mut store = Store::default();
+    let leaf = store.add(raw(1));
+    // Each node keeps its second link open while the walk is below the first.
+    let root = (0..10).fold(leaf, |below, n| {
+        let other = raw(100 + n);
+        let other = store.add(cbor(&[*other.cid()]));
+        store.add(cbor(&[below, other]))
+    });
+    (0..10).for_each(|n| _ = store.add(raw(100 + n)));
+    let open = 10 * entry_bytes(&root);
+    assert_eq!(open, 470);
+    for (max, held, ok) in
+        [(open - 1, 99, false), (open, 99, true), (open + 1, 99, true), (open - 1, 1, false), (open, 1, true)]
+    {
+        store.manifest.clear();
+        store.scanned.clear();
+        let mut walk = Walk::new(root, AMPLE).unwrap();
+        (walk.open_bytes_max, walk.held_max) = (max, held);
+        let expected = WalkError::Budget { what: "bytes of open nodes", limit: max as u64 };
+        let outcome = store.run(&mut walk, 1, usize::MAX);
+        assert_eq!(outcome, if ok { Ok(()) } else { Err(expected) }, "{max} bytes, {held} links held");
+        assert!(!ok || (walk.is_done() && walk.hot_bytes == 0 && walk.cold.bytes() == 0));
+    }
+    const { assert!(MAX_OPEN_NODES * 47 <= MAX_OPEN_BYTES, "the usual CIDs have room for all open nodes") };
+}
+
 #[test]
 fn what_is_pending_is_bounded_and_named_once() {
     let links: Vec<Cid> = (0..MAX_PENDING as u64 + 1).map(|n| *raw(n).cid()).collect();
