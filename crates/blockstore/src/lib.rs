@@ -61,6 +61,7 @@ pub use disk::{Disk, DiskFile, Open, RealDisk, Space};
 pub use error::Error;
 pub use protect::Protect;
 pub use store::BlockStore;
+pub use visited::CidSet;
 
 /// Which index holds multihash -> (pack, offset, length, references).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

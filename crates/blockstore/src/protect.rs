@@ -16,7 +16,7 @@ use crate::record::{Key, Member, Record, State};
 use crate::shared::{Shared, index_error, key_of};
 use crate::tables::{self, Manifest, Placed};
 use crate::ticket::{Ticket, ticket};
-use crate::visited::Visited;
+use crate::visited::{CidSet, Visited};
 use crate::{Claim, ManifestId, ManifestTotals};
 
 /// A manifest being written: the visited set of a walk, what keeps its blocks from the collector, and its
@@ -194,6 +194,13 @@ impl Protect {
         self.settle().await?;
         self.frontier = Some(frontier);
         Ok(())
+    }
+
+    /// An empty set of CIDs for the walk that writes this manifest, with so many in memory at most (about 32 bytes each);
+    /// the others are in a scratch file. One at a time.
+    pub fn cid_set(&self, most_in_memory: usize) -> CidSet {
+        let scratch = self.shared.layout.scratch.join(format!("cids-{}", self.id));
+        CidSet::new(self.shared.disk.clone(), scratch, most_in_memory)
     }
 
     /// The last checkpoint, if this manifest was resumed or checkpointed.

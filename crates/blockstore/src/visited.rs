@@ -7,13 +7,19 @@
 //! A fingerprint is 16 bytes out of the middle of the digest. Digests are at least 20 bytes of a cryptographic
 //! hash, so two members share one only where somebody spent 2^64 hashes on it, and then to spoil a DAG of their
 //! own.
+//!
+//! [`CidSet`] is the same for whole CIDs: a manifest goes by multihash, and what a walk has scanned goes by codec too.
 
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use floe_core::Cid;
+use floe_core::cid::canonical;
+
 use crate::disk::{Disk, DiskFile, Open};
+use crate::error::Error;
 use crate::limits;
 
 const SLOT: u64 = 16;
@@ -21,6 +27,35 @@ const SLOT: u64 = 16;
 const BUCKET: u64 = 16;
 /// Slots per member after growing; it grows again at half of that.
 const SPARE: u64 = 4;
+
+/// A set of CIDs whose memory is bounded, made by [`crate::Protect::cid_set`]. A CID of version 0 is the same member as
+/// its version 1. Calls block on the disk once it has spilled. It is gone with a crash.
+pub struct CidSet(Visited);
+
+impl CidSet {
+    pub(crate) fn new(disk: Arc<dyn Disk>, path: PathBuf, most_in_memory: usize) -> Self {
+        Self(Visited::with_bound(disk, path, most_in_memory))
+    }
+
+    /// Whether it is a member.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the scratch file cannot be read.
+    pub fn contains(&self, cid: &Cid) -> Result<bool, Error> {
+        self.0.contains(&canonical(cid).to_bytes()).map_err(|e| Error::io(&self.0.path, "read", &e))
+    }
+
+    /// Adds a member; `false` where it was one already.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] on a full disk, [`Error::Io`]; the set is as it was.
+    pub fn insert(&mut self, cid: &Cid) -> Result<bool, Error> {
+        self.0.insert(&canonical(cid).to_bytes()).map_err(|e| match crate::error::is_full(&e) {
+            true => Error::ReadOnly,
+            false => Error::io(&self.0.path, "write", &e),
+        })
+    }
+}
 
 pub(crate) struct Visited {
     disk: Arc<dyn Disk>,
@@ -36,13 +71,13 @@ struct Table {
     members: u64,
 }
 
-/// The fingerprint of a multihash in its binary form. Never 0, which marks an empty slot.
+/// The fingerprint of a multihash or a CID in its binary form. Never 0, which marks an empty slot.
 fn fingerprint(hash: &[u8]) -> u128 {
     let mut out = [0; 16];
     let tail = &hash[hash.len().saturating_sub(18)..];
     let n = tail.len().min(16);
     out[..n].copy_from_slice(&tail[..n]);
-    // Function and length: a digest and its truncation are two blocks' names, not one.
+    // Function and length, and of a CID the codec: a digest and its truncation are two blocks' names, not one.
     let head = hash.iter().take(3).fold(hash.len() as u128, |a, b| a << 8 | u128::from(*b));
     (u128::from_le_bytes(out) ^ head << 8).max(1)
 }
@@ -207,6 +242,27 @@ mod tests {
         assert!((0..2000).all(|n| set.contains(&hash(n)).unwrap()));
         drop(set);
         assert!(!path.exists());
+    }
+
+    /// dag-pb and dag-cbor of the same bytes are two members, before and after the set has spilled; so are the codecs of
+    /// two bytes, dag-json (0x0129) and another.
+    #[test]
+    fn a_set_of_cids_goes_by_codec_and_not_by_version() {
+        use floe_core::Multihash;
+        let dir = tempfile::tempdir().unwrap();
+        let mut set = CidSet::new(Arc::new(RealDisk), dir.path().join("s"), 4);
+        let codecs = [0x71, 0x70, 0x0129, 0x0202];
+        for n in 0..50 {
+            let digest = Multihash::wrap(0x12, &hash(n)[2..]).unwrap();
+            for codec in codecs {
+                let cid = Cid::new_v1(codec, digest);
+                assert!(!set.contains(&cid).unwrap(), "{cid}");
+                assert!(set.insert(&cid).unwrap() && !set.insert(&cid).unwrap());
+            }
+            let old = Cid::new_v0(digest).unwrap();
+            assert!(set.contains(&old).unwrap() && !set.insert(&old).unwrap());
+        }
+        assert!(dir.path().join("s").exists());
     }
 
     #[test]

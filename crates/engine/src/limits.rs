@@ -51,9 +51,9 @@ pub(crate) const READY_WANTS: usize = 4_096;
 pub(crate) const TAKEN_AT_ONCE: usize = 1_024;
 /// CIDs looked at in one step of the walk, after which its owner can be stopped or told news.
 pub(crate) const VISITS_PER_STEP: usize = 8_192;
-/// CIDs of link-bearing blocks remembered as scanned, twice (two generations): what is forgotten is read again,
-/// never skipped.
-pub(crate) const SCANNED_PER_GENERATION: usize = 131_072;
+/// CIDs of link-bearing blocks that a walk has scanned and keeps in memory, about 2 MB; the others are in a scratch file.
+/// Fewer cost a small read for each node of smaller DAGs too.
+pub(crate) const SCANNED_IN_MEMORY: usize = 100_000;
 /// New blocks wait at most about this long for others to share their write with.
 pub(crate) const SAVE_EVERY: Duration = Duration::from_secs(2);
 /// The frontier is saved after this many bytes: what a crash makes the walk look up (not fetch) again.

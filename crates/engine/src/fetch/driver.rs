@@ -360,9 +360,9 @@ impl Driver {
         self.walker = Some(walker);
         self.exhausted = step.exhausted;
         self.wants.extend(step.wants);
+        self.incoming_bytes += step.left.iter().map(|b| b.data().len()).sum::<usize>();
+        self.incoming.splice(..0, step.left);
         if step.short.is_some() {
-            self.incoming_bytes += step.left.iter().map(|b| b.data().len()).sum::<usize>();
-            self.incoming.splice(..0, step.left);
             self.short = step.short;
             self.start_report();
         }
