@@ -2,8 +2,9 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use floe_core::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,9 @@ pub(crate) struct Context {
     pub(crate) running: Arc<Running>,
     /// Bytes of blocks in memory on their way to the disk, of all fetches.
     pub(crate) held_bytes: AtomicUsize,
+    /// Since when nothing has kept the node from searching: its start, or the end of a time without disk space. In ms
+    /// of the wall clock.
+    searching_since: AtomicU64,
     /// Whether DAGs are due that find no free slot.
     pub(crate) contended: AtomicBool,
     /// Something may be due for the fetcher.
@@ -41,6 +45,7 @@ impl Context {
     pub(crate) fn new(settings: Settings, components: Components) -> Self {
         Self {
             settings,
+            searching_since: AtomicU64::new(components.clock.now().as_millis()),
             components,
             running: Arc::default(),
             held_bytes: AtomicUsize::new(0),
@@ -54,6 +59,16 @@ impl Context {
             board: Board::default(),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// See [`limits::SEARCHED_PER_ATTEMPT`](crate::limits::SEARCHED_PER_ATTEMPT): what was before does not count.
+    pub(crate) fn searching_since(&self) -> Timestamp {
+        Timestamp::from_millis(self.searching_since.load(Ordering::Relaxed))
+    }
+
+    /// A fetch that had paused for want of disk space goes on.
+    pub(crate) fn space_is_back(&self) {
+        self.searching_since.store(self.clock.now().as_millis(), Ordering::Relaxed);
     }
 
     /// A random number.

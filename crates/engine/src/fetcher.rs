@@ -16,13 +16,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use floe_blockstore::ManifestTotals;
-use floe_core::Timestamp;
-use floe_records::{ClaimedDag, DagOutcome, Error as RecordsError};
+use floe_records::{ClaimedDag, DagOutcome, Error as RecordsError, GiveUp, Parked};
 use futures::FutureExt as _;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::backoff::Attempt;
+use crate::backoff::{self, Attempt};
 use crate::context::Context;
 use crate::fetch::{Ended, Entered, fetch, words};
 use crate::{limits, recovery};
@@ -207,20 +206,24 @@ async fn attempt(ctx: &Arc<Context>, dag: &ClaimedDag, silent: bool, entered: &m
 
 /// Writes how an attempt ended. Tries until it is written, nobody wants it, or the engine stops.
 async fn settle(ctx: &Context, dag: &ClaimedDag, ended: Ended) {
-    let (outcome, park) = match ended {
+    let (outcome, parked) = match ended {
         // What becomes of an unwanted DAG's blocks the rows have said already: a job releases them, or they stay
         // for the pin that replaced it.
         Ended::Stopped | Ended::Unwanted => return,
-        Ended::Complete(ManifestTotals { blocks, bytes }) => (DagOutcome::Complete { blocks, bytes }, false),
+        Ended::Complete(ManifestTotals { blocks, bytes }) => (DagOutcome::Complete { blocks, bytes }, None),
         Ended::Failed(reason) => {
             tracing::info!(root = %dag.root, reason, "the pin of {} failed: {reason}", dag.root);
-            (DagOutcome::Failed { reason }, false)
+            (DagOutcome::Failed { reason }, None)
         }
-        Ended::Parked { reason, progressed } => parked(ctx, dag, reason, progressed),
+        Ended::Parked { reason, progressed } => {
+            tracing::debug!(root = %dag.root, reason, "the fetch of {} is parked: {reason}", dag.root);
+            let parked = parked(ctx, dag, reason.clone(), progressed);
+            (DagOutcome::Parked(parked), Some(reason))
+        }
     };
-    loop {
+    let waited_for = loop {
         match ctx.records.finish_dag(dag.dag, outcome.clone()).await {
-            Ok(()) => break,
+            Ok(waited_for) => break waited_for,
             Err(RecordsError::NotFound | RecordsError::Poisoned(_)) => return,
             Err(error) => {
                 tracing::error!(root = %dag.root, %error, "the outcome of {} is not written; trying again", dag.root);
@@ -232,37 +235,33 @@ async fn settle(ctx: &Context, dag: &ClaimedDag, ended: Ended) {
             () = ctx.stop.cancelled() => return,
             () = ctx.clock.sleep(limits::BLOCKED_POLL) => {}
         }
-    }
-    if park {
+    };
+    match parked {
         // After the row says so: an offer from now on finds a parked row to wake.
-        ctx.exchange.park(&dag.root);
+        Some(_) if waited_for => ctx.exchange.park(&dag.root),
+        Some(reason) => {
+            tracing::info!(root = %dag.root, reason, "no pin waits for {} any more: {reason}", dag.root);
+        }
+        None => {}
     }
     ctx.changes.dag(dag.dag);
     ctx.jobs_due.notify_one();
 }
 
-/// What a parked attempt means for the pin.
-fn parked(ctx: &Context, dag: &ClaimedDag, reason: String, progressed: bool) -> (DagOutcome, bool) {
+/// What a parked attempt means for its pins: those that have had their time fail, the others go on.
+fn parked(ctx: &Context, dag: &ClaimedDag, reason: String, progressed: bool) -> Parked {
+    let (now, after) = (ctx.clock.now(), ctx.settings.give_up_after);
+    let began = dag.tried_at.max(ctx.searching_since());
+    let searched = backoff::searched(now.since(began), after);
     let attempt = Attempt {
-        now: ctx.clock.now(),
-        since: dag.since,
         earlier: dag.attempts,
         progressed,
-        give_up_after: ctx.settings.give_up_after,
+        left: after.saturating_sub(dag.searched + searched),
         random: ctx.random(),
     };
-    match attempt.next() {
-        Some(next_attempt) => {
-            tracing::debug!(root = %dag.root, reason, "the fetch of {} is parked: {reason}", dag.root);
-            (DagOutcome::Parked { next_attempt, reason, progressed }, true)
-        }
-        None => {
-            let reason =
-                format!("given up after {} without any progress: {reason}", words(attempt.give_up_after));
-            tracing::info!(root = %dag.root, reason, "the pin of {} failed: {reason}", dag.root);
-            (DagOutcome::Failed { reason }, false)
-        }
-    }
+    let give_up =
+        GiveUp { after, reason: format!("given up after {} without any progress: {reason}", words(after)) };
+    Parked { next_attempt: now.after(attempt.wait()), reason, progressed, searched, give_up }
 }
 
 /// A mended DAG is whole again, or is tried again later; its pins never stopped being pinned.
@@ -277,16 +276,9 @@ fn heal_outcome(ctx: &Context, mut dag: ClaimedDag, ended: Ended) -> Option<Box<
     };
     tracing::warn!(root = %dag.root, reason, "{} is pinned but not whole, and could not be mended: {reason}", dag.root);
     ctx.board.error(NAME, format!("{} is pinned but not whole: {reason}", dag.root));
-    let now = Timestamp::from_millis(0);
-    let attempt = Attempt {
-        now,
-        since: now,
-        earlier: dag.attempts,
-        progressed: false,
-        give_up_after: Duration::MAX,
-        random: ctx.random(),
-    };
+    let attempt =
+        Attempt { earlier: dag.attempts, progressed: false, left: Duration::MAX, random: ctx.random() };
     dag.attempts += 1;
-    let wait = attempt.next().map_or(limits::BACKOFF_MOST, |at| at.since(now));
+    let wait = attempt.wait();
     Some(Box::new((ctx.clock.monotonic() + wait, dag)))
 }

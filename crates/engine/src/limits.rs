@@ -24,6 +24,11 @@ pub(crate) const NO_PROGRESS_WITHIN: Duration = Duration::from_secs(120);
 pub(crate) const BACKOFF_FIRST: Duration = Duration::from_secs(30);
 /// The longest wait between two attempts, before jitter (ipfs-cluster's recover interval).
 pub(crate) const BACKOFF_MOST: Duration = Duration::from_secs(12 * 60);
+/// The most that an attempt counts for of `pin.give_up_after`, with the wait before it. Two attempts are further apart
+/// only where nothing was tried in between: the service was off, or others were first.
+pub(crate) const SEARCHED_PER_ATTEMPT: Duration = BACKOFF_MOST.saturating_add(NO_PROGRESS_WITHIN);
+/// Attempts that a pin has before it fails, however short its time is: one may fall into an hour without a network.
+pub(crate) const ATTEMPTS_AT_LEAST: u32 = 3;
 /// Jitter of a back-off: up to this share of it is taken off, so that pins that failed together do not come
 /// back together.
 pub(crate) const BACKOFF_JITTER_PERCENT: u64 = 25;

@@ -178,7 +178,8 @@ pub(crate) async fn to_mend(records: &Records, dag: Uuid) -> Result<Option<Claim
             origins: Vec::new(),
             local_request: row.local_request,
             attempts: 0,
-            since: row.created,
+            tried_at: row.created,
+            searched: std::time::Duration::ZERO,
             byte_allowance: None,
         });
         mend.origins.extend(row.spec.origins);

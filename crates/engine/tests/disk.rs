@@ -76,6 +76,38 @@ async fn r03_without_space_new_pins_are_refused_and_running_ones_pause_and_recov
     world.add(&alice, &old.root()).await;
 }
 
+/// After a day and an hour without disk space and a restart, a fetch that had paused for it got one attempt and failed:
+/// "given up after 24 h without any progress".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t05_time_without_disk_space_does_not_count() {
+    let free = Arc::new(AtomicU64::new(ROOMY));
+    let told = free.clone();
+    let space = move || Space { free: told.load(Ordering::SeqCst), total: 2 * ROOMY };
+    let world = World::on_disk(Settings::default(), Arc::new(Watched::with_space(RealDisk, space))).await;
+    let alice = world.alice().await;
+    let dag = tree(53, 60, 2_000, 60);
+    world.net.has(&dag.blocks[30..]);
+    let row = world.add(&alice, &dag.root()).await;
+    until("half is asked for", || async { dag.blocks.iter().all(|b| world.net.asked(b.cid()) == 1) }).await;
+    free.store(0, Ordering::SeqCst);
+    world.advance_until(SECOND, MINUTE, || async { world.engine.ready().await.is_err() }).await;
+    world.net.has(&dag.blocks);
+    for _ in 0..50 {
+        world.clock.advance(30 * MINUTE);
+        support::settle().await;
+    }
+    assert_eq!(world.status(&alice, row.id).await, PinStatus::Pinning);
+    world.net.lacks(&dag.blocks);
+    free.store(ROOMY, Ordering::SeqCst);
+    let world = world.crash().await;
+    let tried = || async {
+        let pin = world.engine.pin(&alice, row.id).await.unwrap();
+        pin.progress.attempts >= 4 || pin.status != PinStatus::Pinning
+    };
+    world.advance_until(5 * SECOND, 60 * MINUTE, tried).await;
+    assert_eq!(world.status(&alice, row.id).await, PinStatus::Pinning);
+}
+
 fn packs(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {

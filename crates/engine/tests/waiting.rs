@@ -6,9 +6,10 @@ mod support;
 use std::time::Duration;
 
 use floe_core::{Clock as _, PinStatus};
+use floe_engine::Settings;
 
 use self::support::dags::{leaf, tree};
-use self::support::{World, until};
+use self::support::{World, spec, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -112,7 +113,7 @@ async fn t05_a_pin_without_progress_parks_and_fails_only_after_the_whole_time() 
     assert!(at.progress.last_error.unwrap().contains("no peer"));
 
     let took = world
-        .advance_until(5 * MINUTE, 25 * HOUR, || async {
+        .advance_until(MINUTE, 40 * HOUR, || async {
             world.status(&alice, row.id).await == PinStatus::Failed
         })
         .await;
@@ -121,6 +122,76 @@ async fn t05_a_pin_without_progress_parks_and_fails_only_after_the_whole_time() 
     assert!(reason.starts_with("given up after 24 h"), "{reason}");
     assert!(reason.contains("no peer that has it is connected"), "{reason}");
     until("nobody is asked any more", || async { !world.net.is_parked(missing.cid()) }).await;
+}
+
+/// Somebody had pinned a dead root a day before, and who pinned it then was told a minute later that the service had
+/// given up after 24 h: the age of the DAG was held against every pin of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t05_who_joins_an_old_search_has_the_whole_time_too() {
+    let world = World::with(Settings { give_up_after: 4 * HOUR, ..Settings::default() }).await;
+    let (alice, bob) = (world.alice().await, world.account("bob", None).await);
+    let missing = leaf(240_000, 50);
+    let a = world.add(&alice, missing.cid()).await;
+    world.parks(missing.cid()).await;
+    let long = world.clock.monotonic() + 3 * HOUR;
+    world.advance_until(MINUTE, 4 * HOUR, || async { world.clock.monotonic() >= long }).await;
+    let b = world.add(&bob, missing.cid()).await;
+    let failed = |who, id| {
+        let world = &world;
+        async move { world.status(who, id).await == PinStatus::Failed }
+    };
+    world.advance_until(MINUTE, 8 * HOUR, || failed(&alice, a.id)).await;
+    assert_eq!(world.status(&bob, b.id).await, PinStatus::Pinning);
+    world.advance_until(MINUTE, 8 * HOUR, || failed(&bob, b.id)).await;
+    let took = world.clock.now().since(b.created);
+    assert!(took >= 4 * HOUR, "{took:?}");
+    until("nobody is asked any more", || async { !world.net.is_parked(missing.cid()) }).await;
+}
+
+/// After a weekend with the machine off, each parked pin got one attempt and failed: "given up after 24 h".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t05_time_in_which_the_service_was_off_does_not_count() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let missing = leaf(241_000, 50);
+    let row = world.add(&alice, missing.cid()).await;
+    world.parks(missing.cid()).await;
+    let clock = world.clock.clone();
+    let world = world.crash_and(|_, _| async move { clock.advance(60 * HOUR) }).await;
+    let tried = || async {
+        let pin = world.engine.pin(&alice, row.id).await.unwrap();
+        pin.progress.attempts >= 4 || pin.status != PinStatus::Pinning
+    };
+    world.advance_until(5 * SECOND, HOUR, tried).await;
+    assert_eq!(world.status(&alice, row.id).await, PinStatus::Pinning);
+}
+
+/// A pin that had waited in the queue for more than 24 h, behind many others, failed after the four seconds of its
+/// first attempt: "given up after 24 h".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t05_time_in_the_queue_does_not_count() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let missing = leaf(242_000, 50);
+    let (clock, root) = (world.clock.clone(), *missing.cid());
+    let account = alice.account.id;
+    let world = world
+        .crash_and(|_, records| async move {
+            records.add_pins(account, vec![spec(&root, &[])], true, None).await.unwrap();
+            clock.advance(25 * HOUR);
+        })
+        .await;
+    let row = world.engine.pins(
+        &alice,
+        floe_engine::PinFilter { limit: 1, statuses: PinStatus::ALL.to_vec(), ..Default::default() },
+    );
+    let id = row.await.unwrap().pins[0].id;
+    let tried = || async {
+        let pin = world.engine.pin(&alice, id).await.unwrap();
+        pin.progress.attempts >= 4 || pin.status != PinStatus::Pinning
+    };
+    world.advance_until(5 * SECOND, HOUR, tried).await;
+    assert_eq!(world.status(&alice, id).await, PinStatus::Pinning);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

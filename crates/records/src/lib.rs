@@ -47,8 +47,8 @@ use uuid::Uuid;
 pub use error::Error;
 pub use pins::add::DEFAULT_ACCOUNT;
 pub use types::{
-    Account, ClaimedDag, DagOutcome, DagProgress, IdempotencyKey, Job, NameMatch, PinFilter, PinPage, PinRow,
-    PinSpec, Principal, Quota, RowsReport, Scope, Token,
+    Account, ClaimedDag, DagOutcome, DagProgress, GiveUp, IdempotencyKey, Job, NameMatch, Parked, PinFilter,
+    PinPage, PinRow, PinSpec, Principal, Quota, RowsReport, Scope, Token,
 };
 
 use crate::pins::add::{Add, add, replace};
@@ -241,11 +241,11 @@ impl Records {
     }
 
     /// Ends an attempt, in one transaction with what follows (statuses, charges, jobs). Saying twice that a DAG
-    /// is complete is saying it once.
+    /// is complete is saying it once. Returns whether any pin still waits for the DAG.
     ///
     /// # Errors
     /// [`Error::NotFound`] if nothing wants the DAG any more: its release is queued already.
-    pub async fn finish_dag(&self, dag: Uuid, outcome: DagOutcome) -> Result<(), Error> {
+    pub async fn finish_dag(&self, dag: Uuid, outcome: DagOutcome) -> Result<bool, Error> {
         self.write(Urgency::Frees, move |tx| {
             let outcome = outcome.clone();
             Box::pin(async move { dags::finish(tx, dag, &outcome).await })

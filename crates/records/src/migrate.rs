@@ -7,8 +7,11 @@ use sqlx::{Connection, Row, SqliteConnection};
 
 use crate::Error;
 
-const STEPS: [&str; 2] =
-    [include_str!("../migrations/0001_rows.sql"), include_str!("../migrations/0002_counts.sql")];
+const STEPS: [&str; 3] = [
+    include_str!("../migrations/0001_rows.sql"),
+    include_str!("../migrations/0002_counts.sql"),
+    include_str!("../migrations/0003_searched.sql"),
+];
 
 /// Brings the schema up to date.
 pub(crate) async fn migrate(conn: &mut SqliteConnection) -> Result<(), Error> {
@@ -76,7 +79,7 @@ mod tests {
         let mut conn = memory().await;
         migrate(&mut conn).await.unwrap();
         migrate(&mut conn).await.unwrap();
-        assert_eq!(version(&mut conn).await.unwrap(), 2);
+        assert_eq!(version(&mut conn).await.unwrap(), 3);
     }
 
     /// Pins of two accounts on both sides of the edges of stretches; what `counts` must hold is counted by hand.
@@ -125,8 +128,8 @@ mod tests {
     async fn r10_a_newer_schema_is_refused() {
         let mut conn = memory().await;
         migrate(&mut conn).await.unwrap();
-        sqlx::raw_sql("INSERT INTO floe_schema VALUES (3)").execute(&mut conn).await.unwrap();
-        assert!(matches!(migrate(&mut conn).await, Err(Error::Newer { found: 3, known: 2 })));
+        sqlx::raw_sql("INSERT INTO floe_schema VALUES (4)").execute(&mut conn).await.unwrap();
+        assert!(matches!(migrate(&mut conn).await, Err(Error::Newer { found: 4, known: 3 })));
     }
 
     #[tokio::test]

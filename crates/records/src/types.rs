@@ -1,6 +1,7 @@
 //! What goes in and comes out.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use floe_core::{AccountId, Cid, PinStatus, RequestId, Timestamp, TokenId};
 use uuid::Uuid;
@@ -197,8 +198,10 @@ pub struct ClaimedDag {
     pub local_request: bool,
     /// Attempts before this one.
     pub attempts: u32,
-    /// When its oldest unsettled pin was made or it last made progress, whichever is later: give-up counts from here.
-    pub since: Timestamp,
+    /// When the attempt before this one ended; now, where it is the first.
+    pub tried_at: Timestamp,
+    /// For how long it was searched for in vain, as the pin counts that waits longest for it.
+    pub searched: Duration,
     /// Bytes it may still grow to before every one of its pins is over its account's quota.
     pub byte_allowance: Option<u64>,
 }
@@ -213,20 +216,37 @@ pub enum DagOutcome {
         /// Their bytes.
         bytes: u64,
     },
-    /// Try again at this time.
-    Parked {
-        /// When.
-        next_attempt: Timestamp,
-        /// Why, in words.
-        reason: String,
-        /// Whether any block came in this attempt.
-        progressed: bool,
-    },
+    /// To be tried again.
+    Parked(Parked),
     /// Never again.
     Failed {
         /// Why, in words.
         reason: String,
     },
+}
+
+/// An attempt that did not bring the whole DAG.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    /// When to try again.
+    pub next_attempt: Timestamp,
+    /// Why, in words.
+    pub reason: String,
+    /// Whether any block came in this attempt.
+    pub progressed: bool,
+    /// For how long it counts as searched for since the attempt before.
+    pub searched: Duration,
+    /// Which pins have had their time.
+    pub give_up: GiveUp,
+}
+
+/// The end of a search in vain: pins that have waited for so much of it fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GiveUp {
+    /// `pin.give_up_after`: searched for since the pin joined, and since the last progress.
+    pub after: Duration,
+    /// What the pins are told that fail.
+    pub reason: String,
 }
 
 /// A follow-up that a transaction queued: done at least once, in order of id.

@@ -130,8 +130,8 @@ async fn a_findable_pin_behind_a_hundred_dead_ones_is_claimed_at_once() {
     let next = world.clock.now().after(Duration::from_secs(60));
     for _ in 0..100 {
         let dag = claim_one(&records).await;
-        let parked = DagOutcome::Parked { next_attempt: next, reason: "nobody".into(), progressed: false };
-        records.finish_dag(dag.dag, parked).await.unwrap();
+        let outcome = parked(next, "nobody");
+        records.finish_dag(dag.dag, outcome).await.unwrap();
     }
     world.clock.advance(Duration::from_secs(61));
     let live = add_one(&records, account, spec(1000)).await;
@@ -163,6 +163,53 @@ async fn s3_a_pin_that_joins_a_dag_being_fetched_is_pinning_with_the_next_report
     assert_eq!(status(&records, account, late.id).await, PinStatus::Pinned);
 }
 
+/// The age of a DAG was held against every pin of it: who joined one that had been searched for in vain for a day was
+/// given up for after a minute, with the pins of the others.
+#[tokio::test]
+async fn t05_each_pin_has_its_own_time_and_the_others_of_its_dag_go_on() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    let hour = Duration::from_secs(3_600);
+    let attempt = async |hours: u32, waited_for: bool| {
+        let dag = claim_one(&records).await;
+        world.clock.advance(hour * hours);
+        let outcome = searched(world.clock.now(), "nobody", hour * hours);
+        assert_eq!(records.finish_dag(dag.dag, outcome).await.unwrap(), waited_for);
+        dag.searched
+    };
+    let first = add_one(&records, account, spec(1)).await;
+    assert_eq!(attempt(20, true).await, Duration::ZERO);
+    let second = add_one(&records, account, spec(1)).await;
+    assert_eq!(attempt(3, true).await, hour * 20);
+    assert_eq!(status(&records, account, first.id).await, PinStatus::Pinning, "23 h");
+    // It joins while an attempt goes on that began before it.
+    let dag = claim_one(&records).await;
+    world.clock.advance(hour);
+    let third = add_one(&records, account, spec(1)).await;
+    let outcome = searched(world.clock.now(), "nobody", hour);
+    assert!(records.finish_dag(dag.dag, outcome).await.unwrap());
+    let failed = records.pin(account, first.id).await.unwrap();
+    assert_eq!((failed.status, failed.reason.as_deref()), (PinStatus::Failed, Some("given up: nobody")));
+    assert_eq!(attempt(19, true).await, hour * 4, "as the second counts");
+    assert_eq!(status(&records, account, second.id).await, PinStatus::Pinning, "23 h");
+    // Progress begins anew for both.
+    let dag = claim_one(&records).await;
+    records.dag_progress(dag.dag, 1, 10, None).await.unwrap();
+    world.clock.advance(hour);
+    records.finish_dag(dag.dag, searched(world.clock.now(), "nobody", hour)).await.unwrap();
+    assert_eq!(attempt(22, true).await, hour);
+    assert_eq!(status(&records, account, second.id).await, PinStatus::Pinning, "23 h since progress");
+    assert_sound(&records).await;
+    attempt(1, false).await;
+    for id in [second.id, third.id] {
+        assert_eq!(status(&records, account, id).await, PinStatus::Failed);
+    }
+    assert_eq!(records.claim_dags(9, 9).await.unwrap(), []);
+    assert_eq!(records.next_due().await.unwrap(), None);
+    assert_sound(&records).await;
+}
+
 /// A peer that connected again and again woke all parked pins that name it to the front of their queue, and what the
 /// account asked for since was never looked for.
 #[tokio::test]
@@ -177,8 +224,8 @@ async fn t05_what_is_woken_again_and_again_keeps_no_other_pin_waiting() {
     records.add_pins(account, (0..5).map(named).collect(), false, None).await.unwrap();
     let next_attempt = world.clock.now().after(Duration::from_secs(600));
     let park = async |dag: uuid::Uuid| {
-        let parked = DagOutcome::Parked { next_attempt, reason: "nobody".into(), progressed: false };
-        records.finish_dag(dag, parked).await.unwrap();
+        let outcome = parked(next_attempt, "nobody");
+        records.finish_dag(dag, outcome).await.unwrap();
     };
     world.clock.advance(Duration::from_secs(1));
     for _ in 0..5 {
@@ -213,8 +260,8 @@ async fn s7_a_peer_wakes_the_pins_whose_origins_name_it() {
     let dag = claim_one(&records).await;
     assert_eq!(dag.origins, with_origin.origins);
     let next_attempt = world.clock.now().after(Duration::from_secs(600));
-    let parked = DagOutcome::Parked { next_attempt, reason: "nobody".into(), progressed: false };
-    records.finish_dag(dag.dag, parked).await.unwrap();
+    let outcome = parked(next_attempt, "nobody");
+    records.finish_dag(dag.dag, outcome).await.unwrap();
     assert_eq!(records.next_due().await.unwrap(), Some(next_attempt));
     assert_eq!(records.claim_dags(1, 10).await.unwrap(), []);
     assert_eq!(records.wake(Some("12D3KooWother"), None).await.unwrap(), 0);

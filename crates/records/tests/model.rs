@@ -382,9 +382,8 @@ impl Run {
                 if let Some(dag) = self.pick_claimed(pick) {
                     let due = now + secs * 1_000;
                     let next_attempt = Timestamp::from_millis(due);
-                    let parked =
-                        DagOutcome::Parked { next_attempt, reason: "nobody".into(), progressed: false };
-                    self.records.finish_dag(dag, parked).await.unwrap();
+                    let outcome = parked(next_attempt, "nobody");
+                    self.records.finish_dag(dag, outcome).await.unwrap();
                     self.model.end_claim(dag, true, due);
                 }
             }

@@ -154,8 +154,8 @@ async fn pins(world: &World, records: &Records) {
     let claimed = records.claim_dags(9, 9).await.unwrap();
     records.dag_progress(claimed[0].dag, 3, 30, Some("slow".into())).await.unwrap();
     let next_attempt = Timestamp::from_millis(START + 60_000);
-    let parked = DagOutcome::Parked { next_attempt, reason: "nobody has it".into(), progressed: false };
-    records.finish_dag(claimed[0].dag, parked).await.unwrap();
+    let outcome = parked(next_attempt, "nobody has it");
+    records.finish_dag(claimed[0].dag, outcome).await.unwrap();
     assert_eq!(records.parked_roots(9).await.unwrap().len(), 1);
     records.next_due().await.unwrap();
     records.wake(Some(PEER), None).await.unwrap();

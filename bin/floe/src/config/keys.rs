@@ -331,7 +331,8 @@ pub(crate) const KEYS: &[Key] = &[
         default: Default::Is(r#""24h""#),
         about: "A pin fails when no block of it came for so long.",
         reason: "A day, because a laptop that has the data is often back the next day. Until then it costs one \
-                 attempt now and then.",
+                 attempt now and then. Only time in which it was searched for since it was asked for counts: not when \
+                 the service was off, was short of disk space, or was busy with other pins.",
         flag: None,
         env: "FLOE_PIN_GIVE_UP_AFTER",
     },

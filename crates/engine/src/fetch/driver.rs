@@ -421,6 +421,9 @@ impl Driver {
         if self.paused {
             self.progress_at = now;
             self.paused = self.ctx.blocks.is_read_only();
+            if !self.paused {
+                self.ctx.space_is_back();
+            }
         }
         // Only waiting for the network counts: a slow disk or a long local walk is no missing peer.
         if self.walker.is_none() || self.session.is_none() {

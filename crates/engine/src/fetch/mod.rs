@@ -98,6 +98,7 @@ async fn wait_for_space(
             () = ctx.clock.sleep(limits::TICK) => waited += limits::TICK,
         }
         if !ctx.blocks.is_read_only() {
+            ctx.space_is_back();
             return None;
         }
         if !silent && waited >= limits::REPORT_IDLE_EVERY {

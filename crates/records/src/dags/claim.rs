@@ -7,6 +7,8 @@
 //! Within an account, what was woken comes before what waits, but not twice in a row: a peer that connects again and
 //! again wakes every parked pin that names it, and would else keep the account's other pins waiting without end.
 
+use std::time::Duration;
+
 use floe_core::{AccountId, Cid, Timestamp, cid};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
@@ -100,9 +102,9 @@ async fn first_due(tx: &mut Tx, account: i64) -> Result<Option<Uuid>, Error> {
 
 /// `None` for a DAG that cannot be fetched because its row is damaged.
 async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>, Error> {
-    let (root, attempts, progress_at): (Vec<u8>, i64, i64) = sqlx::query_as(
+    let (root, attempts, searched, before, tried_at): (Vec<u8>, i64, i64, i64, Option<i64>) = sqlx::query_as(
         "UPDATE dags SET state = 1, claimed_for = $2, attempts = attempts + 1, next_at = NULL WHERE id = $1 \
-         RETURNING root, attempts, progress_at",
+         RETURNING root, attempts, searched, searched_before, tried_at",
     )
     .bind(key(dag))
     .bind(account)
@@ -121,7 +123,7 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
     for pin in pins.iter_mut().filter(|pin| pin.status == floe_core::PinStatus::Queued) {
         step(&mut tx.conn, pin, floe_core::pin::PinEvent::Claimed).await?;
     }
-    let oldest = pins.iter().map(|pin| pin.created).min().unwrap_or(progress_at);
+    let before = pins.iter().map(|pin| before.max(pin.searched_before)).min().unwrap_or(searched);
     Ok(Some(ClaimedDag {
         dag,
         root,
@@ -129,7 +131,8 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
         origins: origins_of(&pins),
         local_request: pins.iter().any(|pin| pin.local_request),
         attempts: u32::try_from(attempts - 1).unwrap_or(u32::MAX),
-        since: Timestamp::from_millis(num(oldest.max(progress_at))),
+        tried_at: tried_at.map_or(tx.now, |at| Timestamp::from_millis(num(at))),
+        searched: Duration::from_millis(num(searched - before)),
         byte_allowance: super::progress::allowance(&mut tx.conn, dag).await?,
     }))
 }

@@ -1,7 +1,9 @@
 //! How an attempt ends: statuses, charges and what follows from them, in one transaction.
 
+use std::time::Duration;
+
+use floe_core::PinStatus;
 use floe_core::pin::PinEvent;
-use floe_core::{PinStatus, Timestamp};
 use uuid::Uuid;
 
 use super::claim::give_back;
@@ -10,29 +12,27 @@ use super::{CLAIMED, COMPLETE, IDLE, RETRY, set_state};
 use crate::pins::change::{self, step, unsettled};
 use crate::pins::row::{Stored, db, key, uuid_of};
 use crate::writer::Tx;
-use crate::{DagOutcome, Error, jobs, limits};
+use crate::{DagOutcome, Error, Parked, jobs, limits};
 
 /// One transaction's part of [`crate::Records::finish_dag`].
-pub(crate) async fn finish(tx: &mut Tx, dag: Uuid, outcome: &DagOutcome) -> Result<(), Error> {
+pub(crate) async fn finish(tx: &mut Tx, dag: Uuid, outcome: &DagOutcome) -> Result<bool, Error> {
     let state: Option<i64> = sqlx::query_scalar("SELECT state FROM dags WHERE id = $1")
         .bind(key(dag))
         .fetch_optional(&mut tx.conn)
         .await?;
     match (state, outcome) {
         // Said twice: the first reply was lost.
-        (Some(COMPLETE), DagOutcome::Complete { .. }) => return Ok(()),
+        (Some(COMPLETE), DagOutcome::Complete { .. }) => return Ok(false),
         (Some(CLAIMED), _) => {}
         _ => return Err(Error::NotFound),
     }
     match outcome {
         DagOutcome::Complete { blocks, bytes } => complete(tx, dag, *blocks, *bytes).await?,
-        DagOutcome::Parked { next_attempt, reason, progressed } => {
-            park(tx, dag, *next_attempt, reason, *progressed).await?;
-        }
+        DagOutcome::Parked(parked) => park(tx, dag, parked).await?,
         DagOutcome::Failed { reason } => give_up(tx, dag, reason).await?,
     }
     fail::fail_point!("pin.settled");
-    Ok(())
+    is_waited_for(tx, dag).await
 }
 
 async fn complete(tx: &mut Tx, dag: Uuid, blocks: u64, bytes: u64) -> Result<(), Error> {
@@ -90,19 +90,47 @@ async fn announce(tx: &mut Tx, dag: Uuid) -> Result<(), Error> {
     }
 }
 
-async fn park(tx: &mut Tx, dag: Uuid, next: Timestamp, reason: &str, progressed: bool) -> Result<(), Error> {
-    sqlx::query(
-        "UPDATE dags SET next_at = $2, last_error = $3, \
-         progress_at = CASE WHEN $4 = 1 THEN $5 ELSE progress_at END WHERE id = $1",
+async fn park(tx: &mut Tx, dag: Uuid, parked: &Parked) -> Result<(), Error> {
+    let next = db(parked.next_attempt.as_millis());
+    let (searched, before): (i64, i64) = sqlx::query_as(
+        "UPDATE dags SET next_at = $2, last_error = $3, tried_at = $5, searched = searched + $6, \
+         progress_at = CASE WHEN $4 = 1 THEN $5 ELSE progress_at END, \
+         searched_before = CASE WHEN $4 = 1 THEN searched + $6 ELSE searched_before END WHERE id = $1 \
+         RETURNING searched, searched_before",
     )
     .bind(key(dag))
-    .bind(db(next.as_millis()))
-    .bind(reason)
-    .bind(i64::from(progressed))
+    .bind(next)
+    .bind(&parked.reason)
+    .bind(i64::from(parked.progressed))
     .bind(db(tx.now.as_millis()))
-    .execute(&mut tx.conn)
+    .bind(millis(parked.searched))
+    .fetch_one(&mut tx.conn)
     .await?;
-    give_back(tx, dag, RETRY, db(next.as_millis())).await
+    give_back(tx, dag, RETRY, next).await?;
+    let most = millis(parked.give_up.after);
+    if searched - before >= most {
+        for pin in unsettled(&mut tx.conn, dag).await? {
+            // What an attempt counts for may have begun before the pin did.
+            let age = db(tx.now.as_millis()) - pin.created;
+            if searched - before.max(pin.searched_before) >= most && age >= most {
+                change::fail(tx, pin, &parked.give_up.reason).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+async fn is_waited_for(tx: &mut Tx, dag: Uuid) -> Result<bool, Error> {
+    let waits: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM (SELECT 1 FROM waits WHERE dag = $1 LIMIT 1) w")
+            .bind(key(dag))
+            .fetch_one(&mut tx.conn)
+            .await?;
+    Ok(waits > 0)
 }
 
 /// Fails every waiting pin. Their references go with it, and with the last the DAG; what only a keep holds is

@@ -15,6 +15,10 @@
 //! that root begins anew with a row and a manifest of its own. The gone row stays as history for the failed
 //! pins' `info`, and goes with the last of them.
 //!
+//! What a pin is given up for is time in which its DAG was *searched for* in vain since it joined, not its age: each
+//! attempt adds what it counts for (the engine says how much), progress begins anew, and only the pins that have had
+//! all of `pin.give_up_after` fail. The others go on, with the same DAG.
+//!
 //! Settling is by DAG: the transaction that completes it settles every pin that waits for it. A pin that joins
 //! a complete DAG is `queued` when its caller is answered, and settled by the writer's follow-up right after.
 
@@ -51,10 +55,12 @@ pub(crate) struct Joined {
     pub(crate) dag: Uuid,
     /// What the DAG is known to hold by now.
     pub(crate) bytes: i64,
+    /// For how long it was searched for in vain by now, in milliseconds.
+    pub(crate) searched: i64,
     pub(crate) progress: DagProgress,
 }
 
-type Live = (Vec<u8>, i64, i64, i64, i64, Option<String>, Option<i64>);
+type Live = (Vec<u8>, i64, i64, i64, i64, Option<String>, Option<i64>, i64);
 
 /// Joins the live DAG of this root, or begins one; takes a reference.
 pub(crate) async fn join(
@@ -64,12 +70,12 @@ pub(crate) async fn join(
     origins: &[String],
 ) -> Result<Joined, Error> {
     let live: Option<Live> = sqlx::query_as(
-        "SELECT id, state, blocks, bytes, attempts, last_error, next_at FROM dags WHERE root = $1 AND state < 4",
+        "SELECT id, state, blocks, bytes, attempts, last_error, next_at, searched FROM dags WHERE root = $1 AND state < 4",
     )
     .bind(root)
     .fetch_optional(&mut tx.conn)
     .await?;
-    let Some((id, state, blocks, bytes, attempts, last_error, next_at)) = live else {
+    let Some((id, state, blocks, bytes, attempts, last_error, next_at, searched)) = live else {
         return begin(tx, root, account, origins).await;
     };
     let dag = uuid_of(id);
@@ -95,7 +101,7 @@ pub(crate) async fn join(
         next_attempt,
         queue_position: None,
     };
-    Ok(Joined { dag, bytes, progress })
+    Ok(Joined { dag, bytes, searched, progress })
 }
 
 async fn begin(tx: &mut Tx, root: &[u8], account: i64, origins: &[String]) -> Result<Joined, Error> {
@@ -113,7 +119,7 @@ async fn begin(tx: &mut Tx, root: &[u8], account: i64, origins: &[String]) -> Re
     .await?;
     wait(tx, account, dag, FRESH).await?;
     name_peers(tx, dag, origins).await?;
-    Ok(Joined { dag, bytes: 0, progress: DagProgress::default() })
+    Ok(Joined { dag, bytes: 0, searched: 0, progress: DagProgress::default() })
 }
 
 async fn join_complete(tx: &mut Tx, dag: Uuid) -> Result<(), Error> {

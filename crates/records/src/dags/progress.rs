@@ -27,6 +27,7 @@ pub(crate) async fn progress(
     // A walk that goes on after a restart counts from its last checkpoint: never show less than was shown.
     let row: Option<(i64, i64)> = sqlx::query_as(
         "UPDATE dags SET progress_at = CASE WHEN bytes < $3 THEN $5 ELSE progress_at END, \
+         searched_before = CASE WHEN bytes < $3 THEN searched ELSE searched_before END, \
          blocks = CASE WHEN blocks < $2 THEN $2 ELSE blocks END, bytes = CASE WHEN bytes < $3 THEN $3 ELSE bytes END, \
          last_error = COALESCE($4, last_error) WHERE id = $1 AND state = 1 RETURNING bytes, state",
     )

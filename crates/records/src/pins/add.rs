@@ -159,6 +159,7 @@ async fn insert_pin(tx: &mut Tx, slot: Slot, spec: &PinSpec) -> Result<Stored, E
         reason: None,
         charged,
         kept: slot.kept,
+        searched_before: joined.searched,
         progress: joined.progress,
     };
     change::insert(&mut tx.conn, &pin).await?;

@@ -48,8 +48,8 @@ async fn up_to(conn: &mut SqliteConnection, dag: Uuid, status: PinStatus) -> Res
 pub(crate) async fn insert(conn: &mut SqliteConnection, pin: &Stored) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO pins (id, account, created, status, cid_text, root, name, folded, origins, meta, \
-         local_request, dag, reason, charged, kept, digest) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+         local_request, dag, reason, charged, kept, searched_before, digest) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
     )
     .bind(key(pin.id))
     .bind(pin.account)
@@ -66,6 +66,7 @@ pub(crate) async fn insert(conn: &mut SqliteConnection, pin: &Stored) -> Result<
     .bind(&pin.reason)
     .bind(pin.charged)
     .bind(pin.kept)
+    .bind(pin.searched_before)
     .bind(pin.digest())
     .execute(conn)
     .await?;

@@ -17,7 +17,7 @@ macro_rules! select_pins {
     ($which:literal) => {
         concat!(
             "SELECT p.id, p.account, p.created, p.status, p.cid_text, p.root, p.name, p.folded, p.origins, p.meta, \
-             p.local_request, p.dag, p.reason, p.charged, p.kept, p.digest, \
+             p.local_request, p.dag, p.reason, p.charged, p.kept, p.searched_before, p.digest, \
              d.blocks, d.bytes, d.attempts, d.last_error, d.next_at, d.state \
              FROM pins p LEFT JOIN dags d ON d.id = p.dag ",
             $which
@@ -46,6 +46,8 @@ pub(crate) struct Stored {
     pub(crate) charged: i64,
     /// What it is charged at least, for the blocks of the pin it replaced, until it is pinned.
     pub(crate) kept: i64,
+    /// For how long its DAG had been searched for in vain when it joined, in milliseconds.
+    pub(crate) searched_before: i64,
     pub(crate) progress: DagProgress,
 }
 
@@ -72,6 +74,7 @@ impl Stored {
                 reason: row.try_get("reason")?,
                 charged: row.try_get("charged")?,
                 kept: row.try_get("kept")?,
+                searched_before: row.try_get("searched_before")?,
                 progress: progress(row)?,
             };
             Ok((stored, row.try_get("digest")?))
@@ -100,6 +103,10 @@ impl Stored {
         ];
         for field in fields {
             digest_field(&mut hash, field);
+        }
+        // Rows that are older than this column have none of it, and keep their digest.
+        if self.searched_before != 0 {
+            digest_field(&mut hash, Some(&self.searched_before.to_le_bytes()));
         }
         hash.finalize().as_bytes()[..16].to_vec()
     }

@@ -5,10 +5,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use floe_core::ports::Entropy;
 use floe_core::{AccountId, Cid, ManualClock, PinStatus, RequestId, Timestamp, cid};
-use floe_records::{ClaimedDag, Components, DagOutcome, PinFilter, PinRow, PinSpec, Records, Settings};
+use floe_records::{
+    ClaimedDag, Components, DagOutcome, GiveUp, Parked, PinFilter, PinRow, PinSpec, Records, Settings,
+};
+
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 pub(crate) const START: u64 = 1_800_000_000_000;
 
@@ -81,6 +86,23 @@ pub(crate) async fn claim_one(records: &Records) -> ClaimedDag {
     let mut claimed = records.claim_dags(1, 10).await.unwrap();
     assert_eq!(claimed.len(), 1);
     claimed.remove(0)
+}
+
+/// An attempt in vain, long before the time of any pin is up.
+pub(crate) fn parked(next_attempt: Timestamp, reason: &str) -> DagOutcome {
+    searched(next_attempt, reason, Duration::ZERO)
+}
+
+/// The same, after so much of the day that each pin has.
+pub(crate) fn searched(next_attempt: Timestamp, reason: &str, searched: Duration) -> DagOutcome {
+    let give_up = GiveUp { after: DAY, reason: format!("given up: {reason}") };
+    DagOutcome::Parked(Parked {
+        next_attempt,
+        reason: reason.to_owned(),
+        progressed: false,
+        searched,
+        give_up,
+    })
 }
 
 pub(crate) async fn complete(records: &Records, dag: &ClaimedDag, bytes: u64) {
