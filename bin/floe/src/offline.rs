@@ -171,14 +171,7 @@ impl Pins<'_> {
 
 impl Report {
     fn text(&self) -> String {
-        let mut out = client::verify_text(&json!(self));
-        if self.rows.is_empty() {
-            out.push_str("rows are right\n");
-        }
-        self.rows
-            .iter()
-            .for_each(|problem| out.push_str(&format!("rows: {}\n", crate::output::printable(problem))));
-        out
+        client::verify_text(&json!(self)) + &client::rows_text(&json!(self))
     }
 
     fn verdict(&self) -> anyhow::Result<()> {

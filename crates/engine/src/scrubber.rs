@@ -44,6 +44,8 @@ pub struct VerifyReport {
     /// Whether the block index disagreed with the packs: what it had lost is served again, and it is made again at
     /// the next start.
     pub index_wrong: bool,
+    /// What is wrong in the rows that a running node can check, in words. `floe verify --offline` checks more.
+    pub rows: Vec<String>,
     /// DAGs that rows call complete and that lost records in the packs. They are walked again from the start on;
     /// while there are any, nothing is collected.
     pub incomplete: Vec<IncompleteDag>,
@@ -87,7 +89,16 @@ async fn patrol(ctx: &Context) {
         ctx.clock.sleep(jittered(wait, ctx.random())).await;
         wait = Duration::ZERO;
         ctx.board.state(NAME, progress(ctx.blocks.patrol_state()), 0);
-        let mended = match ctx.blocks.patrol().await {
+        let finished = ctx.blocks.patrol_state().finished;
+        let patrolled = ctx.blocks.patrol().await;
+        if ctx.blocks.patrol_state().finished != finished {
+            // The rows once in each round: they are little beside the blocks.
+            if let Err(error) = check_rows(ctx).await {
+                tracing::error!(%error, "the rows could not be checked: {error}");
+                ctx.board.error(NAME, error);
+            }
+        }
+        let mended = match patrolled {
             Ok(found) if found.is_clean() => continue,
             Ok(found) => {
                 let _one_at_a_time = ctx.scrub.lock().await;
@@ -112,6 +123,19 @@ async fn patrol(ctx: &Context) {
     }
 }
 
+/// Checks the rows, and says what is wrong to who looks at the log or at `floe status`.
+async fn check_rows(ctx: &Context) -> Result<Vec<String>, Error> {
+    let findings = ctx.records.verify_rows().await?.findings;
+    for found in &findings {
+        tracing::error!("the rows are damaged: {found}");
+    }
+    if !findings.is_empty() {
+        let count = findings.len();
+        ctx.board.error(NAME, format!("the rows are damaged in {count} places; see `floe verify`"));
+    }
+    Ok(findings)
+}
+
 /// What `floe status` says of it.
 fn progress(state: PatrolState) -> String {
     let last = state.finished.map_or_else(String::new, |at| format!(", last finished {at}"));
@@ -127,6 +151,7 @@ pub(crate) async fn verify(ctx: &Context) -> Result<VerifyReport, Error> {
     ctx.board.state(NAME, "reading every block", 0);
     let found = ctx.blocks.scrub().await?;
     let (mut report, _) = answer(ctx, found).await?;
+    report.rows = check_rows(ctx).await?;
     let mut pins = Pins::default();
     for dag in recovery::confirm(ctx).await? {
         let named = pins.of(ctx, dag).await?.iter().map(|(account, id)| (account.0, *id)).collect();

@@ -13,6 +13,7 @@ use floe_blockstore::{RealDisk, Space};
 use floe_core::ports::LocalBlocks;
 use floe_core::{Block, PinStatus};
 use floe_engine::{Error, Settings};
+use sqlx::Connection as _;
 
 use self::support::dags::{leaf, tree};
 use self::support::{World, spec, until};
@@ -130,6 +131,24 @@ fn flip(world: &World, block: &Block) {
         flipped += 1;
     }
     assert_eq!(flipped, 1, "the block is stored once");
+}
+
+/// Rows were checked by `floe verify --offline` alone: a running node said that all was well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r04_verify_of_a_running_node_finds_a_damaged_row() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let named = floe_engine::PinSpec { name: Some("a name".into()), ..spec(leaf(54, 50).cid(), &[]) };
+    let row = world.engine.add_pins(&alice, vec![named], true, None).await.unwrap().remove(0);
+    assert_eq!(world.engine.verify().await.unwrap().rows, Vec::<String>::new());
+    let url = format!("sqlite://{}", world.dir.path().join("pins-1.sqlite").display());
+    let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("UPDATE pins SET name = 'b name'").execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    let rows = world.engine.verify().await.unwrap().rows;
+    assert!(rows.len() == 1 && rows[0].contains(&row.id.to_string()), "{rows:?}");
+    let told = world.engine.status().await.unwrap().workers.into_iter().find(|w| w.name == "scrubber");
+    assert!(told.unwrap().last_error.unwrap().contains("the rows are damaged"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

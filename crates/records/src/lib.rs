@@ -481,6 +481,15 @@ impl Records {
         Ok(report)
     }
 
+    /// Checks digests, and that pins and their DAGs name the same roots, on a running node: in short reads, beside those
+    /// who write. What is compared in one snapshot, and the pages, are for [`Records::verify`].
+    ///
+    /// # Errors
+    /// As [`Records::verify`].
+    pub async fn verify_rows(&self) -> Result<RowsReport, Error> {
+        verify::rows(&self.inner.readers).await
+    }
+
     /// Completes when a sync has failed and the process must end, with the reason.
     pub async fn poisoned(&self) -> String {
         let handle = self.inner.writer.lock().clone();

@@ -2,8 +2,11 @@
 //!
 //! `integrity_check` for the pages, the digests for the rows that matter, and every sum recomputed from what it
 //! sums. It reads in one snapshot where sums are compared, so run it on a stopped node or accept a longer WAL.
+//!
+//! A running node checks its rows too ([`rows`]): what can be checked in short reads, which is all digests and what
+//! pins and DAGs say of each other.
 
-use sqlx::{Row, SqliteConnection};
+use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use crate::pins::row::{Stored, select_pins, uuid_of};
 use crate::{Error, RowsReport, limits, tokens};
@@ -56,7 +59,15 @@ const SUMS: [(&str, &str); 5] = [
 ];
 
 /// What must hold for each DAG, and a statement whose rows are the ids of those for which it does not.
-const DAGS: [(&str, &str); 3] = [
+const DAGS: [(&str, &str); 5] = [
+    (
+        "the root of a DAG, as its pins have it,",
+        "SELECT DISTINCT d.id FROM dags d JOIN pins p ON p.dag = d.id WHERE p.root <> d.root",
+    ),
+    (
+        "what keeps a DAG, which is no pin,",
+        "SELECT k.dag FROM keeps k WHERE NOT EXISTS (SELECT 1 FROM pins p WHERE p.id = k.pin)",
+    ),
     (
         "the references of a DAG",
         "SELECT d.id FROM dags d WHERE d.refs <> \
@@ -88,12 +99,7 @@ pub(crate) async fn verify(conn: &mut SqliteConnection) -> Result<RowsReport, Er
         }
     }
     check_pins(conn, &mut report).await?;
-    for row in sqlx::query("SELECT * FROM tokens").fetch_all(&mut *conn).await? {
-        report.tokens += 1;
-        if let Err(error) = tokens::read(&row) {
-            find(&mut report, error.to_string());
-        }
-    }
+    check_tokens(conn, &mut report).await?;
     for (what, statement) in SUMS {
         let wrong: Vec<String> = sqlx::query_scalar(statement).fetch_all(&mut *conn).await?;
         wrong.into_iter().for_each(|which| find(&mut report, format!("{what} is wrong: {which}")));
@@ -105,23 +111,68 @@ pub(crate) async fn verify(conn: &mut SqliteConnection) -> Result<RowsReport, Er
     Ok(report)
 }
 
+/// What a running node checks, a step at a time: each is its own short read, so that the log of the rows can be
+/// checkpointed, and nobody waits who writes.
+pub(crate) async fn rows(readers: &SqlitePool) -> Result<RowsReport, Error> {
+    let mut report = RowsReport::default();
+    let mut last = Some(Vec::new());
+    while let Some(from) = last {
+        last = check_some(&mut *readers.acquire().await?, from, &mut report).await?;
+    }
+    check_tokens(&mut *readers.acquire().await?, &mut report).await?;
+    Ok(report)
+}
+
+async fn check_tokens(conn: &mut SqliteConnection, report: &mut RowsReport) -> Result<(), Error> {
+    for row in sqlx::query("SELECT * FROM tokens").fetch_all(conn).await? {
+        report.tokens += 1;
+        if let Err(error) = tokens::read(&row) {
+            find(report, error.to_string());
+        }
+    }
+    Ok(())
+}
+
 async fn check_pins(conn: &mut SqliteConnection, report: &mut RowsReport) -> Result<(), Error> {
-    let mut last: Vec<u8> = Vec::new();
-    loop {
-        let rows = sqlx::query(select_pins!("WHERE p.id > $1 ORDER BY p.id LIMIT $2"))
-            .bind(last)
-            .bind(limits::SCAN_STEP)
-            .fetch_all(&mut *conn)
-            .await?;
-        let Some(end) = rows.last() else { return Ok(()) };
-        last = end.try_get("id")?;
-        for row in &rows {
-            report.pins += 1;
-            if let Err(error) = Stored::read(row).and_then(Stored::into_row) {
-                find(report, error.to_string());
+    let mut last = Some(Vec::new());
+    while let Some(from) = last {
+        last = check_some(conn, from, report).await?;
+    }
+    Ok(())
+}
+
+/// Checks the pins after this id, so many as one read may have. Returns the last; `None` where there are no more.
+async fn check_some(
+    conn: &mut SqliteConnection,
+    from: Vec<u8>,
+    report: &mut RowsReport,
+) -> Result<Option<Vec<u8>>, Error> {
+    let rows = sqlx::query(select_pins!("WHERE p.id > $1 ORDER BY p.id LIMIT $2"))
+        .bind(&from)
+        .bind(limits::SCAN_STEP)
+        .fetch_all(conn)
+        .await?;
+    for row in &rows {
+        report.pins += 1;
+        let root: Option<Vec<u8>> = row.try_get("dag_root")?;
+        match Stored::read(row) {
+            Ok(pin) if root.as_ref() != Some(&pin.root) => {
+                find(report, format!("the DAG {} of pin {} has another root than the pin", pin.dag, pin.id));
+            }
+            read => {
+                if let Err(error) = read.and_then(Stored::into_row) {
+                    find(report, error.to_string());
+                }
             }
         }
     }
+    let last: Option<Vec<u8>> = rows.last().map(|row| row.try_get("id")).transpose()?;
+    if last.as_ref().is_some_and(|last| *last <= from) {
+        // A damaged index would else be walked round and round.
+        find(report, "the pins are out of order".to_owned());
+        return Ok(None);
+    }
+    Ok(last)
 }
 
 fn find(report: &mut RowsReport, finding: String) {

@@ -386,7 +386,7 @@ async fn r04_a_damaged_row_keeps_no_other_pin_from_being_fetched() {
     let account = default_account(&records).await;
     let damaged = add_one(&records, account, spec(1)).await;
     let beside = add_one(&records, account, spec(1)).await;
-    let lost = add_one(&records, account, spec(2)).await;
+    let turned = add_one(&records, account, spec(2)).await;
     let other = add_one(&records, account, spec(3)).await;
     world.clock.advance(Duration::from_secs(1));
     raw(&world, "UPDATE pins SET name = 'x' WHERE created = (SELECT MIN(created) FROM pins)").await;
@@ -396,16 +396,22 @@ async fn r04_a_damaged_row_keeps_no_other_pin_from_being_fetched() {
     )
     .await;
     let claimed = records.claim_dags(9, 9).await.unwrap();
-    assert_eq!(claimed.iter().map(|dag| dag.dag).collect::<Vec<_>>(), [beside.dag, other.dag]);
+    let roots: std::collections::BTreeMap<_, _> = claimed.iter().map(|dag| (dag.dag, dag.root)).collect();
+    // The digest of the second's pin holds, so its root does.
+    assert_eq!(roots, [(beside.dag, root(1)), (turned.dag, root(2)), (other.dag, root(3))].into());
+    let findings = records.verify().await.unwrap().findings;
+    assert!(findings.iter().any(|found| found.contains("the root of a DAG")), "{findings:?}");
+    let findings = records.verify_rows().await.unwrap().findings;
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    assert!(findings.iter().any(|found| found.contains("another root than the pin")), "{findings:?}");
     for dag in &claimed {
         records.dag_progress(dag.dag, 1, 5, None).await.unwrap();
         complete(&records, dag, 5).await;
     }
-    for id in [beside.id, other.id] {
+    for id in [beside.id, turned.id, other.id] {
         assert_eq!(status(&records, account, id).await, floe_core::PinStatus::Pinned);
     }
     assert!(matches!(records.pin(account, damaged.id).await, Err(Error::Damaged(_))));
-    assert_eq!(status(&records, account, lost.id).await, floe_core::PinStatus::Queued);
     assert_eq!(records.parked_roots(9).await.unwrap(), []);
     let findings = records.verify().await.unwrap().findings;
     assert!(findings.iter().any(|found| found.contains("waiting pin")), "{findings:?}");

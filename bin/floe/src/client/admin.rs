@@ -95,14 +95,27 @@ pub(crate) async fn gc(client: &Client, out: Output, orphans: bool) -> anyhow::R
 /// `floe verify` on a running node.
 pub(crate) async fn verify(client: &Client, out: Output) -> anyhow::Result<()> {
     let report = client.call(Call::post("/admin/v1/verify", json!({})).long()).await?;
-    out.print(&report, || verify_text(&report))?;
+    out.print(&report, || verify_text(&report) + &rows_text(&report))?;
     let (damaged, repaired) = (rows(&report, "damaged").len(), number(&report["repaired"]));
     let mut found = Vec::new();
     if damaged > 0 {
         found.push(format!("{damaged} damaged blocks, {repaired} of them fetched again"));
     }
+    let problems = rows(&report["rows"], "").len();
+    if problems > 0 {
+        found.push(format!("{problems} problems in the rows"));
+    }
     found.extend(verify_words(&report));
     if found.is_empty() { Ok(()) } else { Err(Failure::new(Code::Damage, found.join(", ")).into()) }
+}
+
+/// What is wrong in the rows.
+pub(crate) fn rows_text(report: &Value) -> String {
+    let problems = rows(&report["rows"], "");
+    if problems.is_empty() {
+        return "rows are right\n".to_owned();
+    }
+    problems.iter().map(|problem| format!("rows: {}\n", printable(&plain(problem)))).collect()
 }
 
 /// What is wrong beside damaged blocks, in words for the last line.
@@ -305,6 +318,13 @@ mod tests {
         let words = verify_words(&report).join(", ");
         assert_eq!(words, "1 incomplete DAGs, a wrong index, which the next start makes again");
         assert!(verify_words(&json!({"damaged": [], "index_wrong": false, "incomplete": []})).is_empty());
+    }
+
+    /// Only `--offline` looked at the rows: a running node said that all was clean.
+    #[test]
+    fn problems_in_the_rows_are_named() {
+        assert_eq!(rows_text(&json!({"rows": []})), "rows are right\n");
+        assert_eq!(rows_text(&json!({"rows": ["the row of pin 1"]})), "rows: the row of pin 1\n");
     }
 
     /// `floe verify` of a running node said that all was clean, with exit code 0, where a record of a manifest had

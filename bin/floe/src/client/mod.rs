@@ -19,7 +19,7 @@ use futures::StreamExt as _;
 use reqwest::{Method, Response, Url};
 use serde_json::Value;
 
-pub(crate) use self::admin::{account, gc, status, token, verify, verify_text, verify_words};
+pub(crate) use self::admin::{account, gc, rows_text, status, token, verify, verify_text, verify_words};
 pub(crate) use self::error::ClientError;
 pub(crate) use self::pins::pin;
 

@@ -111,7 +111,14 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
     .fetch_one(&mut tx.conn)
     .await?;
     sqlx::query("DELETE FROM waits WHERE dag = $1").bind(key(dag)).execute(&mut tx.conn).await?;
-    let Some(root) = intact(root_of(dag, &root)) else {
+    let mut pins = unsettled(&mut tx.conn, dag).await?;
+    // Pins carry a digest and DAGs do not: where they differ, a bit of the DAG's root has turned. It would be searched
+    // for in vain.
+    let named = pins.first().map_or(&root, |pin| &pin.root);
+    if *named != root {
+        tracing::error!(%dag, "the root of DAG {dag} is damaged: its pins say which it is");
+    }
+    let Some(root) = intact(root_of(dag, named)) else {
         // Out of the queue, so that it holds up nobody; `floe verify` names it.
         sqlx::query("UPDATE dags SET state = 0, claimed_for = NULL WHERE id = $1")
             .bind(key(dag))
@@ -119,7 +126,6 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
             .await?;
         return Ok(None);
     };
-    let mut pins = unsettled(&mut tx.conn, dag).await?;
     for pin in pins.iter_mut().filter(|pin| pin.status == floe_core::PinStatus::Queued) {
         step(&mut tx.conn, pin, floe_core::pin::PinEvent::Claimed).await?;
     }

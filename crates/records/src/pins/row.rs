@@ -18,7 +18,7 @@ macro_rules! select_pins {
         concat!(
             "SELECT p.id, p.account, p.created, p.status, p.cid_text, p.root, p.name, p.folded, p.origins, p.meta, \
              p.local_request, p.dag, p.reason, p.charged, p.kept, p.searched_before, p.digest, \
-             d.blocks, d.bytes, d.attempts, d.last_error, d.next_at, d.state \
+             d.blocks, d.bytes, d.attempts, d.last_error, d.next_at, d.state, d.root AS dag_root \
              FROM pins p LEFT JOIN dags d ON d.id = p.dag ",
             $which
         )
