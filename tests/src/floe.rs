@@ -124,6 +124,11 @@ impl Floe {
         std::fs::read_to_string(self.dir.join("pin.token")).unwrap_or_default().trim().to_owned()
     }
 
+    /// The token of `admin.token`.
+    pub fn admin_token(&self) -> String {
+        std::fs::read_to_string(self.dir.join("admin.token")).unwrap_or_default().trim().to_owned()
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -136,9 +141,19 @@ impl Floe {
 
     /// A request with the pin token; the status and the JSON body (or null).
     pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
+        self.call_as(&self.token(), method, path, body).await
+    }
+
+    /// The same with another token.
+    pub async fn call_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(u16, Value)> {
         let method = reqwest::Method::from_bytes(method.as_bytes())?;
-        let mut request =
-            self.http.request(method, format!("{}{path}", self.api())).bearer_auth(self.token());
+        let mut request = self.http.request(method, format!("{}{path}", self.api())).bearer_auth(token);
         if let Some(body) = body {
             request = request.json(&body);
         }

@@ -1,8 +1,8 @@
 //! R01, R10: kill -9 under mixed load, twenty times in CI.
 //!
 //! The oracle stands outside the process: a journal of what was acknowledged. After each restart every acknowledged
-//! pin is there, none that was removed is back, and at the end every byte is intact. A request without an answer
-//! may have happened or not, but whole.
+//! pin is there, none that was removed is back, every token lets in and none that was revoked does, and at the end
+//! every byte is intact. A request without an answer may have happened or not, but whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -28,6 +28,10 @@ struct Journal {
     gone: BTreeSet<String>,
     /// Asked to be removed or replaced, no answer seen.
     unknown: BTreeSet<String>,
+    /// Secrets by id of tokens that were made.
+    tokens: BTreeMap<i64, String>,
+    /// Secrets of tokens that were revoked.
+    revoked: Vec<String>,
 }
 
 fn kills() -> usize {
@@ -91,6 +95,7 @@ async fn r01_nothing_acknowledged_is_lost_to_kill_9() -> Result<()> {
     let journal = journal.lock().await;
     compare(&floe, &journal).await?;
     ensure!(journal.live.len() + journal.gone.len() > kills(), "the load did next to nothing");
+    ensure!(!journal.tokens.is_empty() && !journal.revoked.is_empty(), "no token was made or revoked");
     // What was asked to be removed without an answer may be gone: then it is none of these.
     let known = || journal.live.iter().filter(|(id, _)| !journal.unknown.contains(*id));
     for (id, _) in known() {
@@ -104,10 +109,12 @@ async fn r01_nothing_acknowledged_is_lost_to_kill_9() -> Result<()> {
         ensure!(got.len() == cids.len(), "{cid}: {} of {} blocks", got.len(), cids.len());
     }
     println!(
-        "{} pins live, {} gone, {} unknown; {read} blocks read back meanwhile",
+        "{} pins live, {} gone, {} unknown; {} tokens, {} revoked; {read} blocks read back meanwhile",
         journal.live.len(),
         journal.gone.len(),
-        journal.unknown.len()
+        journal.unknown.len(),
+        journal.tokens.len(),
+        journal.revoked.len()
     );
     ensure!(floe.stop()? == 0);
     let verify = run(&["verify", "--offline", "--data-dir", &home.display().to_string()], &[])?;
@@ -131,10 +138,38 @@ async fn compare(floe: &Floe, journal: &Journal) -> Result<()> {
         let (code, _) = floe.call("GET", &format!("/pins/{id}"), None).await?;
         ensure!(code == 404, "the removed pin {id} is back: {code}");
     }
+    for (id, secret) in &journal.tokens {
+        let (code, _) = floe.call_as(secret, "GET", "/pins", None).await?;
+        ensure!(code == 200, "the acknowledged token {id} is lost: {code}");
+    }
+    for secret in &journal.revoked {
+        let (code, _) = floe.call_as(secret, "GET", "/pins", None).await?;
+        ensure!(code == 401, "a revoked token is let in: {code}");
+    }
     Ok(())
 }
 
-/// Pins, replaces and removes until the process is gone; [`read_back`] has it serve meanwhile.
+/// Makes a token, or revokes one. `None` where the process is gone.
+async fn change_tokens(floe: &Floe, journal: &Mutex<Journal>, revokes: bool) -> Option<()> {
+    let admin = floe.admin_token();
+    // Out of the journal for as long as nobody can say whether it still holds.
+    let victim = if revokes { journal.lock().await.tokens.pop_first() } else { None };
+    if let Some((id, secret)) = victim {
+        let (code, _) = floe.call_as(&admin, "DELETE", &format!("/admin/v1/tokens/{id}"), None).await.ok()?;
+        if code == 204 {
+            journal.lock().await.revoked.push(secret);
+        }
+        return Some(());
+    }
+    let body = json!({"account": "default", "scopes": ["pins:read"]});
+    let (code, made) = floe.call_as(&admin, "POST", "/admin/v1/tokens", Some(body)).await.ok()?;
+    if let (201, Some(id), Some(secret)) = (code, made["token"]["id"].as_i64(), made["secret"].as_str()) {
+        journal.lock().await.tokens.insert(id, secret.to_owned());
+    }
+    Some(())
+}
+
+/// Pins, replaces and removes, makes and revokes tokens until the process is gone; [`read_back`] has it serve meanwhile.
 async fn mixed_load(
     floe: Arc<Floe>,
     journal: Arc<Mutex<Journal>>,
@@ -144,6 +179,11 @@ async fn mixed_load(
 ) {
     let begun = now();
     while begun.elapsed() < Duration::from_secs(5) {
+        // As many are revoked as are made, or an account would have all it may have soon.
+        let tokens = rng.random_range(0..8);
+        if tokens < 2 && change_tokens(&floe, &journal, tokens == 0).await.is_none() {
+            return;
+        }
         let cid = roots[rng.random_range(0..roots.len())].clone();
         let pin = json!({"cid": cid, "origins": origins});
         let victim = take(&journal, &mut rng).await;

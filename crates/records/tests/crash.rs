@@ -22,7 +22,35 @@ async fn r01_the_writer_dies_at_each_point() {
     ] {
         die_at(point, committed).await;
     }
+    for (point, committed) in [("rows.before_commit", false), ("rows.after_commit", true)] {
+        die_with_a_token(point, committed).await;
+    }
     die_in_migration().await;
+}
+
+/// A token that is made, and one that is revoked, in the transaction at whose commit the writer dies.
+async fn die_with_a_token(point: &str, committed: bool) {
+    for revokes in [false, true] {
+        let world = World::new();
+        let records = world.open().await;
+        let (token, secret) = records.create_token("default", &[Scope::PinsRead], None).await.unwrap();
+        fail::cfg(point, "panic").unwrap();
+        let died = match revokes {
+            true => records.revoke_token(token.id).await.err(),
+            false => records.create_token("default", &[], None).await.err(),
+        };
+        fail::remove(point);
+        assert!(matches!(died, Some(Error::Poisoned(_))), "{point}: {died:?}");
+        drop(records);
+
+        let records = world.open().await;
+        let made = records.tokens(None).await.unwrap();
+        assert_eq!(made.len(), if committed && !revokes { 2 } else { 1 }, "{point}");
+        let let_in = records.authenticate(&secret).await.unwrap().is_some();
+        assert_eq!(let_in, !(committed && revokes), "{point}: a token that is revoked lets nobody in");
+        assert_sound(&records).await;
+        records.close().await;
+    }
 }
 
 async fn die_at(point: &str, committed: bool) {
