@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use floe_core::cid::canonical;
-use floe_core::ports::{Entropy, Exchange, Network, NetworkStatus};
+use floe_core::ports::{Entropy, Exchange, Network, NetworkStatus, Origins};
 use floe_core::{Clock, RequestId, TokenId};
 use tokio::task::JoinSet;
 
@@ -437,8 +437,8 @@ async fn on_added(ctx: &Context, row: &PinRow) {
     if row.status.is_settled() {
         return;
     }
-    let origins = row.spec.origins.clone();
-    let more = Control::Origins { origins, local_request: row.local_request };
+    let origins = Origins { addresses: row.spec.origins.clone(), local_request: row.local_request };
+    let more = Control::Origins(origins);
     if ctx.running.tell(row.dag, more) {
         return;
     }

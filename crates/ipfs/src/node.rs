@@ -231,6 +231,10 @@ impl Plan {
         Ok((task, Ends { bitswap, commands, announce, dht_ready }))
     }
 
+    fn local_requests_are_trusted(&self) -> bool {
+        self.settings.private_addresses == PrivateAddresses::Auto && self.settings.api_is_local
+    }
+
     fn relays(&self) -> Result<Relays, Error> {
         let relays = configured("relays", &self.settings.relays, &self.policy)?;
         if relays.len() > MAX_RELAYS {
@@ -254,6 +258,7 @@ impl Plan {
             refuse_bytes: world.memory.refuse_bytes(),
             connections: world.connections,
             private_allowed: self.private_allowed,
+            tells_listeners: self.private_allowed || self.local_requests_are_trusted(),
             entropy: &self.components.entropy,
             clock: &self.components.clock,
         });
@@ -290,6 +295,7 @@ impl Plan {
             stop: self.stop.clone(),
         };
         let (end, ended) = watch::channel(None);
+        let local_requests_are_trusted = self.local_requests_are_trusted();
         let provides: Provides = Arc::new(RwLock::new(Some(self.provides)));
         let (swarm, worker) = (tokio::spawn(task.run()), tokio::spawn(worker.run()));
         tokio::spawn(supervise(swarm, worker, provides.clone(), self.stop.clone(), end.clone()));
@@ -297,8 +303,7 @@ impl Plan {
             own: self.view.peer,
             commands: ends.commands,
             policy: self.policy,
-            local_requests_are_trusted: self.settings.private_addresses == PrivateAddresses::Auto
-                && self.settings.api_is_local,
+            local_requests_are_trusted,
         };
         let inner = Inner {
             view: self.view,

@@ -210,10 +210,10 @@ impl Task {
         let Some(search) = self.state.searches.get_mut(&id) else { return };
         let swarm = &self.swarm;
         for dial in search.due(now, |peer| swarm.is_connected(peer)) {
-            if dial.asker == Asker::Local {
-                dial.addresses.iter().for_each(|address| self.policy.permit_local(address));
+            for (address, _) in dial.addresses.iter().filter(|(_, asker)| *asker == Asker::Local) {
+                self.policy.permit_local(address);
             }
-            self.dial(dial.peer, dial.addresses);
+            self.dial(dial.peer, dial.addresses.into_iter().map(|(address, _)| address).collect());
         }
     }
 

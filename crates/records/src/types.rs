@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use floe_core::ports::Origins;
 use floe_core::{AccountId, Cid, PinStatus, RequestId, Timestamp, TokenId};
 use uuid::Uuid;
 
@@ -191,10 +192,8 @@ pub struct ClaimedDag {
     pub root: Cid,
     /// The account in whose name it was claimed (fairness counts there).
     pub account: AccountId,
-    /// Origins of all its pins.
-    pub origins: Vec<String>,
-    /// Whether any of its pins came from this machine.
-    pub local_request: bool,
+    /// Origins of all its pins: those of pins that came from this machine, and those of the others.
+    pub origins: Vec<Origins>,
     /// Attempts before this one.
     pub attempts: u32,
     /// When its oldest unsettled pin was made or it last made progress, whichever is later: give-up counts from here.

@@ -112,7 +112,9 @@ async fn kubo_s07_origins_are_hints() {
         let hints = world.peers.hints();
         hints
             .iter()
-            .any(|h| h.root == cid && h.local_request && h.origins.iter().any(|o| o.ends_with("/4000")))
+            .filter(|h| h.root == cid)
+            .flat_map(|h| &h.origins)
+            .any(|o| o.local_request && o.addresses.iter().any(|a| a.ends_with("/4000")))
     };
     for _ in 0..2_000 {
         if given() {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use floe_blockstore::BlockStore;
 use floe_core::clock::BoxFuture;
 use floe_core::ports::{
-    EventSink, Exchange, ExchangeClosed, Network, NetworkEvent, NetworkStatus, ReadError, Session,
+    EventSink, Exchange, ExchangeClosed, Network, NetworkEvent, NetworkStatus, Origins, ReadError, Session,
     SessionHints, SessionProgress,
 };
 use floe_core::{Block, Cid, Multihash};
@@ -235,8 +235,8 @@ impl Session for MemorySession {
         }
     }
 
-    fn add_origins(&mut self, origins: &[String], _local_request: bool) {
-        self.net.0.state.lock().late_origins.extend_from_slice(origins);
+    fn add_origins(&mut self, origins: &Origins) {
+        self.net.0.state.lock().late_origins.extend_from_slice(&origins.addresses);
     }
 
     fn poll_blocks(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Block>, ExchangeClosed>> {

@@ -90,7 +90,7 @@ async fn origins_may_come_later() {
     server.blocks.put(&block);
     let mut session = client.open(*block.cid(), &[], true);
     session.want(&[*block.cid()]);
-    session.add_origins(&server.addresses(), true);
+    session.add_origins(&Origins { addresses: server.addresses(), local_request: true });
     assert_eq!(take(&mut session, 1).await, [block]);
 }
 

@@ -7,6 +7,7 @@
 //! Within an account, what was woken comes before what waits, but not twice in a row: a peer that connects again and
 //! again wakes every parked pin that names it, and would else keep the account's other pins waiting without end.
 
+use floe_core::ports::Origins;
 use floe_core::{AccountId, Cid, Timestamp, cid};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
@@ -127,17 +128,23 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
         root,
         account: AccountId(account),
         origins: origins_of(&pins),
-        local_request: pins.iter().any(|pin| pin.local_request),
         attempts: u32::try_from(attempts - 1).unwrap_or(u32::MAX),
         since: Timestamp::from_millis(num(oldest.max(progress_at))),
         byte_allowance: super::progress::allowance(&mut tx.conn, dag).await?,
     }))
 }
 
-/// Origins of all pins, each once.
-fn origins_of(pins: &[Stored]) -> Vec<String> {
+/// Origins of all pins, each once for those that came from this machine and once for the others. Either is there
+/// where it has pins, be it without an origin.
+fn origins_of(pins: &[Stored]) -> Vec<Origins> {
+    let (local, others): (Vec<_>, Vec<_>) = pins.iter().partition(|pin| pin.local_request);
+    let groups = [(local, true), (others, false)].into_iter().filter(|(pins, _)| !pins.is_empty());
+    groups.map(|(pins, local_request)| Origins { addresses: addresses_of(&pins), local_request }).collect()
+}
+
+fn addresses_of(pins: &[&Stored]) -> Vec<String> {
     let mut origins = Vec::new();
-    let parse = |pin: &Stored| {
+    let parse = |pin: &&Stored| {
         serde_json::from_str(&pin.origins)
             .map_err(|_| Error::Damaged(format!("the row of pin {} has origins that do not parse", pin.id)))
     };
