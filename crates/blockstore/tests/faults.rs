@@ -169,8 +169,8 @@ fn r03_a_failed_sync_ends_everything() {
 
 #[test]
 fn r03_a_full_disk_refuses_and_recovers_by_itself() {
-    for step in 0..40 {
-        let room = 200_000 + step * 7_001;
+    for step in 0..50 {
+        let room = 200_000 + step * 5_601;
         let disk = FaultyDisk::new(1 << 30);
         let store = memory(&disk).unwrap();
         let mut journal = Journal::default();

@@ -52,7 +52,7 @@ pub use types::{
 };
 
 use crate::pins::add::{Add, add, replace};
-use crate::pins::row::{key, uuid_of};
+use crate::pins::row::{intact, key, uuid_of};
 use crate::writer::{Tx, Urgency};
 
 /// Plain settings.
@@ -302,6 +302,41 @@ impl Records {
                 .fetch_all(&mut *self.reader().await?)
                 .await?;
         Ok(rows.into_iter().map(|(id, state)| (uuid_of(id), state == dags::COMPLETE)).collect())
+    }
+
+    /// How many DAGs are announced, those whose announcement is still queued not among them. Linear in the DAGs: for
+    /// the start.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn announced_count(&self) -> Result<u64, Error> {
+        let count: i64 = sqlx::query_scalar(
+            "SELECT (SELECT COUNT(*) FROM dags WHERE state = $1 AND announced = 1) \
+             - (SELECT COUNT(*) FROM jobs WHERE kind = $2)",
+        )
+        .bind(dags::COMPLETE)
+        .bind(jobs::ANNOUNCE)
+        .fetch_one(&mut *self.reader().await?)
+        .await?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Roots of announced DAGs in the order of their ids, the first `limit` behind `after`; `None` where a row is
+    /// damaged.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn announced(&self, after: Uuid, limit: usize) -> Result<Vec<(Uuid, Option<Cid>)>, Error> {
+        let rows: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
+            "SELECT id, root FROM dags WHERE id > $1 AND state = $2 AND announced = 1 ORDER BY id LIMIT $3",
+        )
+        .bind(key(after))
+        .bind(dags::COMPLETE)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&mut *self.reader().await?)
+        .await?;
+        let roots = rows.into_iter().map(|(id, root)| (uuid_of(id), root));
+        Ok(roots.map(|(dag, root)| (dag, intact(dags::root_of(dag, &root)))).collect())
     }
 
     /// DAGs whose release is queued and not done yet.

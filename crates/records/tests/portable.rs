@@ -178,6 +178,8 @@ async fn pins(world: &World, records: &Records) {
     records.remove_pin(account, again.id).await.unwrap();
     assert!(records.dag_ids().await.unwrap().iter().any(|(_, complete)| *complete));
     assert!(!records.queued_releases().await.unwrap().is_empty());
+    let announced = records.announced(uuid::Uuid::nil(), 10).await.unwrap();
+    assert!(records.announced_count().await.unwrap() <= announced.len() as u64);
     for (id, _) in records.jobs(99).await.unwrap() {
         records.job_done(id).await.unwrap();
     }

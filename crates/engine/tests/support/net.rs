@@ -124,6 +124,10 @@ impl Net {
         self.0.provide_fails.store(fails, Ordering::Relaxed);
     }
 
+    pub fn forgets_what_it_provides(&self) {
+        self.0.state.lock().provided.clear();
+    }
+
     pub fn opened(&self) -> Vec<SessionHints> {
         self.0.state.lock().opened.clone()
     }
@@ -298,6 +302,6 @@ impl Network for Net {
     }
 
     fn status(&self) -> NetworkStatus {
-        NetworkStatus::default()
+        NetworkStatus { provided: self.0.state.lock().provided.len() as u64, ..NetworkStatus::default() }
     }
 }

@@ -160,7 +160,7 @@ fn addresses_of(pins: &[&Stored]) -> Vec<String> {
     origins
 }
 
-fn root_of(dag: Uuid, bytes: &[u8]) -> Result<Cid, Error> {
+pub(crate) fn root_of(dag: Uuid, bytes: &[u8]) -> Result<Cid, Error> {
     cid::parse_bytes(bytes)
         .map_err(|error| Error::Damaged(format!("the root of DAG {dag} is damaged: {error}")))
 }

@@ -22,7 +22,7 @@ mod claim;
 mod finish;
 mod progress;
 
-pub(crate) use claim::{claim, next_due, parked_roots, reset_claims, wake};
+pub(crate) use claim::{claim, next_due, parked_roots, reset_claims, root_of, wake};
 pub(crate) use finish::{finish, settle_joined};
 pub(crate) use progress::progress;
 
