@@ -188,12 +188,16 @@ impl Records {
         Ok(row)
     }
 
-    /// A page of pins. `queue_position` is not filled in.
+    /// A page of pins, each queued one with its place in the queue.
     ///
     /// # Errors
     /// [`Error::Deadline`] when a scan by part of a name or by meta takes too long.
     pub async fn pins(&self, account: AccountId, filter: PinFilter) -> Result<PinPage, Error> {
-        pins::list::page(&self.inner.readers, &*self.inner.clock, account, &filter).await
+        let mut page = pins::list::page(&self.inner.readers, &*self.inner.clock, account, &filter).await?;
+        if page.pins.iter().any(|pin| pin.status == PinStatus::Queued) {
+            pins::list::queue_positions(&mut *self.reader().await?, account, &mut page.pins).await?;
+        }
+        Ok(page)
     }
 
     /// Claims up to `most` due DAGs, fairly: at most `per_account` of one account are claimed at a time. Their

@@ -495,6 +495,27 @@ async fn r04_verify_finds_sums_that_are_wrong() {
     assert_eq!(records.verify().await.unwrap().findings.len(), 7);
 }
 
+/// One damaged job failed each look at the queue: no block was freed and no root announced any more, and `verify` had
+/// nothing to say of it.
+#[tokio::test]
+async fn r04_a_damaged_job_holds_up_no_other() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    raw(
+        &world,
+        "INSERT INTO jobs (id, kind, payload) VALUES (-3, 0, x'00'), (-2, 2, x'01'), (-1, 77, x'02')",
+    )
+    .await;
+    add_one(&records, account, spec(1)).await;
+    let dag = claim_one(&records).await;
+    complete(&records, &dag, 10).await;
+    let jobs = records.jobs(100).await.unwrap();
+    assert!(matches!(&jobs[..], [(_, floe_records::Job::Announce(root))] if *root == dag.root), "{jobs:?}");
+    let findings = records.verify().await.unwrap().findings;
+    assert_eq!(findings.iter().filter(|found| found.starts_with("job -")).count(), 3, "{findings:?}");
+}
+
 #[tokio::test]
 async fn r10_a_file_that_is_no_database_is_refused_and_left_alone() {
     let world = World::new();

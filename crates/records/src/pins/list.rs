@@ -9,6 +9,7 @@
 //! A row that is damaged is left out of its page and of the count that comes with it, and named in the log: whoever
 //! lists wants to see the others. Asked for by its id it is an error.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use floe_core::{AccountId, Clock, PinStatus, cid};
@@ -300,6 +301,29 @@ pub(crate) async fn queue_position(conn: &mut SqliteConnection, pin: &Stored) ->
     .fetch_one(conn)
     .await?;
     Ok(Some(num(before.try_get(0)?)))
+}
+
+/// The same for the pins of a page: one look at the account's queue, as far as positions are counted.
+pub(crate) async fn queue_positions(
+    conn: &mut SqliteConnection,
+    account: AccountId,
+    pins: &mut [PinRow],
+) -> Result<(), Error> {
+    let queue: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT dag FROM waits WHERE account = $1 AND lane = $2 ORDER BY next_at, dag LIMIT $3",
+    )
+    .bind(account.0)
+    .bind(crate::dags::FRESH)
+    .bind(limits::QUEUE_POSITION)
+    .fetch_all(conn)
+    .await?;
+    let places: HashMap<Vec<u8>, u64> = queue.into_iter().zip(0..).collect();
+    // A DAG behind those is at least there; one that is being taken up at this moment is in no queue.
+    let behind = (db(places.len() as u64) == limits::QUEUE_POSITION).then_some(places.len() as u64);
+    for pin in pins.iter_mut().filter(|pin| pin.status == PinStatus::Queued) {
+        pin.progress.queue_position = places.get(&super::row::key(pin.dag)[..]).copied().or(behind);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
