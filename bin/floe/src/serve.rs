@@ -69,7 +69,10 @@ pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::
     let ending = tokio::select! {
         signal = signals.next() => Ending::Asked(signal),
         reason = floe.engine.poisoned() => Ending::Poisoned(reason),
-        reason = floe.node.failed() => Ending::NodeFailed(reason),
+        error = floe.node.failed() => match error {
+            floe_ipfs::Error::SyncFailed(reason) => Ending::Poisoned(reason),
+            error => Ending::NodeFailed(error),
+        },
     };
     floe.end(ending, dir.layout(), config.serve.stop_within, signals).await
 }
@@ -78,7 +81,7 @@ pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::
 enum Ending {
     Asked(&'static str),
     Poisoned(String),
-    NodeFailed(String),
+    NodeFailed(floe_ipfs::Error),
 }
 
 /// A running service: the live parts, in the order they were started.
@@ -197,7 +200,9 @@ impl Floe {
                 tracing::info!("{signal}: stopping within {said}; a second signal ends at once");
                 Ok(())
             }
-            Ending::NodeFailed(reason) => Err(anyhow::anyhow!("the IPFS node ended by itself: {reason}")),
+            Ending::NodeFailed(error) => {
+                Err(anyhow::Error::from(error).context("the IPFS node ended by itself"))
+            }
         };
         tokio::select! {
             stopped = tokio::time::timeout(within, self.stop(layout, within)) => match stopped {

@@ -58,6 +58,7 @@ fn world() -> World {
         resolver: Arc::new(Names::default()),
         memory: Memory::with(1 << 40, || 0),
         connections: Connections::default(),
+        open_provides: crate::provide::file::on_disk(),
     }
 }
 
