@@ -292,8 +292,7 @@ pub(crate) async fn queue_position(conn: &mut SqliteConnection, pin: &Stored) ->
     }
     let before = sqlx::query(
         "SELECT COUNT(*) FROM (SELECT 1 FROM waits w JOIN waits me ON me.account = w.account AND me.lane = w.lane \
-         WHERE me.account = $1 AND me.dag = $2 AND (w.next_at < me.next_at OR (w.next_at = me.next_at AND w.dag < me.dag)) \
-         LIMIT $3) b",
+         WHERE me.account = $1 AND me.dag = $2 AND (w.next_at, w.dag) < (me.next_at, me.dag) LIMIT $3) b",
     )
     .bind(pin.account)
     .bind(super::row::key(pin.dag))
