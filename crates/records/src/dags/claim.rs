@@ -11,7 +11,8 @@ use floe_core::{AccountId, Cid, Timestamp, cid};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use super::{FRESH, IDLE, RETRY, WAITING, WOKEN, set_state, wait_until};
+use super::join::wait_until;
+use super::{FRESH, IDLE, RETRY, WAITING, WOKEN, set_state};
 use crate::pins::change::{step, unsettled};
 use crate::pins::row::{Stored, db, intact, key, num, uuid_of};
 use crate::writer::Tx;
@@ -181,9 +182,8 @@ pub(super) async fn give_back(tx: &mut Tx, dag: Uuid, lane: i64, next_at: i64) -
             .bind(key(dag))
             .fetch_all(&mut tx.conn)
             .await?;
-    for account in &accounts {
-        wait_until(&mut tx.conn, *account, dag, lane, next_at).await?;
-    }
+    let waits: Vec<_> = accounts.iter().map(|account| (*account, dag)).collect();
+    wait_until(&mut tx.conn, &waits, lane, next_at).await?;
     sqlx::query("UPDATE dags SET claimed_for = NULL WHERE id = $1")
         .bind(key(dag))
         .execute(&mut tx.conn)
