@@ -186,12 +186,7 @@ impl Records {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Damaged`] if its digest does not hold.
     pub async fn pin(&self, account: AccountId, id: RequestId) -> Result<PinRow, Error> {
-        let mut conn = self.reader().await?;
-        let stored = pins::change::load(&mut conn, account.0, id.0).await?;
-        let queue_position = pins::list::queue_position(&mut conn, &stored).await?;
-        let mut row = stored.into_row()?;
-        row.progress.queue_position = queue_position;
-        Ok(row)
+        pins::list::one(&mut *self.reader().await?, account.0, id.0).await
     }
 
     /// A page of pins. `queue_position` is not filled in.
