@@ -25,6 +25,7 @@ mod dags;
 mod error;
 mod fold;
 mod jobs;
+mod known;
 pub mod limits;
 mod migrate;
 mod open;
@@ -51,7 +52,9 @@ pub use types::{
     PinSpec, Principal, Quota, RowsReport, Scope, Token,
 };
 
-use crate::pins::add::{Add, add, replace};
+use crate::known::Known;
+use crate::pins::add::Add;
+use crate::pins::replace::replace;
 use crate::pins::row::{intact, key, uuid_of};
 use crate::writer::{Tx, Urgency};
 
@@ -92,6 +95,7 @@ pub struct Records {
 }
 
 struct Inner {
+    known: Arc<Known>,
     clock: Arc<dyn Clock>,
     max_queued: u64,
     readers: SqlitePool,
@@ -108,9 +112,16 @@ impl Records {
     pub async fn open(settings: Settings, components: Components) -> Result<Self, Error> {
         let opened = open::open(&settings.path, settings.may_make).await?;
         let reserve = settings.path.with_file_name("rows.reserve");
-        let (handle, task) =
-            writer::start(opened.writer, Arc::clone(&components.clock), components.entropy, reserve);
+        let known = Arc::<Known>::default();
+        let (handle, task) = writer::start(
+            opened.writer,
+            Arc::clone(&known),
+            Arc::clone(&components.clock),
+            components.entropy,
+            reserve,
+        );
         let inner = Inner {
+            known,
             clock: components.clock,
             max_queued: settings.max_queued,
             readers: opened.readers,
@@ -124,8 +135,8 @@ impl Records {
         Ok(records)
     }
 
-    /// One transaction: idempotency key looked up, quota and queue bound checked, rows written, synced.
-    /// All pins or none. With a key that was used with the same body, the first answer's pins come back, as
+    /// One transaction: idempotency key looked up, quota and queue bound checked, rows written, synced. Calls that
+    /// wait at the same time share it and its statements; each is refused alone. All pins of a call or none. With a key that was used with the same body, the first answer's pins come back, as
     /// they are now.
     ///
     /// # Errors
@@ -137,12 +148,7 @@ impl Records {
         local_request: bool,
         key: Option<IdempotencyKey>,
     ) -> Result<Vec<PinRow>, Error> {
-        let args = Arc::new(self.adding(account, specs, local_request, key));
-        self.write(Urgency::Takes, move |tx| {
-            let args = Arc::clone(&args);
-            Box::pin(async move { add(tx, &args).await })
-        })
-        .await
+        self.writer()?.add(self.adding(account, specs, local_request, key)).await
     }
 
     /// Replaces a pin in any status: the old id is gone at once, its DAG stays until the new pin is pinned. If
@@ -180,12 +186,7 @@ impl Records {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Damaged`] if its digest does not hold.
     pub async fn pin(&self, account: AccountId, id: RequestId) -> Result<PinRow, Error> {
-        let mut conn = self.reader().await?;
-        let stored = pins::change::load(&mut conn, account.0, id.0).await?;
-        let queue_position = pins::list::queue_position(&mut conn, &stored).await?;
-        let mut row = stored.into_row()?;
-        row.progress.queue_position = queue_position;
-        Ok(row)
+        pins::list::one(&mut *self.reader().await?, account.0, id.0).await
     }
 
     /// A page of pins, each queued one with its place in the queue.
@@ -376,13 +377,23 @@ impl Records {
         Ok(rows.into_iter().map(|(account, id)| (AccountId(account), RequestId(uuid_of(id)))).collect())
     }
 
-    /// Who has this token. `None` for unknown, expired, revoked.
+    /// Who has this token. `None` for unknown, expired, revoked. The sums of the account are those of some moment since
+    /// it or a token last changed.
     ///
     /// # Errors
     /// [`Error::Damaged`] if its row's digest does not hold.
     pub async fn authenticate(&self, token: &str) -> Result<Option<Principal>, Error> {
         let now = self.inner.clock.now();
-        tokens::authenticate(&mut *self.reader().await?, now, token).await
+        let Some(hash) = tokens::hash_of(token) else { return Ok(None) };
+        let seen = match self.inner.known.find(&hash, now) {
+            Ok(who) => return Ok(Some(who)),
+            Err(seen) => seen,
+        };
+        let found = tokens::authenticate(&mut *self.reader().await?, now, &hash).await?;
+        if let Some(found) = found.clone() {
+            self.inner.known.keep(seen, hash, found);
+        }
+        Ok(found.map(|found| found.who))
     }
 
     /// Whether a token that was let in still would be; for what goes on long after it was.
@@ -558,8 +569,11 @@ impl Records {
         T: Send + 'static,
         F: for<'a> Fn(&'a mut Tx) -> floe_core::clock::BoxFuture<'a, Result<T, Error>> + Send + 'static,
     {
-        let handle = self.inner.writer.lock().clone();
-        handle.ok_or_else(|| Error::Sql("the database is closed".into()))?.write(urgency, run).await
+        self.writer()?.write(urgency, run).await
+    }
+
+    fn writer(&self) -> Result<writer::Handle, Error> {
+        self.inner.writer.lock().clone().ok_or_else(|| Error::Sql("the database is closed".into()))
     }
 }
 

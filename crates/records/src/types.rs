@@ -166,7 +166,7 @@ pub struct Token {
 /// Who makes a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// The account.
+    /// The account. What it uses is as it was when the token was last looked up, not as it is now.
     pub account: Account,
     /// What its token may do.
     pub scopes: Vec<Scope>,

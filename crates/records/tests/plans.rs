@@ -13,7 +13,7 @@ use support::life::{self, Statements};
 use support::*;
 
 /// Statements that read all of a table, by how they begin.
-const READ_ALL: [(&str, &str); 8] = [
+const READ_ALL: [(&str, &str); 10] = [
     (
         "SELECT id, kind, payload FROM jobs ORDER BY id LIMIT",
         "in the order of the index, as many as are asked for",
@@ -24,6 +24,8 @@ const READ_ALL: [(&str, &str); 8] = [
         "the same, of the parked ones",
     ),
     ("SELECT id FROM dags WHERE state = 1", "an index of the claimed ones alone: at most 64"),
+    ("SELECT (SELECT COUNT(*) FROM dags", "once at a start"),
+    ("WITH RECURSIVE turn", "the accounts whose turn it is, as many as are asked for"),
     ("SELECT payload FROM jobs WHERE kind", "once at a start, and where orphans are collected"),
     (
         "SELECT id, state FROM dags WHERE state < 4",
@@ -82,8 +84,9 @@ async fn plan(conn: &mut SqliteConnection, query: &str) -> Vec<String> {
 /// Whether a step reads all of a table. What the statement made itself is small, and is read whole.
 fn reads_all(step: &str, plan: &[String]) -> bool {
     let Some(of) = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next()) else { return false };
-    let made_here =
-        plan.iter().any(|step| step == &format!("CO-ROUTINE {of}")) || step.ends_with("VALUES CLAUSE");
+    let named = |how: &str| plan.contains(&format!("{how} {of}"));
+    let listed = step.ends_with("VALUES CLAUSE") || step == "SCAN CONSTANT ROW";
+    let made_here = named("CO-ROUTINE") || named("MATERIALIZE") || listed;
     !made_here
 }
 
