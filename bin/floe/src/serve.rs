@@ -83,6 +83,8 @@ enum Ending {
 
 /// A running service: the live parts, in the order they were started.
 struct Floe {
+    /// Held, not read: what is counted is kept small until this goes.
+    _metrics: Metrics,
     records: Records,
     blocks: BlockStore,
     node: Node,
@@ -97,7 +99,7 @@ impl Floe {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         system::raise_open_files();
-        let metrics = Metrics::install()?;
+        let metrics = Metrics::install(Arc::clone(&clock))?;
         let bound = floe_api::bind(floe_api::Settings {
             api_addr: config.api.addr,
             ops_addr: config.ops.addr,
@@ -163,7 +165,7 @@ impl Floe {
 
         let server =
             bound.start(floe_api::Components { engine: engine.clone(), entropy, metrics: metrics.render() });
-        Ok(Self { records, blocks, node, engine, server })
+        Ok(Self { _metrics: metrics, records, blocks, node, engine, server })
     }
 
     /// Where it can be reached, now that every port is known.
