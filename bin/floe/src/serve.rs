@@ -21,6 +21,7 @@
 //! - kill -9: the next start takes up what was left. There is no file to clean up but `endpoints.json`, which
 //!   names a process id for those who want to know.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,11 +61,7 @@ pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::
             return Ok(());
         }
     };
-    let endpoints = floe.endpoints();
-    endpoints.write(dir.layout())?;
-    out.print(&banner::document(&endpoints, dir.layout()), || {
-        banner::text(&endpoints, &config, dir.layout())
-    })?;
+    announce(&floe.endpoints(), &config, dir.layout(), out)?;
 
     let ending = tokio::select! {
         signal = signals.next() => Ending::Asked(signal),
@@ -72,6 +69,27 @@ pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::
         reason = floe.node.failed() => Ending::NodeFailed(reason),
     };
     floe.end(ending, dir.layout(), config.serve.stop_within, signals).await
+}
+
+/// Tells others where the node is. It runs as well without: on a full disk neither the file nor a stdout that is a file
+/// there can be written, and removing pins, which needs a node, is what makes space.
+fn announce(endpoints: &Endpoints, config: &Config, layout: &Layout, out: Output) -> anyhow::Result<()> {
+    match endpoints.write(layout) {
+        Err(error) if error.is_failed_sync() => return Err(error.into()),
+        Err(error) => {
+            let (cause, api) = (error.source().map(ToString::to_string).unwrap_or_default(), &endpoints.api);
+            tracing::warn!(
+                cause,
+                "{error} ({cause}). The node runs; commands on this machine need --api-url {api} until it is started again"
+            );
+        }
+        Ok(()) => {}
+    }
+    let document = banner::document(endpoints, layout);
+    if let Err(error) = out.print(&document, || banner::text(endpoints, config, layout)) {
+        tracing::warn!("{error:#}: where the node is reached was not printed");
+    }
+    Ok(())
 }
 
 /// Why a running node ends.

@@ -232,6 +232,38 @@ fn a_port_in_use_ends_with_11_and_is_named() {
     }
 }
 
+/// On a full disk the node did not start, because it could not write endpoints.json or the banner into a file there; and
+/// without a node nobody could remove pins to free space.
+#[test]
+fn a_full_disk_keeps_no_node_from_starting() {
+    let (_keep, dir) = fresh();
+    ends_with(0, &["init", "--data-dir", &dir.display().to_string()]);
+    // Whoever runs the tests may write anywhere, but not a file where a directory is.
+    std::fs::create_dir(dir.join(".endpoints.json.tmp")).unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut child = Node::command(&dir, &[], &[]).stdout(full).spawn().unwrap();
+    let begun = now();
+    let api = loop {
+        let log = log(&dir);
+        if let Some((_, rest)) = log.split_once("--api-url ") {
+            break rest.split([' ', '`', '"', '\n']).next().unwrap().to_owned();
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended: {log}");
+        assert!(begun.elapsed() < Duration::from_secs(40), "{log}");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let dir_arg = dir.display().to_string();
+    let remote = ["--api-url", &api, "--data-dir", &dir_arg];
+    let (out, _) = ends_with(0, &[&["pin", "add", EMPTY, "--json"][..], &remote].concat());
+    let pin: Value = serde_json::from_str(&out).unwrap();
+    ends_with(0, &[&["pin", "rm", pin["requestid"].as_str().unwrap()][..], &remote].concat());
+    let log = log(&dir);
+    assert!(log.contains("cannot write") && log.contains("endpoints.json"), "{log}");
+    assert!(log.contains("stdout"), "{log}");
+    term(&child);
+    assert_eq!(exit_code(&mut child), 0, "{log}");
+}
+
 #[test]
 fn wrong_and_weak_tokens_end_with_4() {
     let (_keep, dir) = fresh();
