@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::client::Secret;
 use crate::config::flags::Flags;
@@ -18,7 +19,9 @@ use crate::config::values::{byte_size, duration};
 )]
 pub(crate) struct Cli {
     /// Where everything is kept [default: ~/.floe]
+    // clap takes no empty path; here it is one that is not set, like every other empty variable.
     #[arg(long, global = true, env = "FLOE_DATA_DIR", value_name = "DIR", hide_env_values = true)]
+    #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from), value_hint = ValueHint::DirPath)]
     pub(crate) data_dir: Option<PathBuf>,
     /// Print one JSON document instead of text
     #[arg(long, global = true)]

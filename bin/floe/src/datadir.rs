@@ -35,9 +35,9 @@ use crate::limits;
 
 /// The layout this Floe writes and reads.
 const VERSION: u32 = 1;
-/// Names that may be in a directory that is still empty to us: what a crash before `version` leaves, and what a
-/// new file system has.
-const HARMLESS: &[&str] = &["lock", ".version.tmp", "lost+found"];
+/// Names that may be in a directory that is still empty to us: what a crash before `version` leaves, what a new file
+/// system has, and the settings, which an operator may write before anything runs.
+const HARMLESS: &[&str] = &["lock", ".version.tmp", "lost+found", "config.toml"];
 
 /// Why a data directory is not used.
 #[derive(Debug, Error)]
