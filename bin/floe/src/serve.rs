@@ -233,10 +233,17 @@ impl Floe {
     async fn stop(self, layout: &Layout, within: Duration) -> anyhow::Result<()> {
         endpoints::remove(layout)?;
         self.server.stop(within / 2).await;
+        tracing::info!("stopped: the API");
         self.engine.stop().await;
+        tracing::info!("stopped: the engine");
         self.node.stop().await;
+        tracing::info!("stopped: the IPFS node");
         let closed = self.blocks.close().await.context("cannot close the block store");
+        if closed.is_ok() {
+            tracing::info!("stopped: the block store");
+        }
         self.records.close().await;
+        tracing::info!("stopped: the rows");
         closed
     }
 }

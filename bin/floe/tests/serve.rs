@@ -232,6 +232,52 @@ fn a_port_in_use_ends_with_11_and_is_named() {
     }
 }
 
+/// A node that was killed leaves its endpoints.json; a start that does not come as far as listening must not leave it
+/// there, because a script that waits for the file would take it for that of the new node.
+#[test]
+fn a_stale_endpoints_file_is_gone_before_anything_is_bound() {
+    let (_keep, dir) = fresh();
+    Node::start(&dir).kill();
+    assert!(dir.join("endpoints.json").exists());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let mut child = Node::spawn(&dir, &["--api-addr", &addr], &[]);
+    assert_eq!(exit_code(&mut child), 11, "{}", log(&dir));
+    assert!(!dir.join("endpoints.json").exists());
+}
+
+/// What a flag says holds for one run: in the file it would hold for all that follow.
+#[test]
+fn flags_are_never_written_to_the_file() {
+    let (_keep, dir) = fresh();
+    let template = tempfile::tempdir().unwrap();
+    let template_dir = template.path().join("floe");
+    ends_with(0, &["init", "--data-dir", &template_dir.display().to_string()]);
+    let config = |dir: &std::path::Path| std::fs::read_to_string(dir.join("config.toml")).unwrap();
+    for flags in [&["--stop-within", "7s", "--log-filter", "debug"][..], &["--log-format", "json"]] {
+        let node = Node::start_with(&dir, flags, &[("FLOE_PIN_MAX_DEPTH", "9")]);
+        assert_eq!(config(&dir), config(&template_dir), "while it runs");
+        assert_eq!(node.stop(), 0);
+        assert_eq!(config(&dir), config(&template_dir), "after a stop");
+    }
+}
+
+/// What starts later uses what started before it.
+#[test]
+fn a_stop_is_in_the_reverse_order_of_the_start() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    node.json(0, &["pin", "add", EMPTY, "--wait"]);
+    assert_eq!(node.stop(), 0);
+    let log = log(&dir);
+    let at = |part: &str| {
+        let line = format!("stopped: {part}");
+        log.find(&line).unwrap_or_else(|| panic!("no line \"{line}\": {log}"))
+    };
+    let ends = ["the API", "the engine", "the IPFS node", "the block store", "the rows"].map(at);
+    assert!(ends.is_sorted(), "{log}");
+}
+
 /// On a full disk the node did not start, because it could not write endpoints.json or the banner into a file there; and
 /// without a node nobody could remove pins to free space.
 #[test]
