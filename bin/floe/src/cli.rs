@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::client::Secret;
 use crate::config::flags::Flags;
-use crate::config::values::{byte_size, duration};
+use crate::config::values::{byte_size, duration, origin};
 
 /// Floe: an IPFS pinning service in one binary.
 #[derive(Debug, Parser)]
@@ -166,7 +166,7 @@ pub(crate) struct PinArgs {
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// A multiaddr of a peer that has it
-    #[arg(long = "origin", value_name = "MULTIADDR")]
+    #[arg(long = "origin", value_name = "MULTIADDR", value_parser = origin)]
     pub(crate) origins: Vec<String>,
     /// Kept with the pin
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
@@ -390,6 +390,7 @@ mod tests {
         for line in [
             &["floe"][..],
             &["floe", "pin", "add", "bafy", "--meta", "novalue"],
+            &["floe", "pin", "add", "bafy", "--origin", "rubbish"],
             &["floe", "pin", "ls", "--limit", "0"],
             &["floe", "pin", "ls", "--match", "exact"],
             &["floe", "token", "create", "--account", "a"],

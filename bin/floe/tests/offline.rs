@@ -80,6 +80,19 @@ fn an_empty_data_dir_variable_is_none() {
     assert!(code == 2 && err.contains("there is no HOME"), "{code}: {err}");
 }
 
+/// `floe pin add --origin 203.0.113.7:4001` was accepted without a word, and the pin waited for a day: origins are hints,
+/// and the service passes over what it cannot use.
+#[test]
+fn an_origin_that_is_none_is_a_usage_error() {
+    let (_keep, dir) = fresh();
+    for origin in ["rubbish", "203.0.113.7:4001", "/ip4/203.0.113.7/tcp/4001", ""] {
+        for command in [&["pin", "add", "bafkqaaa"][..], &["pin", "replace", "id", "bafkqaaa"]] {
+            let (_, err) = ends_with(2, &[command, &["--origin", origin, "--data-dir", &dir]].concat());
+            assert!(err.contains("--origin") && err.contains("/p2p/"), "{origin}: {err}");
+        }
+    }
+}
+
 /// A variable whose bytes are no text was passed over, and the node listened where the default says.
 #[test]
 fn a_variable_that_is_no_text_is_an_error() {

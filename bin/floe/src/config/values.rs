@@ -159,6 +159,17 @@ fn names_a_peer(addr: &Multiaddr) -> bool {
     addr.iter().last().is_some_and(|part| part.tag() == "p2p")
 }
 
+/// The text of an origin of a pin. The service passes over what names no peer, because an origin is a hint; whoever
+/// types one wants to be told.
+pub(crate) fn origin(text: &str) -> Result<String, String> {
+    match text.parse::<Multiaddr>() {
+        Ok(addr) if names_a_peer(&addr) => Ok(text.to_owned()),
+        _ => {
+            Err("an origin is the multiaddr of a peer, such as /ip4/203.0.113.7/tcp/4001/p2p/12D3Koo…".into())
+        }
+    }
+}
+
 impl Setting for IpNet {
     fn read(text: &str) -> Result<Self, String> {
         let alone = || text.parse().map(|ip: std::net::IpAddr| IpNet::from(ip));
@@ -266,6 +277,10 @@ mod tests {
         let circuit = format!("{direct}/p2p-circuit{PEER}");
         assert!(PeerAddr::read(&direct).is_ok() && PeerAddr::read(PEER).is_ok());
         assert!(PeerAddr::read(&circuit).is_err() && PeerAddr::read("/dns4/x/tcp/1").is_err());
+        assert_eq!((origin(&direct), origin(&circuit)), (Ok(direct.clone()), Ok(circuit.clone())));
+        for text in ["", "rubbish", "/dns4/x/tcp/1", "1.2.3.4:5", "/p2p/x"] {
+            assert!(origin(text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -279,7 +294,7 @@ mod tests {
         #[test]
         fn no_text_is_a_panic(text in ".*") {
             let _ = (ByteSize::read(&text), Duration::read(&text), Url::read(&text), Multiaddr::read(&text));
-            let _ = (ListenAddr::read(&text), PeerAddr::read(&text));
+            let _ = (ListenAddr::read(&text), PeerAddr::read(&text), origin(&text));
             let _ = (PathPrefix::read(&text), IpNet::read(&text), SocketAddr::read(&text), u32::read(&text));
         }
     }
