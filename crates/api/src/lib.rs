@@ -55,7 +55,7 @@ use std::time::Duration;
 use floe_core::ports::Entropy;
 use floe_engine::Engine;
 pub use ipnet::IpNet;
-pub use path::prefix as path_prefix;
+pub use path::{check_prefixes as check_path_prefixes, prefix as path_prefix};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 

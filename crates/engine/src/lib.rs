@@ -377,10 +377,10 @@ impl Engine {
     /// Whether the stores can take writes, for `/readyz`: `Err` says why not.
     ///
     /// # Errors
-    /// The reason, for an operator.
-    pub async fn ready(&self) -> Result<(), String> {
-        self.takes_writes().map_err(|e| e.to_string())?;
-        self.ctx.records.pin_counts().await.map_err(|e| e.to_string())?;
+    /// What stands in the way. Its words may name files of this machine.
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.takes_writes()?;
+        self.ctx.records.pin_counts().await?;
         Ok(())
     }
 
