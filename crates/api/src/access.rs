@@ -1,8 +1,8 @@
 //! Who may call: bearer tokens and scopes.
 //!
 //! A handler states what it needs in its signature (`Caller<PinsRead>`), so that none can forget to ask. The
-//! token itself goes nowhere but into the one call that looks it up. What is read after it, the body, finds the account
-//! as a request extension.
+//! token itself goes nowhere but into the one call that looks it up. What is read after it, the body, finds whose memory it
+//! uses as a request extension.
 
 use std::marker::PhantomData;
 
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::error::ApiError;
 use crate::limits;
+use crate::memory::Payer;
 use crate::router::ApiState;
 
 /// What a handler needs of a token.
@@ -22,6 +23,8 @@ pub(crate) trait Need: Send + Sync + 'static {
     const SCOPE: Scope;
     /// Whether it counts for `api.requests_per_minute`.
     const IS_COUNTED: bool = true;
+    /// Whether it has the memory that is kept for the operator.
+    const HAS_KEPT_MEMORY: bool = false;
 }
 
 /// Reading pins.
@@ -42,6 +45,7 @@ impl Need for PinsWrite {
 impl Need for Admin {
     const SCOPE: Scope = Scope::Admin;
     const IS_COUNTED: bool = false;
+    const HAS_KEPT_MEMORY: bool = true;
 }
 
 /// Who calls, with a token that has what `N` needs.
@@ -65,8 +69,17 @@ impl<N: Need> FromRequestParts<ApiState> for Caller<N> {
         if N::IS_COUNTED {
             state.rates.request(&who, Instant::now())?;
         }
-        parts.extensions.insert(who.account.id);
-        Ok(Self { who, need: PhantomData })
+        let caller = Self { who, need: PhantomData };
+        parts.extensions.insert(caller.payer());
+        Ok(caller)
+    }
+}
+
+impl<N: Need> Caller<N> {
+    /// Whose memory the request uses. It goes by the route and not by the token: one that may also administrate
+    /// fills no more than its account's share with pins.
+    pub(crate) fn payer(&self) -> Payer {
+        if N::HAS_KEPT_MEMORY { Payer::Operator } else { Payer::Account(self.who.account.id) }
     }
 }
 

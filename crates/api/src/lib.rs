@@ -194,7 +194,7 @@ impl Bound {
         let (api_addr, ops_addr) = (self.api.addr(), self.ops.addr());
         let front = |router, host, prefixes| {
             let clients = Clients::new(pace.requests_per_client, "requests_per_client");
-            let places = Places::new(pace.requests, "requests", clients);
+            let places = Places::new(pace.requests, "requests", clients).keeping(limits::REQUESTS_KEPT);
             Front::new(router, host, prefixes, self.trusted.clone(), places, Arc::clone(&entropy))
         };
         let state = router::ApiState::new(engine.clone(), stopping.clone(), Arc::clone(&pace), self.rates);
