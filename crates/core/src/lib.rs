@@ -6,6 +6,7 @@
 //! - **root**: the CID a pin names. **DAG**: the root and all it links to.
 //! - **block**: bytes checked against their CID ([`Block`]).
 //! - **origin**: where a client says its data can be had. **delegate**: where we say that we can be reached.
+//! - **piece**: what a deal stores, named by its commitment ([`PieceCid`]) and sized in [`PaddedSize`].
 //! - **account**: who owns pins and is charged for them. **token**: what proves it on each request.
 //!
 //! # Reading order
@@ -17,6 +18,7 @@ pub mod cid;
 pub mod clock;
 pub mod entropy;
 pub mod ids;
+pub mod piece;
 pub mod pin;
 pub mod ports;
 
@@ -25,4 +27,5 @@ pub use cid::{Cid, CidError, Multihash};
 pub use clock::{Clock, ManualClock, Timestamp};
 pub use entropy::Seeded;
 pub use ids::{AccountId, RequestId, TokenId};
+pub use piece::{PaddedSize, PieceCid, PieceCidError, PieceCidV2};
 pub use pin::{PinEvent, PinStatus};
