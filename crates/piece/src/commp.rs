@@ -1,6 +1,6 @@
 //! CommP over a stream, in constant memory.
 //!
-//! [`CommP`] gathers chunks of 127 groups' worth of payload, hashes each to the root of its subtree, and keeps one root for
+//! [`CommP`] gathers chunks of 128 groups of payload, hashes each to the root of its subtree, and keeps one root for
 //! each level of the tree ([`Stack`]): about 40 KiB, however large the piece. Bytes may come in parts of any size.
 
 use std::io;
@@ -83,6 +83,13 @@ impl CommP {
         Ok(())
     }
 
+    /// Appends a subtree that was hashed elsewhere over `bytes` of payload. Nothing may be pending.
+    pub(crate) fn append(&mut self, height: u8, root: Node, bytes: usize) -> Result<(), Error> {
+        self.payload_bytes = grown(self.payload_bytes, bytes)?;
+        self.roots.push(height, root);
+        Ok(())
+    }
+
     /// The piece of the smallest size that the payload fits.
     ///
     /// # Errors
@@ -113,7 +120,7 @@ impl CommP {
 /// Never fails but with [`Error::TooLarge`] as [`io::ErrorKind::FileTooLarge`]; for [`io::copy`].
 impl io::Write for CommP {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.update(bytes).map_err(|e| io::Error::new(io::ErrorKind::FileTooLarge, e))?;
+        self.update(bytes).map_err(Error::into_io)?;
         Ok(bytes.len())
     }
 
@@ -140,6 +147,12 @@ impl Subtrees {
         self.of(chunk, CHUNK_GROUPS)
     }
 
+    /// The root, at [`crate::limits::LARGE_CHUNK_HEIGHT`], of a whole large chunk.
+    pub(crate) fn large_chunk(&mut self, large: &[u8]) -> Node {
+        let mut roots: Vec<Node> = large.chunks(CHUNK_BYTES).map(|chunk| self.chunk(chunk)).collect();
+        node::root(&mut roots)
+    }
+
     /// The root of what is left at the end of a payload, no more than a chunk: zeros fill it to a power of two of groups.
     pub(crate) fn tail(&mut self, tail: &[u8]) -> (u8, Node) {
         let groups = tail.len().div_ceil(fr32::GROUP_BYTES).next_power_of_two();
@@ -148,15 +161,19 @@ impl Subtrees {
     }
 
     fn of(&mut self, payload: &[u8], groups: usize) -> Node {
-        self.row.clear();
-        let (whole, rest) = payload.as_chunks::<{ fr32::GROUP_BYTES }>();
-        self.row.extend(whole.iter().flat_map(fr32::leaves));
-        if !rest.is_empty() {
-            let mut last = [0; fr32::GROUP_BYTES];
-            last[..rest.len()].copy_from_slice(rest);
-            self.row.extend(fr32::leaves(&last));
-        }
         self.row.resize(fr32::LEAVES * groups, [0; 32]);
+        let (leaves, _) = self.row.as_chunks_mut::<{ fr32::LEAVES }>();
+        let mut leaves = leaves.iter_mut();
+        let (whole, rest) = payload.as_chunks::<{ fr32::GROUP_BYTES }>();
+        for (group, out) in whole.iter().zip(&mut leaves) {
+            fr32::leaves(group, out);
+        }
+        let mut last = [0; fr32::GROUP_BYTES];
+        last[..rest.len()].copy_from_slice(rest);
+        // What is behind the last byte is zeros, also where the row held an older payload.
+        for out in leaves {
+            fr32::leaves(&std::mem::replace(&mut last, [0; fr32::GROUP_BYTES]), out);
+        }
         node::root(&mut self.row)
     }
 }

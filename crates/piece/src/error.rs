@@ -1,5 +1,7 @@
 //! Why a piece cannot be made.
 
+use std::io;
+
 use crate::PaddedSize;
 
 /// Why a piece cannot be made.
@@ -16,4 +18,17 @@ pub enum Error {
         /// The target.
         size: PaddedSize,
     },
+    /// A thread did not start, or ended before its work.
+    #[error("a hashing thread failed: {0}; hash with fewer threads, or again")]
+    Thread(String),
+}
+
+impl Error {
+    pub(crate) fn into_io(self) -> io::Error {
+        let kind = match self {
+            Self::TooLarge | Self::DoesNotFit { .. } => io::ErrorKind::FileTooLarge,
+            Self::Thread(_) => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, self)
+    }
 }

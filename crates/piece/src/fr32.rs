@@ -24,39 +24,40 @@ const TOP: u64 = 0xc000_0000_0000_0000;
 /// Widens a group.
 pub fn pad(group: &[u8; GROUP_BYTES]) -> [u8; PADDED_GROUP_BYTES] {
     let mut out = [0; PADDED_GROUP_BYTES];
-    for (element, leaf) in out.as_chunks_mut::<32>().0.iter_mut().zip(leaves(group)) {
-        *element = leaf;
+    for (to, word) in out.as_chunks_mut::<8>().0.iter_mut().zip(words(group)) {
+        *to = word.to_le_bytes();
     }
     out
 }
 
 /// The group as leaves of the tree.
-pub(crate) fn leaves(group: &[u8; GROUP_BYTES]) -> [Node; LEAVES] {
-    // Element `i` begins at bit 254 * i: 2 * i bits before the end of byte 32 * i - 1. The last one ends with the group.
-    let at = |byte: usize| {
-        let mut word = [0; 8];
-        let end = GROUP_BYTES.min(byte + 8);
-        word[..end - byte].copy_from_slice(&group[byte..end]);
-        u64::from_le_bytes(word)
-    };
-    let element = |i: usize| {
-        let (from, shift) = if i == 0 { (0, 0) } else { (32 * i - 1, 8 - 2 * i) };
-        let word = |w: usize| {
-            let (low, high) = (at(from + 8 * w), group.get(from + 8 * w + 8).copied().unwrap_or(0));
-            // The bits that the shift drops come from the byte behind.
-            if shift == 0 { low } else { low >> shift | u64::from(high) << (64 - shift) }
-        };
-        [word(0), word(1), word(2), word(3) & !TOP]
-    };
-    std::array::from_fn(|i| bytes(element(i)))
+#[inline]
+pub(crate) fn leaves(group: &[u8; GROUP_BYTES], out: &mut [Node; LEAVES]) {
+    for (to, word) in out.as_flattened_mut().as_chunks_mut::<8>().0.iter_mut().zip(words(group)) {
+        *to = word.to_le_bytes();
+    }
 }
 
-fn bytes(words: [u64; 4]) -> Node {
-    let mut node = [0; 32];
-    for (out, word) in node.as_chunks_mut::<8>().0.iter_mut().zip(words) {
-        *out = word.to_le_bytes();
+/// The sixteen words of a widened group. Those of element `i` are the group's own, moved up by the 2 * `i` bits that the
+/// elements before it have left free; what the word before loses at its top comes in below.
+#[inline]
+fn words(group: &[u8; GROUP_BYTES]) -> [u64; 16] {
+    let (whole, rest) = group.as_chunks::<8>();
+    let mut own = [0u64; 16];
+    for (word, bytes) in own.iter_mut().zip(whole) {
+        *word = u64::from_le_bytes(*bytes);
     }
-    node
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    own[15] = u64::from_le_bytes(last);
+    let mut out = [0; 16];
+    for i in 0..16 {
+        let up = 2 * (i / 4) as u32;
+        let below = if up == 0 { 0 } else { own[i - 1] >> (64 - up) };
+        let top = if i % 4 == 3 { TOP } else { 0 };
+        out[i] = (own[i] << up | below) & !top;
+    }
+    out
 }
 
 /// Takes the widening back. `None` where one of the bits that Fr32 leaves 0 is set: no payload pads to that.
@@ -115,7 +116,9 @@ mod tests {
         fn padding_is_what_the_definition_says(group in any_group()) {
             let padded = pad(&group);
             prop_assert_eq!(padded, slowly(&group));
-            prop_assert_eq!(leaves(&group).concat(), padded.to_vec());
+            let mut nodes = [[0; 32]; LEAVES];
+            leaves(&group, &mut nodes);
+            prop_assert_eq!(nodes.concat(), padded.to_vec());
             prop_assert_eq!(unpad(&padded), Some(group));
         }
     }

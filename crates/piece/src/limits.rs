@@ -15,3 +15,16 @@ pub(crate) const CHUNK_HEIGHT: u8 = (4 * CHUNK_GROUPS).ilog2() as u8;
 
 /// Levels of the largest tree, with leaves and root.
 pub(crate) const LEVELS: usize = PaddedSize::MAX_HEIGHT as usize + 1;
+
+/// Payload that one thread hashes at a time, about 1 MiB: long enough that handing it over costs nothing beside it, and
+/// few of them under way.
+pub(crate) const LARGE_CHUNK_BYTES: usize = 64 * CHUNK_BYTES;
+
+/// The height of a large chunk's root.
+pub(crate) const LARGE_CHUNK_HEIGHT: u8 = CHUNK_HEIGHT + 6;
+
+/// Chunks that a thread has: the one it hashes, and the next, so that it does not wait for the feeder.
+pub(crate) const CHUNKS_PER_WORKER: usize = 2;
+
+/// The most threads for one piece: more cores than a node has, and 128 MiB of chunks.
+pub const MAX_THREADS: usize = 64;
