@@ -11,6 +11,7 @@ use toml_edit::{DocumentMut, Item};
 const ALLOWED: &[(&str, &[&str])] = &[
     ("floe-core", &[]),
     ("floe-dag", &["floe-core"]),
+    ("floe-piece", &["floe-core"]),
     ("floe-blockstore", &["floe-core"]),
     ("floe-records", &["floe-core"]),
     ("floe-bitswap", &["floe-core"]),
