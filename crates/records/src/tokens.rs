@@ -279,16 +279,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Welch's t of how long `compare` takes for hashes that differ in their first and in their last byte, over 10^5
+    /// Welch's t of how long `compare` takes for hashes that differ in their first and in their last byte, over so many
     /// samples taken in random turns. The slowest tenth is left out: interrupts, not the comparison.
     #[expect(clippy::disallowed_methods, reason = "it measures how long something takes")]
-    fn welch(compare: impl Fn(&[u8; 32], &[u8; 32]) -> bool, seed: u64) -> f64 {
+    fn welch(compare: impl Fn(&[u8; 32], &[u8; 32]) -> bool, seed: u64, samples: usize) -> f64 {
         use std::hint::black_box;
         let stored = [0x5a; 32];
         let mut offered = [stored; 2];
         offered[0][0] ^= 1;
         offered[1][31] ^= 1;
-        let mut turns = vec![0; 100_000];
+        let mut turns = vec![0; samples];
         floe_core::ports::Entropy::fill(&floe_core::Seeded::new(seed), &mut turns);
         let mut samples: Vec<(f64, usize)> = Vec::with_capacity(turns.len());
         for turn in turns {
@@ -313,17 +313,19 @@ mod tests {
     }
 
     /// The bound is generous and the quietest of five tries counts, because the machine is not ours alone; a
-    /// comparison that stops at the first difference is far beyond it in each try.
+    /// comparison that stops at the first difference is far beyond it in each try. `FLOE_TEST_TIMING=1` holds a quiet
+    /// machine to T24's own figures: t under 4.5 over a million samples.
     #[test]
     fn t24_how_long_a_comparison_takes_does_not_say_where_hashes_differ() {
-        const BOUND: f64 = 20.0;
-        let quietest = (0..5).map(|seed| welch(same, seed)).fold(f64::MAX, f64::min);
-        assert!(quietest < BOUND, "t = {quietest}");
+        let quiet = std::env::var_os("FLOE_TEST_TIMING").is_some();
+        let (bound, samples) = if quiet { (4.5, 1_000_000) } else { (20.0, 100_000) };
+        let quietest = (0..5).map(|seed| welch(same, seed, samples)).fold(f64::MAX, f64::min);
+        assert!(quietest < bound, "t = {quietest}");
         let stops = |a: &[u8; 32], b: &[u8; 32]| {
             a.iter().zip(b).all(|(x, y)| std::hint::black_box(x) == std::hint::black_box(y))
         };
-        let leak = welch(stops, 9);
-        assert!(leak > BOUND, "the measurement would not see a leak: t = {leak}");
+        let leak = welch(stops, 9, samples);
+        assert!(leak > bound, "the measurement would not see a leak: t = {leak}");
     }
 
     proptest! {
