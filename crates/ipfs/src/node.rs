@@ -243,8 +243,14 @@ impl Plan {
         let (bitswap_behaviour, bitswap) = self.bitswap();
         let (relay_transport, relay) = relay::client::new(self.view.peer);
         let certificate = self.settings.certificate.as_ref();
-        let transport =
-            transport::build(&self.key, relay_transport, &self.policy, &world.resolver, certificate)?;
+        let transport = transport::build(
+            &self.key,
+            relay_transport,
+            &self.policy,
+            &world.resolver,
+            &self.components.clock,
+            certificate,
+        )?;
         let behaviour = Behaviour::new(Parts {
             key: &self.key,
             bitswap: bitswap_behaviour,

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
+use floe_core::Clock;
 use floe_core::clock::BoxFuture;
 use futures::future;
 use futures::io::{AsyncRead, AsyncWrite};
@@ -31,6 +32,7 @@ pub(crate) fn build(
     relay: relay::client::Transport,
     policy: &Arc<Policy>,
     resolver: &Arc<dyn Resolve>,
+    clock: &Arc<dyn Clock>,
     certificate: Option<&CertificateFiles>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Error> {
     let security = Security::new(key)?;
@@ -65,7 +67,7 @@ pub(crate) fn build(
         .map(|either, _| either.into_inner())
         .or_transport(datagrams)
         .map(|either, _| either.into_inner());
-    Ok(Dnsaddr::new(all, policy.clone(), resolver.clone()).boxed())
+    Ok(Dnsaddr::new(all, policy.clone(), resolver.clone(), clock.clone()).boxed())
 }
 
 fn quic_config(key: &Keypair) -> quic::Config {
