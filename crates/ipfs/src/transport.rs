@@ -146,6 +146,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgra
     }
 }
 
+/// Threat T6, where the parsers are the libraries'. Frames of these advisories are replayed: yamux (`crate::yamux`),
+/// CVE-2022-23486 (`crate::tests::streams`) and CVE-2026-31812 (here). No frames are replayed of GHSA-5hq8-qhww-jm7q
+/// (libp2p-quic), CVE-2026-25800 (quinn-proto), RUSTSEC-2026-0118 and -0119 (hickory) and RUSTSEC-2024-0011 (snow): there
+/// the version floors of `deny.toml` are the proof, and nothing else is.
 #[cfg(test)]
 mod tests {
     use quinn_proto::Side;
