@@ -17,6 +17,7 @@
 
 mod behaviour;
 mod buffered;
+mod deadline;
 mod dial;
 mod error;
 pub mod identity;

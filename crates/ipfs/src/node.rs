@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use floe_bitswap::EgressLimit;
-use floe_core::Cid;
 use floe_core::clock::BoxFuture;
 use floe_core::ports::{EventSink, Exchange, Network, NetworkStatus, ReadError, Session, SessionHints};
+use floe_core::{Cid, Clock};
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::Swarm;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::behaviour::{Behaviour, Connections, Parts};
+use crate::deadline::within;
 use crate::dial::policy::Policy;
 use crate::dial::resolve::{Nowhere, Resolve, System};
 use crate::dial::target::peer_of;
@@ -45,6 +46,7 @@ struct Inner {
     bitswap: floe_bitswap::Handle,
     reach: Reach,
     private_allowed: bool,
+    clock: Arc<dyn Clock>,
     /// Closed once the node has ended, so that the file can be opened again.
     provides: Arc<store::Store>,
     provides_added: Arc<Notify>,
@@ -129,7 +131,7 @@ impl Node {
         self.inner.stop.cancel();
         let mut ended = self.inner.ended.clone();
         let all = ended.wait_for(Option::is_some);
-        if tokio::time::timeout(STOP_WITHIN, all).await.is_err() {
+        if within(&*self.inner.clock, STOP_WITHIN, all).await.is_none() {
             error!("the node did not stop within {STOP_WITHIN:?}");
         }
     }
@@ -247,8 +249,14 @@ impl Plan {
         let (bitswap_behaviour, bitswap) = self.bitswap();
         let (relay_transport, relay) = relay::client::new(self.view.peer);
         let certificate = self.settings.certificate.as_ref();
-        let transport =
-            transport::build(&self.key, relay_transport, &self.policy, &world.resolver, certificate)?;
+        let transport = transport::build(
+            &self.key,
+            relay_transport,
+            &self.policy,
+            &world.resolver,
+            &self.components.clock,
+            certificate,
+        )?;
         let behaviour = Behaviour::new(Parts {
             key: &self.key,
             bitswap: bitswap_behaviour,
@@ -309,6 +317,7 @@ impl Plan {
             bitswap: ends.bitswap,
             reach,
             private_allowed: self.private_allowed,
+            clock: self.components.clock,
             provides,
             provides_added,
             ended,
