@@ -102,15 +102,14 @@ async fn a_damaged_hint_is_no_failure() {
     let (_keep, dir, dir_arg) = initialised();
     let blocks = dir.join("blocks");
     fill(&blocks).await;
+    assert!(made_again_by_hints(&dir) >= 2, "whole hints are believed: {}", log(&dir));
     for (name, how) in DAMAGES {
         let hints: Vec<PathBuf> =
             std::fs::read_dir(blocks.join("hints")).unwrap().map(|hint| hint.unwrap().path()).collect();
         assert!(hints.len() >= 2, "{name}: {hints:?}");
         let kept: Vec<Vec<u8>> = hints.iter().map(|hint| std::fs::read(hint).unwrap()).collect();
         hints.iter().for_each(|hint| drop(damage(hint, how)));
-        // Hints are read where the index has to be made again.
-        std::fs::remove_file(blocks.join("index-1.redb")).unwrap();
-        assert_eq!(Node::start_with(&dir, &[], &[("FLOE_STORAGE_PACK_SIZE", "1MiB")]).stop(), 0);
+        assert_eq!(made_again_by_hints(&dir), 0, "{name}: {}", log(&dir));
         let (out, _) = ends_with(0, &["verify", "--offline", "--data-dir", &dir_arg, "--json"]);
         let report: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(report["blocks"], BLOCKS, "{name}: {report}");
@@ -118,6 +117,16 @@ async fn a_damaged_hint_is_no_failure() {
             std::fs::write(hint, bytes).unwrap();
         }
     }
+}
+
+/// Starts and stops a node that has to make the index again, which is what hints are for; how many packs it took from
+/// theirs.
+fn made_again_by_hints(dir: &Path) -> u32 {
+    std::fs::remove_file(dir.join("blocks/index-1.redb")).unwrap();
+    assert_eq!(Node::start_with(dir, &[], &[("FLOE_STORAGE_PACK_SIZE", "1MiB")]).stop(), 0);
+    let log = log(dir);
+    let (said, _) = log.rsplit_once(" of them by their hints").unwrap();
+    said.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 /// Stores some packs of blocks, with their hints. No row names them: a start keeps such blocks.

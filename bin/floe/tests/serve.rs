@@ -278,10 +278,10 @@ fn a_stop_is_in_the_reverse_order_of_the_start() {
     assert!(ends.is_sorted(), "{log}");
 }
 
-/// On a full disk the node did not start, because it could not write endpoints.json or the banner into a file there; and
-/// without a node nobody could remove pins to free space.
+/// On a full disk a node that had come as far as listening ended, because it could not write endpoints.json, or the
+/// banner into a file there; and without a node nobody could remove pins to free space.
 #[test]
-fn a_full_disk_keeps_no_node_from_starting() {
+fn what_cannot_be_written_for_others_to_read_keeps_no_node_from_starting() {
     let (_keep, dir) = fresh();
     ends_with(0, &["init", "--data-dir", &dir.display().to_string()]);
     // Whoever runs the tests may write anywhere, but not a file where a directory is.
