@@ -115,8 +115,7 @@ impl Intake {
     /// Reads the accounts and DAGs of these requests.
     pub(super) async fn load(conn: &mut SqliteConnection, requests: &[&Add]) -> Result<Self, Error> {
         let ids: BTreeSet<i64> = requests.iter().map(|request| request.account).collect();
-        let roots: BTreeSet<Vec<u8>> =
-            requests.iter().flat_map(|request| &request.specs).map(|spec| root(spec)).collect();
+        let roots: BTreeSet<Vec<u8>> = requests.iter().flat_map(|request| &request.specs).map(root).collect();
         let (accounts, queued_over_all) = load_accounts(conn, ids.into_iter().collect()).await?;
         Ok(Self {
             accounts,
