@@ -2,7 +2,6 @@
 //!
 //! Every pin had twelve statements of its own and each look at one four, so two cores posted 952 pins a second and were
 //! idle for a third of the time, waiting for the hand-overs.
-#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 mod support;
 
