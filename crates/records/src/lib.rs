@@ -1,9 +1,10 @@
 //! Rows: pins, accounts, tokens, the DAGs that are fetched for them, and what is due.
 //!
 //! Everything that a client was told lives here, in one SQLite file (WAL, `synchronous=FULL`): a call that
-//! changes something answers after its transaction is synced. One task writes, in groups ([`writer`]); a few
-//! connections read. What follows from a change (announce, release) is a row of the same transaction
-//! ([`Job`]), so a crash between the two cannot be.
+//! changes something answers after its transaction is synced. One task writes, in groups ([`writer`]); pins that
+//! come at the same time share their statements too ([`pins::add`]). A few connections read, and who was let in
+//! lately is known without a look ([`known`]). What follows from a change (announce, release) is a row of the same
+//! transaction ([`Job`]), so a crash between the two cannot be.
 //!
 //! Every call about pins takes the account first and puts it into each statement's key: another account's pin
 //! is [`Error::NotFound`], like one that never was (threat T25).
