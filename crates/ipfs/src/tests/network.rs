@@ -176,7 +176,7 @@ async fn an_address_is_confirmed_by_a_probe_and_by_nothing_else() {
     })
     .await;
     assert!(peer.node.status().external.is_empty());
-    session.add_origins(&[prober.to_string()], true);
+    session.add_origins(&Origins { addresses: vec![prober.to_string()], local_request: true });
     until(|| !peer.node.status().external.is_empty()).await;
     assert_eq!(peer.node.status().external, peer.addresses());
     // A closed network's addresses count as public ones do elsewhere.
