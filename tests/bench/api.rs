@@ -1,5 +1,6 @@
 //! The API under load, through the built binary: durable `POST /pins` from four accounts, then single pins and pages
-//! of what was posted.
+//! of what was posted. Beside each rate stands what a request costs Floe in processor time, which other programs on
+//! the machine disturb less.
 //!
 //! `cargo bench -p floe-tests --bench api`. The load comes from the same two cores. Beside the figures stands what
 //! bounds a durable answer here: a bare append and `fdatasync` of 4 KiB in the same folder. `FLOE_BENCH_PINS`
@@ -15,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use floe_tests::floe::{Floe, Options, now, run};
 use floe_tests::noise;
+use floe_tests::process::cpu;
 use serde_json::{Value, json};
 
 const ACCOUNTS: usize = 4;
@@ -32,9 +34,12 @@ async fn measure(pins: usize) -> Result<()> {
     let dir = tempfile::tempdir()?;
     println!("append + fdatasync of 4 KiB: {:.2} ms (median)\n", raw_sync(dir.path())?.as_secs_f64() * 1e3);
     let floe = Floe::start(&dir.path().join("floe"), &Options::default())?;
-    let load = Arc::new(Load { api: floe.api().to_owned(), tokens: tokens(&floe)?, http: http()? });
+    let load = Load { api: floe.api().to_owned(), pid: floe.pid(), tokens: tokens(&floe)?, http: http()? };
+    let load = Arc::new(load);
 
-    println!("| {CLIENTS} requests under way | requests/s | p50 ms | p99 ms |\n|---|---|---|---|");
+    println!(
+        "| {CLIENTS} requests under way | requests/s | p50 ms | p99 ms | CPU ms a request |\n|---|---|---|---|---|"
+    );
     let (ids, posted) = load.post(pins).await?;
     println!("| POST /pins, {ACCOUNTS} accounts, {pins} pins | {posted} |");
     let one = load.get(READS, move |nth| format!("/pins/{}", ids[nth % ids.len()])).await?;
@@ -72,6 +77,7 @@ fn tokens(floe: &Floe) -> Result<Vec<String>> {
 
 struct Load {
     api: String,
+    pid: u32,
     tokens: Vec<String>,
     http: reqwest::Client,
 }
@@ -123,7 +129,7 @@ impl Load {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let next = Arc::new(AtomicUsize::new(0));
-        let begun = now();
+        let (begun, cpu_before) = (now(), cpu(self.pid));
         let clients: Vec<_> = (0..CLIENTS)
             .map(|_| {
                 let (load, next, request) = (self.clone(), next.clone(), request.clone());
@@ -147,7 +153,8 @@ impl Load {
                 took.push(time);
             }
         }
-        Ok((answers, Figures::of(took, begun.elapsed())))
+        let (all, cpu) = (begun.elapsed(), cpu(self.pid).saturating_sub(cpu_before));
+        Ok((answers, Figures::of(took, all, cpu)))
     }
 }
 
@@ -155,20 +162,24 @@ struct Figures {
     per_second: f64,
     p50: Duration,
     p99: Duration,
+    cpu: Duration,
 }
 
 impl Figures {
-    fn of(mut took: Vec<Duration>, all: Duration) -> Self {
+    fn of(mut took: Vec<Duration>, all: Duration, cpu: Duration) -> Self {
         took.sort_unstable();
         let at = |share: usize| took[(took.len() * share / 100).min(took.len() - 1)];
-        Self { per_second: took.len() as f64 / all.as_secs_f64(), p50: at(50), p99: at(99) }
+        let count = took.len() as f64;
+        let per_second = count / all.as_secs_f64();
+        Self { per_second, p50: at(50), p99: at(99), cpu: cpu.div_f64(count) }
     }
 }
 
 impl std::fmt::Display for Figures {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        write!(f, "{:.0} | {:.1} | {:.1}", self.per_second, ms(self.p50), ms(self.p99))
+        let (p50, p99, cpu) = (ms(self.p50), ms(self.p99), ms(self.cpu));
+        write!(f, "{:.0} | {p50:.1} | {p99:.1} | {cpu:.2}", self.per_second)
     }
 }
 

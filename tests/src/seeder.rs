@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use floe_core::clock::BoxFuture;
-use floe_core::ports::{Entropy, Exchange as _, LocalBlocks, Network as _, ReadError, SessionHints};
+use floe_core::ports::{Entropy, Exchange as _, LocalBlocks, Network as _, Origins, ReadError, SessionHints};
 use floe_core::{Block, Cid, Clock, Multihash, Timestamp};
 use floe_ipfs::{Identity, Node, PrivateAddresses, Settings};
 
@@ -133,8 +133,7 @@ impl Seeder {
         let before = self.node.status().peers;
         // A session dials its origins when it first wants something; it stays open until the peer is there.
         let root = Block::of(floe_core::cid::code::RAW, Bytes::from_static(b"nobody has this"))?;
-        let hints =
-            SessionHints { root: *root.cid(), origins: vec![address.to_owned()], local_request: true };
+        let hints = SessionHints { root: *root.cid(), origins: vec![local(&[address.to_owned()])] };
         let mut session = self.node.open(hints);
         session.want(&[*root.cid()]);
         let begun = crate::floe::now();
@@ -148,7 +147,7 @@ impl Seeder {
     /// Fetches blocks from these addresses and from nobody else.
     pub async fn fetch(&self, cids: &[Cid], from: &[String], within: Duration) -> Result<Vec<Block>> {
         let root = *cids.first().context("nothing to fetch")?;
-        let mut session = self.node.open(SessionHints { root, origins: from.to_vec(), local_request: true });
+        let mut session = self.node.open(SessionHints { root, origins: vec![local(from)] });
         let mut left = cids.iter().copied().collect::<std::collections::HashSet<_>>();
         let mut queue = cids.to_vec();
         let mut got = Vec::new();
@@ -260,4 +259,9 @@ pub fn child_main() -> Result<()> {
         println!("{line}");
         std::future::pending::<Result<()>>().await
     })
+}
+
+/// Origins that may be dialled wherever they are.
+fn local(addresses: &[String]) -> Origins {
+    Origins { addresses: addresses.to_vec(), local_request: true }
 }

@@ -2,7 +2,7 @@
 //! engine on the real stores, and a newcomer find things by the folder names.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml_edit::{DocumentMut, Item};
 
@@ -11,6 +11,7 @@ use toml_edit::{DocumentMut, Item};
 const ALLOWED: &[(&str, &[&str])] = &[
     ("floe-core", &[]),
     ("floe-dag", &["floe-core"]),
+    ("floe-piece", &["floe-core"]),
     ("floe-blockstore", &["floe-core"]),
     ("floe-records", &["floe-core"]),
     ("floe-bitswap", &["floe-core"]),
@@ -36,6 +37,13 @@ const TOP: &[&str] = &[
     "LICENSE-APACHE",
     "target",
 ];
+
+/// Crates that have time from a `floe_core::Clock` alone, so that a test's clock moves all of it. The adapters are not
+/// among them: their sockets and their clients live in real time.
+const TIMELESS: &[&str] = &["core", "dag", "blockstore", "records", "bitswap", "engine"];
+
+/// What waits, or tells the time, without a `Clock`. The wall clock and `std::time::Instant` are clippy's to find.
+const REAL_TIME: &[&str] = &["tokio::time", "thread::sleep"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate is in the workspace")
@@ -110,6 +118,39 @@ fn crates_name_only_whom_they_may() {
         seen.insert(name);
     }
     assert_eq!(seen.len(), ALLOWED.len(), "the list names crates that are not there");
+}
+
+/// The line on which code that is not a test waits in real time.
+fn real_time(source: &str) -> Option<&str> {
+    let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.into_iter().find(|line| REAL_TIME.iter().any(|name| line.contains(name)))
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("a folder of sources is read");
+    let entries = entries.map(|entry| entry.expect("its entries are read").path());
+    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn what_decides_and_what_holds_has_time_from_its_clock() {
+    assert_eq!(real_time("use tokio::time::sleep;"), Some("use tokio::time::sleep;"));
+    assert_eq!(real_time("/// As tokio::time does.\n#[cfg(test)]\nmod tests {\ntokio::time::sleep()"), None);
+    let mut looked_at = 0;
+    for name in TIMELESS {
+        for path in sources(&root().join("crates").join(name).join("src")) {
+            let is_test =
+                path.components().any(|part| ["tests", "tests.rs"].iter().any(|t| part.as_os_str() == *t));
+            if is_test || path.extension().is_none_or(|ext| ext != "rs") {
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(real_time(&source), None, "{}: take a floe_core::Clock", path.display());
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at > 50, "only {looked_at} files");
 }
 
 #[test]

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::client::Secret;
 use crate::config::flags::Flags;
-use crate::config::values::{byte_size, duration};
+use crate::config::values::{byte_size, duration, origin};
 
 /// Floe: an IPFS pinning service in one binary.
 #[derive(Debug, Parser)]
@@ -18,7 +19,9 @@ use crate::config::values::{byte_size, duration};
 )]
 pub(crate) struct Cli {
     /// Where everything is kept [default: ~/.floe]
+    // clap takes no empty path; here it is one that is not set, like every other empty variable.
     #[arg(long, global = true, env = "FLOE_DATA_DIR", value_name = "DIR", hide_env_values = true)]
+    #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from), value_hint = ValueHint::DirPath)]
     pub(crate) data_dir: Option<PathBuf>,
     /// Print one JSON document instead of text
     #[arg(long, global = true)]
@@ -163,7 +166,7 @@ pub(crate) struct PinArgs {
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// A multiaddr of a peer that has it
-    #[arg(long = "origin", value_name = "MULTIADDR")]
+    #[arg(long = "origin", value_name = "MULTIADDR", value_parser = origin)]
     pub(crate) origins: Vec<String>,
     /// Kept with the pin
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
@@ -387,6 +390,7 @@ mod tests {
         for line in [
             &["floe"][..],
             &["floe", "pin", "add", "bafy", "--meta", "novalue"],
+            &["floe", "pin", "add", "bafy", "--origin", "rubbish"],
             &["floe", "pin", "ls", "--limit", "0"],
             &["floe", "pin", "ls", "--match", "exact"],
             &["floe", "token", "create", "--account", "a"],

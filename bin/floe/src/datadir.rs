@@ -35,9 +35,9 @@ use crate::limits;
 
 /// The layout this Floe writes and reads.
 const VERSION: u32 = 1;
-/// Names that may be in a directory that is still empty to us: what a crash before `version` leaves, and what a
-/// new file system has.
-const HARMLESS: &[&str] = &["lock", ".version.tmp", "lost+found"];
+/// Names that may be in a directory that is still empty to us: what a crash before `version` leaves, what a new file
+/// system has, and the settings, which an operator may write before anything runs.
+const HARMLESS: &[&str] = &["lock", ".version.tmp", "lost+found", "config.toml"];
 
 /// Why a data directory is not used.
 #[derive(Debug, Error)]
@@ -123,6 +123,15 @@ fn holder_words(holder: &Option<u32>) -> String {
 }
 
 impl DataDirError {
+    /// Whether what is on disk is unknown. A sync that finds no room says only that the disk is full.
+    pub(crate) fn is_failed_sync(&self) -> bool {
+        use io::ErrorKind as K;
+        match self {
+            Self::Sync { source, .. } => !matches!(source.kind(), K::StorageFull | K::QuotaExceeded),
+            _ => false,
+        }
+    }
+
     /// The exit code it ends the process with.
     pub(crate) fn code(&self) -> Code {
         match self {
@@ -449,6 +458,15 @@ mod tests {
         let said = refused(&layout).to_string();
         assert!(said.contains("thesis.tex") && said.contains("--data-dir"), "{said}");
         assert_eq!(fs::read_dir(layout.root()).unwrap().count(), 1, "something was written into it");
+    }
+
+    #[test]
+    fn a_failed_sync_is_told_from_a_full_disk() {
+        let sync = |kind: io::ErrorKind| sync_error(Path::new("f"), kind.into());
+        assert!(sync(io::ErrorKind::Other).is_failed_sync());
+        assert!(!sync(io::ErrorKind::StorageFull).is_failed_sync());
+        assert!(!sync(io::ErrorKind::QuotaExceeded).is_failed_sync());
+        assert!(!io_error("write", Path::new("f"))(io::ErrorKind::Other.into()).is_failed_sync());
     }
 
     /// A `--data-dir` that is a file ended with exit code 1 and the bare words "Not a directory".

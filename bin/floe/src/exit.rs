@@ -119,6 +119,8 @@ fn of_node(error: &floe_ipfs::Error) -> Option<Code> {
     match error {
         floe_ipfs::Error::AddressInUse { .. } => Some(Code::PortInUse),
         floe_ipfs::Error::Address { .. } | floe_ipfs::Error::Certificate { .. } => Some(Code::Usage),
+        floe_ipfs::Error::SyncFailed(_) => Some(Code::SyncFailed),
+        floe_ipfs::Error::IdentityDamaged { .. } => Some(Code::Damage),
         _ => None,
     }
 }
@@ -175,6 +177,8 @@ mod tests {
         assert_eq!(code_of(&newer.unwrap_err()), Code::DataDir);
         let poisoned = anyhow::Error::from(floe_blockstore::Error::Poisoned("EIO".into()));
         assert_eq!(code_of(&poisoned), Code::SyncFailed);
+        let node = anyhow::Error::from(floe_ipfs::Error::SyncFailed("EIO".into()));
+        assert_eq!(code_of(&node.context("cannot start the IPFS node")), Code::SyncFailed);
         let wrapped = floe_engine::Error::from(floe_blockstore::Error::Poisoned("EIO".into()));
         assert_eq!(code_of(&anyhow::Error::from(wrapped)), Code::SyncFailed);
         assert_eq!(code_of(&anyhow::anyhow!("anything")), Code::Failure);

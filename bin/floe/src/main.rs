@@ -98,9 +98,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
 fn settings(layout: &Layout, out: Output, command: ConfigCommand) -> anyhow::Result<()> {
     let (ConfigCommand::Check(ConfigArgs { flags }) | ConfigCommand::Show(ConfigArgs { flags })) = &command;
     let layers = Layers::load(layout.root(), flags.0.clone())?;
-    Config::check(&layers)?;
+    let config = Config::check(&layers)?;
     match command {
         ConfigCommand::Check(_) => {
+            config.check_files()?;
             let file = file::path_in(layout.root());
             out.print(&serde_json::json!({ "ok": true, "file": file }), || {
                 format!("{} is right", file.display())

@@ -2,34 +2,58 @@
 //!
 //! The libraries count through the `metrics` facade and know no format; the API serves the text that is made here,
 //! and sets the gauges that the engine can tell when somebody asks.
+//!
+//! A histogram keeps each sample, 16 bytes, until it is folded into its distribution. A scrape does that, but nobody has
+//! to scrape, and every request leaves a sample, also one without a token: so a task does it all the time, for as long
+//! as the service runs.
 
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use floe_core::Clock;
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::task::JoinHandle;
 
-/// The recorder of this process.
+use crate::limits;
+
+/// The recorder of this process, and the task that keeps it small. Dropping it ends the task.
 pub(crate) struct Metrics {
     recorder: PrometheusHandle,
+    upkeep: JoinHandle<()>,
 }
 
 impl Metrics {
-    /// Installs the recorder: from now on everything that is counted is kept. Once per process.
-    pub(crate) fn install() -> anyhow::Result<Self> {
+    /// Installs the recorder: from now on everything that is counted is kept. Once per process, inside a runtime.
+    pub(crate) fn install(clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let recorder = PrometheusBuilder::new().install_recorder().context("cannot start the metrics")?;
         describe();
         gauge!("floe_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
-        Ok(Self { recorder })
+        Ok(Self::keeping(recorder, clock))
+    }
+
+    fn keeping(recorder: PrometheusHandle, clock: Arc<dyn Clock>) -> Self {
+        let upkeep = tokio::spawn(fold_samples(recorder.clone(), clock));
+        Self { recorder, upkeep }
     }
 
     /// What makes the text of `/metrics`.
-    pub(crate) fn render(self) -> Arc<dyn Fn() -> String + Send + Sync> {
-        Arc::new(move || {
-            // Histograms are kept as samples until somebody does this.
-            self.recorder.run_upkeep();
-            self.recorder.render()
-        })
+    pub(crate) fn render(&self) -> Arc<dyn Fn() -> String + Send + Sync> {
+        let recorder = self.recorder.clone();
+        Arc::new(move || recorder.render())
+    }
+}
+
+impl Drop for Metrics {
+    fn drop(&mut self) {
+        self.upkeep.abort();
+    }
+}
+
+async fn fold_samples(recorder: PrometheusHandle, clock: Arc<dyn Clock>) {
+    loop {
+        clock.sleep(limits::METRICS_UPKEEP).await;
+        recorder.run_upkeep();
     }
 }
 
@@ -196,8 +220,13 @@ fn describe() {
 mod tests {
     use std::collections::BTreeSet;
     use std::path::{Path, PathBuf};
+    use std::sync::Arc;
 
-    use super::METRICS;
+    use floe_core::ManualClock;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::{METRICS, Metrics};
+    use crate::limits;
 
     const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -234,6 +263,52 @@ mod tests {
             }
         }
         names
+    }
+
+    /// Memory of this process now, in bytes.
+    fn resident() -> usize {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+        text.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    }
+
+    /// Where nobody scraped, each request left a sample that was never let go, a 401 too: whoever could reach the API
+    /// could fill the memory of the node.
+    #[tokio::test]
+    async fn samples_do_not_pile_up_where_nobody_scrapes() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let clock = ManualClock::default();
+        let metrics = Metrics::keeping(recorder.handle(), Arc::new(clock.clone()));
+        let histogram = metrics::with_local_recorder(&recorder, || metrics::histogram!("test_seconds"));
+        // What a first round allocates is reused by the next ones.
+        let rounds = |count: usize| {
+            let (clock, histogram) = (clock.clone(), histogram.clone());
+            async move {
+                for _ in 0..count {
+                    (0..100_000).for_each(|_| histogram.record(0.001));
+                    clock.advance(limits::METRICS_UPKEEP);
+                    // This runtime has one thread: the task has its turn now.
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        rounds(2).await;
+        let before = resident();
+        rounds(48).await;
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 32 << 20, "4,800,000 samples, 73 MiB of them, have taken {} MiB", grown >> 20);
+        assert!((metrics.render())().contains("test_seconds_count 5000000"));
+    }
+
+    #[tokio::test]
+    async fn the_upkeep_ends_with_the_service() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let metrics = Metrics::keeping(recorder.handle(), Arc::new(ManualClock::default()));
+        tokio::task::yield_now().await;
+        let task = metrics.upkeep.abort_handle();
+        assert!(!task.is_finished());
+        drop(metrics);
+        tokio::task::yield_now().await;
+        assert!(task.is_finished());
     }
 
     #[test]

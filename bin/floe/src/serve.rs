@@ -21,6 +21,7 @@
 //! - kill -9: the next start takes up what was left. There is no file to clean up but `endpoints.json`, which
 //!   names a process id for those who want to know.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,29 +61,51 @@ pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::
             return Ok(());
         }
     };
-    let endpoints = floe.endpoints();
-    endpoints.write(dir.layout())?;
-    out.print(&banner::document(&endpoints, dir.layout()), || {
-        banner::text(&endpoints, &config, dir.layout())
-    })?;
+    announce(&floe.endpoints(), &config, dir.layout(), out)?;
 
     let ending = tokio::select! {
         signal = signals.next() => Ending::Asked(signal),
         reason = floe.engine.poisoned() => Ending::Poisoned(reason),
-        reason = floe.node.failed() => Ending::NodeFailed(reason),
+        error = floe.node.failed() => match error {
+            floe_ipfs::Error::SyncFailed(reason) => Ending::Poisoned(reason),
+            error => Ending::NodeFailed(error),
+        },
     };
     floe.end(ending, dir.layout(), config.serve.stop_within, signals).await
+}
+
+/// Tells others where the node is. It runs as well without: on a full disk neither the file nor a stdout that is a file
+/// there can be written, and removing pins, which needs a node, is what makes space.
+fn announce(endpoints: &Endpoints, config: &Config, layout: &Layout, out: Output) -> anyhow::Result<()> {
+    match endpoints.write(layout) {
+        Err(error) if error.is_failed_sync() => return Err(error.into()),
+        Err(error) => {
+            let (cause, api) = (error.source().map(ToString::to_string).unwrap_or_default(), &endpoints.api);
+            tracing::warn!(
+                cause,
+                "{error} ({cause}). The node runs; commands on this machine need --api-url {api} until it is started again"
+            );
+        }
+        Ok(()) => {}
+    }
+    let document = banner::document(endpoints, layout);
+    if let Err(error) = out.print(&document, || banner::text(endpoints, config, layout)) {
+        tracing::warn!("{error:#}: where the node is reached was not printed");
+    }
+    Ok(())
 }
 
 /// Why a running node ends.
 enum Ending {
     Asked(&'static str),
     Poisoned(String),
-    NodeFailed(String),
+    NodeFailed(floe_ipfs::Error),
 }
 
 /// A running service: the live parts, in the order they were started.
 struct Floe {
+    /// Held, not read: what is counted is kept small until this goes.
+    _metrics: Metrics,
     records: Records,
     blocks: BlockStore,
     node: Node,
@@ -97,7 +120,7 @@ impl Floe {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         system::raise_open_files();
-        let metrics = Metrics::install()?;
+        let metrics = Metrics::install(Arc::clone(&clock))?;
         let bound = floe_api::bind(floe_api::Settings {
             api_addr: config.api.addr,
             ops_addr: config.ops.addr,
@@ -163,7 +186,7 @@ impl Floe {
 
         let server =
             bound.start(floe_api::Components { engine: engine.clone(), entropy, metrics: metrics.render() });
-        Ok(Self { records, blocks, node, engine, server })
+        Ok(Self { _metrics: metrics, records, blocks, node, engine, server })
     }
 
     /// Where it can be reached, now that every port is known.
@@ -197,7 +220,9 @@ impl Floe {
                 tracing::info!("{signal}: stopping within {said}; a second signal ends at once");
                 Ok(())
             }
-            Ending::NodeFailed(reason) => Err(anyhow::anyhow!("the IPFS node ended by itself: {reason}")),
+            Ending::NodeFailed(error) => {
+                Err(anyhow::Error::from(error).context("the IPFS node ended by itself"))
+            }
         };
         tokio::select! {
             stopped = tokio::time::timeout(within, self.stop(layout, within)) => match stopped {
@@ -213,10 +238,17 @@ impl Floe {
     async fn stop(self, layout: &Layout, within: Duration) -> anyhow::Result<()> {
         endpoints::remove(layout)?;
         self.server.stop(within / 2).await;
+        tracing::info!("stopped: the API");
         self.engine.stop().await;
+        tracing::info!("stopped: the engine");
         self.node.stop().await;
+        tracing::info!("stopped: the IPFS node");
         let closed = self.blocks.close().await.context("cannot close the block store");
+        if closed.is_ok() {
+            tracing::info!("stopped: the block store");
+        }
         self.records.close().await;
+        tracing::info!("stopped: the rows");
         closed
     }
 }

@@ -1,7 +1,5 @@
 //! A disk whose sync fails under the running service. Needs the crash points compiled in.
 
-#![expect(clippy::unwrap_used, reason = "a suite fails by panicking")]
-
 mod support;
 
 use std::time::Duration;

@@ -64,6 +64,35 @@ fn a_wrong_value_names_who_said_it() {
     assert!(code == 2 && err.contains("FLOE_SWARM_ADDR"), "{code}: {err}");
 }
 
+/// An empty variable is one that is not set, but an empty FLOE_DATA_DIR was a usage error, also of commands that need no
+/// data directory.
+#[test]
+fn an_empty_data_dir_variable_is_none() {
+    let keep = tempfile::tempdir().unwrap();
+    let with_home = |args: &[&str]| {
+        let output = floe(args).env("FLOE_DATA_DIR", "").env("HOME", keep.path()).output().unwrap();
+        said(&output)
+    };
+    let (code, out, err) = with_home(&["config", "check"]);
+    assert!(code == 0 && out.contains(".floe/config.toml"), "{code}: {out}{err}");
+    assert_eq!(with_home(&["man"]).0, 0);
+    let (code, _, err) = said(&floe(&["status"]).env("FLOE_DATA_DIR", "").output().unwrap());
+    assert!(code == 2 && err.contains("there is no HOME"), "{code}: {err}");
+}
+
+/// `floe pin add --origin 203.0.113.7:4001` was accepted without a word, and the pin waited for a day: origins are hints,
+/// and the service passes over what it cannot use.
+#[test]
+fn an_origin_that_is_none_is_a_usage_error() {
+    let (_keep, dir) = fresh();
+    for origin in ["rubbish", "203.0.113.7:4001", "/ip4/203.0.113.7/tcp/4001", ""] {
+        for command in [&["pin", "add", "bafkqaaa"][..], &["pin", "replace", "id", "bafkqaaa"]] {
+            let (_, err) = ends_with(2, &[command, &["--origin", origin, "--data-dir", &dir]].concat());
+            assert!(err.contains("--origin") && err.contains("/p2p/"), "{origin}: {err}");
+        }
+    }
+}
+
 /// A variable whose bytes are no text was passed over, and the node listened where the default says.
 #[test]
 fn a_variable_that_is_no_text_is_an_error() {
@@ -73,6 +102,66 @@ fn a_variable_that_is_no_text_is_an_error() {
     let output = floe(&["config", "check", "--data-dir", &dir]).env("FLOE_API_ADDR", bytes).output().unwrap();
     let (code, _, err) = said(&output);
     assert!(code == 2 && err.contains("FLOE_API_ADDR") && err.contains("UTF-8"), "{code}: {err}");
+}
+
+/// `floe config check` called these right, and `floe serve` ended with 2 for each.
+#[test]
+fn what_serve_refuses_is_not_called_right() {
+    const PEER: &str = "12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5";
+    // Enough of a certificate for its key to be asked for.
+    const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let keep = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = keep.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (there, gone) = (file("there.pem", PEM), keep.path().join("gone.pem").display().to_string());
+    let circuit = format!("/ip4/1.2.3.4/tcp/5/p2p/{PEER}/p2p-circuit/p2p/{PEER}");
+    for (key, setting) in [
+        ("network.swarm", "swarm = [\"/dns4/x/tcp/1\"]".to_owned()),
+        ("network.swarm", "swarm = [\"/ip4/127.0.0.1/udp/1\"]".to_owned()),
+        ("network.swarm", "swarm = [\"/ip4/127.0.0.1/tcp/0\", \"/ip4/127.0.0.1\"]".to_owned()),
+        ("network.swarm", "swarm = [\"/ip4/127.0.0.1/tcp/1/tls/ws\"]".to_owned()),
+        ("network.bootstrap", "bootstrap = [\"/ip4/1.2.3.4/tcp/5\"]".to_owned()),
+        ("network.bootstrap", format!("bootstrap = [\"{circuit}\"]")),
+        ("network.relays", "relays = [\"/dns4/relay.example/tcp/5\"]".to_owned()),
+        ("gone.pem", format!("tls_certificate = \"{there}\"\ntls_key = \"{gone}\"")),
+        ("gone.pem", format!("tls_certificate = \"{gone}\"\ntls_key = \"{there}\"")),
+    ] {
+        not_right(key, &format!("[network]\n{setting}\n"));
+    }
+    not_right("api.path_prefixes", "[api]\npath_prefixes = [\"/psa\", \"/psa/pins\"]\n");
+}
+
+/// Both end with 2 and name the key.
+fn not_right(key: &str, config: &str) {
+    let (_keep, dir) = fresh();
+    std::fs::create_dir(&dir).unwrap();
+    let dir_arg = ["--data-dir", &dir];
+    ends_with(0, &[&["init"][..], &dir_arg].concat());
+    std::fs::write(Path::new(&dir).join("config.toml"), config).unwrap();
+    let free = ["serve", "--offline", "--api-addr", "127.0.0.1:0", "--ops-addr", "127.0.0.1:0"];
+    let swarm: &[&str] = if key == "network.swarm" { &[] } else { &["--swarm-addr", "/ip4/127.0.0.1/tcp/0"] };
+    for command in [[&free[..], swarm].concat(), vec!["config", "check"]] {
+        let (_, err) = ends_with(2, &[&command[..], &dir_arg].concat());
+        assert!(err.contains(key), "{command:?} of {config}: {err}");
+    }
+}
+
+/// What `serve` takes, `check` takes.
+#[test]
+fn what_serve_takes_is_called_right() {
+    const PEER: &str = "12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5";
+    let (_keep, dir) = fresh();
+    ends_with(0, &["init", "--data-dir", &dir]);
+    let config = format!(
+        "[api]\npath_prefixes = [\"/psa/v1\", \"/psa\"]\n[network]\nswarm = [\"/ip4/127.0.0.1/tcp/0\", \
+         \"/ip4/127.0.0.1/udp/0/quic-v1\", \"/ip4/127.0.0.1/tcp/0/ws\", \"/ip6/::1/tcp/0\"]\n\
+         bootstrap = [\"/dnsaddr/bootstrap.libp2p.io/p2p/{PEER}\"]\nrelays = [\"/ip4/127.0.0.1/tcp/9/p2p/{PEER}\"]\n"
+    );
+    std::fs::write(Path::new(&dir).join("config.toml"), config).unwrap();
+    ends_with(0, &["config", "check", "--data-dir", &dir]);
 }
 
 #[test]
@@ -145,6 +234,21 @@ fn a_foreign_directory_ends_with_10() {
     let file = keep.path().join("thesis.tex").display().to_string();
     let (_, err) = ends_with(10, &["serve", "--offline", "--data-dir", &file]);
     assert!(err.contains("is no directory"), "{err}");
+}
+
+/// A machine is set up with its config.toml first; `floe config check` called that right, and `floe init` and
+/// `floe serve` called the directory foreign.
+#[test]
+fn a_directory_that_holds_only_its_settings_is_initialised() {
+    let (_keep, dir) = fresh();
+    let config = Path::new(&dir).join("config.toml");
+    let text = "[pin]\nmax_depth = 7\n";
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(&config, text).unwrap();
+    ends_with(0, &["config", "check", "--data-dir", &dir]);
+    ends_with(0, &["init", "--data-dir", &dir]);
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), text, "it is the operator's");
+    ends_with(0, &["verify", "--offline", "--data-dir", &dir]);
 }
 
 #[test]

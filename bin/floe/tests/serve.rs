@@ -232,6 +232,84 @@ fn a_port_in_use_ends_with_11_and_is_named() {
     }
 }
 
+/// A node that was killed leaves its endpoints.json; a start that does not come as far as listening must not leave it
+/// there, because a script that waits for the file would take it for that of the new node.
+#[test]
+fn a_stale_endpoints_file_is_gone_before_anything_is_bound() {
+    let (_keep, dir) = fresh();
+    Node::start(&dir).kill();
+    assert!(dir.join("endpoints.json").exists());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let mut child = Node::spawn(&dir, &["--api-addr", &addr], &[]);
+    assert_eq!(exit_code(&mut child), 11, "{}", log(&dir));
+    assert!(!dir.join("endpoints.json").exists());
+}
+
+/// What a flag says holds for one run: in the file it would hold for all that follow.
+#[test]
+fn flags_are_never_written_to_the_file() {
+    let (_keep, dir) = fresh();
+    let template = tempfile::tempdir().unwrap();
+    let template_dir = template.path().join("floe");
+    ends_with(0, &["init", "--data-dir", &template_dir.display().to_string()]);
+    let config = |dir: &std::path::Path| std::fs::read_to_string(dir.join("config.toml")).unwrap();
+    for flags in [&["--stop-within", "7s", "--log-filter", "debug"][..], &["--log-format", "json"]] {
+        let node = Node::start_with(&dir, flags, &[("FLOE_PIN_MAX_DEPTH", "9")]);
+        assert_eq!(config(&dir), config(&template_dir), "while it runs");
+        assert_eq!(node.stop(), 0);
+        assert_eq!(config(&dir), config(&template_dir), "after a stop");
+    }
+}
+
+/// What starts later uses what started before it.
+#[test]
+fn a_stop_is_in_the_reverse_order_of_the_start() {
+    let (_keep, dir) = fresh();
+    let node = Node::start(&dir);
+    node.json(0, &["pin", "add", EMPTY, "--wait"]);
+    assert_eq!(node.stop(), 0);
+    let log = log(&dir);
+    let at = |part: &str| {
+        let line = format!("stopped: {part}");
+        log.find(&line).unwrap_or_else(|| panic!("no line \"{line}\": {log}"))
+    };
+    let ends = ["the API", "the engine", "the IPFS node", "the block store", "the rows"].map(at);
+    assert!(ends.is_sorted(), "{log}");
+}
+
+/// On a full disk a node that had come as far as listening ended, because it could not write endpoints.json, or the
+/// banner into a file there; and without a node nobody could remove pins to free space.
+#[test]
+fn what_cannot_be_written_for_others_to_read_keeps_no_node_from_starting() {
+    let (_keep, dir) = fresh();
+    ends_with(0, &["init", "--data-dir", &dir.display().to_string()]);
+    // Whoever runs the tests may write anywhere, but not a file where a directory is.
+    std::fs::create_dir(dir.join(".endpoints.json.tmp")).unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut child = Node::command(&dir, &[], &[]).stdout(full).spawn().unwrap();
+    let begun = now();
+    let api = loop {
+        let log = log(&dir);
+        if let Some((_, rest)) = log.split_once("--api-url ") {
+            break rest.split([' ', '`', '"', '\n']).next().unwrap().to_owned();
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended: {log}");
+        assert!(begun.elapsed() < Duration::from_secs(40), "{log}");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let dir_arg = dir.display().to_string();
+    let remote = ["--api-url", &api, "--data-dir", &dir_arg];
+    let (out, _) = ends_with(0, &[&["pin", "add", EMPTY, "--json"][..], &remote].concat());
+    let pin: Value = serde_json::from_str(&out).unwrap();
+    ends_with(0, &[&["pin", "rm", pin["requestid"].as_str().unwrap()][..], &remote].concat());
+    let log = log(&dir);
+    assert!(log.contains("cannot write") && log.contains("endpoints.json"), "{log}");
+    assert!(log.contains("stdout"), "{log}");
+    term(&child);
+    assert_eq!(exit_code(&mut child), 0, "{log}");
+}
+
 #[test]
 fn wrong_and_weak_tokens_end_with_4() {
     let (_keep, dir) = fresh();

@@ -1,13 +1,13 @@
 //! Who may call: bearer tokens and scopes.
 //!
 //! A handler states what it needs in its signature (`Caller<PinsRead>`), so that none can forget to ask. The
-//! token itself goes nowhere but into the one call that looks it up. What is read after it, the body, finds the account
-//! as a request extension.
+//! token itself goes nowhere but into the one call that looks it up. What is read after it, the body, finds whose memory it
+//! uses as a request extension.
 
 use std::marker::PhantomData;
 
 use axum::extract::FromRequestParts;
-use floe_engine::{Principal, Scope};
+use floe_engine::{DEFAULT_ACCOUNT, Principal, Scope};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
@@ -15,15 +15,16 @@ use tokio::time::Instant;
 
 use crate::error::ApiError;
 use crate::limits;
+use crate::memory::Payer;
 use crate::router::ApiState;
 
 /// What a handler needs of a token.
 pub(crate) trait Need: Send + Sync + 'static {
     const SCOPE: Scope;
-    /// Whether a suspended account is refused. Administration goes on: it is what lifts a suspension.
-    const REFUSES_SUSPENDED: bool = true;
     /// Whether it counts for `api.requests_per_minute`.
     const IS_COUNTED: bool = true;
+    /// Whether it has the memory that is kept for the operator.
+    const HAS_KEPT_MEMORY: bool = false;
 }
 
 /// Reading pins.
@@ -43,8 +44,8 @@ impl Need for PinsWrite {
 
 impl Need for Admin {
     const SCOPE: Scope = Scope::Admin;
-    const REFUSES_SUSPENDED: bool = false;
     const IS_COUNTED: bool = false;
+    const HAS_KEPT_MEMORY: bool = true;
 }
 
 /// Who calls, with a token that has what `N` needs.
@@ -59,7 +60,7 @@ impl<N: Need> FromRequestParts<ApiState> for Caller<N> {
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, ApiError> {
         let token = bearer(&parts.headers).ok_or_else(ApiError::unauthorized)?;
         let who = state.engine.authenticate(token).await?.ok_or_else(ApiError::unauthorized)?;
-        if N::REFUSES_SUSPENDED && who.account.suspended {
+        if who.account.suspended && !may_lift(&who, N::SCOPE) {
             return Err(ApiError::forbidden("this account is suspended"));
         }
         if !who.scopes.contains(&N::SCOPE) {
@@ -68,9 +69,23 @@ impl<N: Need> FromRequestParts<ApiState> for Caller<N> {
         if N::IS_COUNTED {
             state.rates.request(&who, Instant::now())?;
         }
-        parts.extensions.insert(who.account.id);
-        Ok(Self { who, need: PhantomData })
+        let caller = Self { who, need: PhantomData };
+        parts.extensions.insert(caller.payer());
+        Ok(caller)
     }
+}
+
+impl<N: Need> Caller<N> {
+    /// Whose memory the request uses. It goes by the route and not by the token: one that may also administrate
+    /// fills no more than its account's share with pins.
+    pub(crate) fn payer(&self) -> Payer {
+        if N::HAS_KEPT_MEMORY { Payer::Operator } else { Payer::Account(self.who.account.id) }
+    }
+}
+
+/// Suspended, the operator's own account administers all the same: nobody else is sure to be there to let it in again.
+fn may_lift(who: &Principal, scope: Scope) -> bool {
+    scope == Scope::Admin && who.account.name == DEFAULT_ACCOUNT
 }
 
 fn name(scope: Scope) -> &'static str {

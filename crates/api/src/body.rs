@@ -4,7 +4,6 @@
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use bytes::{Bytes, BytesMut};
-use floe_core::AccountId;
 use floe_engine::IdempotencyKey;
 use http::header::HeaderName;
 use http::request::Parts;
@@ -15,13 +14,13 @@ use tokio::time::Instant;
 
 use crate::error::{ApiError, is_json};
 use crate::limits::{self, Pace};
-use crate::memory::Room;
+use crate::memory::{Payer, Room};
 use crate::router::ApiState;
 
 /// A client's name for a request, so that a retry is not a second request.
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// A JSON body. It comes after the [`crate::access::Caller`], whose account its memory counts for.
+/// A JSON body. It comes after the [`crate::access::Caller`], who says whose memory it uses.
 pub(crate) struct Sent<T> {
     pub(crate) value: T,
     pub(crate) key: Option<IdempotencyKey>,
@@ -37,15 +36,14 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for Sent<T> {
         if !is_json(&parts.headers) {
             return Err(ApiError::unsupported_media_type());
         }
-        let account = parts.extensions.get::<AccountId>().copied();
-        let account =
-            account.ok_or_else(|| ApiError::internal("a body is read before its caller is known"))?;
+        let payer = parts.extensions.get::<Payer>().copied();
+        let payer = payer.ok_or_else(|| ApiError::internal("a body is read before its caller is known"))?;
         // While it comes it is its own bytes: a client may take minutes, and would hold sixteen times as much from
         // everybody else for as long.
-        let coming = state.memory.take(account, most(&body)).await?;
+        let coming = state.memory.take(payer, most(&body)).await?;
         let body = read(body, &state.pace).await?;
         drop(coming);
-        let room = state.memory.take(account, limits::BODY_WEIGHT * body.len()).await?;
+        let room = state.memory.take(payer, limits::BODY_WEIGHT * body.len()).await?;
         let key = idempotency_key(&parts, &body)?;
         let value = serde_json::from_slice(&body)
             .map_err(|error| ApiError::bad_request(format!("the body is not as expected: {error}")))?;

@@ -105,6 +105,8 @@ impl Drop for Slot {
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     all: Arc<Semaphore>,
+    /// More places, for administration where all are taken.
+    kept: Arc<Semaphore>,
     limit: &'static str,
     clients: Clients,
 }
@@ -119,12 +121,27 @@ pub(crate) struct Place {
 impl Places {
     /// `limit` names the bound over all.
     pub(crate) fn new(most: usize, limit: &'static str, clients: Clients) -> Self {
-        Self { all: Arc::new(Semaphore::new(most)), limit, clients }
+        Self { all: Arc::new(Semaphore::new(most)), kept: Arc::new(Semaphore::new(0)), limit, clients }
+    }
+
+    /// So many more, for administration alone.
+    pub(crate) fn keeping(self, kept: usize) -> Self {
+        Self { kept: Arc::new(Semaphore::new(kept)), ..self }
     }
 
     /// A place for this client, or for one that nobody names. `None` where it, or all, hold what they may.
     pub(crate) fn take(&self, client: Option<IpAddr>) -> Option<Place> {
-        let Ok(of_all) = Arc::clone(&self.all).try_acquire_owned() else {
+        self.take_of(&[&self.all], client)
+    }
+
+    /// The same for administration, which has places of its own where all others are taken.
+    pub(crate) fn take_for_administration(&self, client: Option<IpAddr>) -> Option<Place> {
+        self.take_of(&[&self.all, &self.kept], client)
+    }
+
+    fn take_of(&self, places: &[&Arc<Semaphore>], client: Option<IpAddr>) -> Option<Place> {
+        let free = places.iter().find_map(|places| Arc::clone(places).try_acquire_owned().ok());
+        let Some(of_all) = free else {
             limits::hit(self.limit);
             return None;
         };
@@ -152,7 +169,7 @@ mod tests {
 
     use http::{HeaderMap, HeaderValue};
 
-    use super::{Clients, TrustedProxies, X_FORWARDED_FOR};
+    use super::{Clients, Places, TrustedProxies, X_FORWARDED_FOR};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -193,6 +210,21 @@ mod tests {
         assert!(clients.take(ip("1.2.3.4")).is_some());
         drop(second);
         assert!(clients.held.lock().is_empty(), "nothing is kept of who is gone");
+    }
+
+    #[test]
+    fn t22_administration_has_places_where_all_are_taken() {
+        let places = Places::new(2, "test", Clients::new(9, "test")).keeping(1);
+        let mut held: Vec<_> = (0..2).map(|_| places.take(None).unwrap()).collect();
+        assert!(places.take(None).is_none());
+        let kept = places.take_for_administration(None);
+        assert!(kept.is_some());
+        assert!(places.take_for_administration(None).is_none(), "they are bounded too");
+        // Where one of all is free it is taken first.
+        drop(kept);
+        held.pop();
+        let two = [places.take_for_administration(None), places.take_for_administration(None)];
+        assert!(two.iter().all(Option::is_some) && places.take(None).is_none());
     }
 
     #[test]

@@ -17,6 +17,11 @@
 //! HTTP/2 client can keep the socket empty and open no window instead, so [`Counted`] hands the answer over in pieces
 //! that know when they are gone: written, or given up. What the server itself has not made yet, as the next event of a
 //! stream, is not waited for.
+//!
+//! Over HTTP/2 it is the connection that ends, with all its streams, and not the one stream: hyper asks a body for nothing
+//! while a piece of it waits for the window, so an error of the body is not heard, and once it has handed the last piece
+//! to its HTTP/2 library nobody but that holds the stream. A proxy that puts many clients on one connection is to use
+//! HTTP/1.1 (docs/OPERATING.md).
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -425,7 +430,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::time::Instant;
 
-    use crate::limits::{HYPER_HEADER_BYTES, Pace};
+    use crate::limits::{HYPER_HEADER_BYTES, Pace, REQUESTS_KEPT};
     use crate::testing::{Options, ask, h2, hear, say, serve};
 
     const GET: &str = "GET /ok HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -582,6 +587,30 @@ mod tests {
             }
         }
         assert_eq!((Pace::default().requests_per_client, Pace::default().requests), (100, 1024));
+    }
+
+    /// The story: a thousand slow requests left the operator no place to suspend the account that sent them.
+    #[tokio::test]
+    async fn t22_administration_is_answered_where_all_places_are_taken() {
+        let options = pace(|p| (p.requests_per_client, p.requests) = (1000, 1));
+        let (_running, addr) = serve(options).await;
+        let hold = async |path: &str| {
+            let mut stream = say(addr, GET.replace("/ok", path)).await;
+            stream.read_exact(&mut [0; 12]).await.unwrap();
+            stream
+        };
+        let _all = hold("/endless").await;
+        let status = async |path: &str| ask(addr, &format!("GET {path} HTTP/1.1")).await[9..12].to_owned();
+        let mut kept = Vec::new();
+        for held in 0..REQUESTS_KEPT {
+            assert_eq!(
+                (status("/ok").await, status("/admin/v1/ok").await),
+                ("429".into(), "200".into()),
+                "{held}"
+            );
+            kept.push(hold("/admin/v1/endless").await);
+        }
+        assert_eq!(status("/admin/v1/ok").await, "429", "they are bounded too");
     }
 
     #[tokio::test]

@@ -31,6 +31,9 @@ use crate::limits;
 use crate::path::Prefixes;
 use crate::{Error, body};
 
+/// What the paths of administration begin with.
+const ADMINISTRATION: &str = "/admin/";
+
 /// What a connection calls.
 pub(crate) type App = BoxCloneSyncService<Request<Body>, Response, Infallible>;
 
@@ -169,7 +172,14 @@ impl Front {
         self.0.prefixes.normalise(request.uri_mut());
         let peer = request.extensions().get().map(|Peer(ip)| *ip);
         let client = peer.and_then(|peer| self.0.trusted.client_of(peer, request.headers()));
-        self.0.places.take(client).ok_or_else(|| {
+        let places = &self.0.places;
+        // By its path, because who it is from is found out later, and costs more.
+        let place = if request.uri().path().starts_with(ADMINISTRATION) {
+            places.take_for_administration(client)
+        } else {
+            places.take(client)
+        };
+        place.ok_or_else(|| {
             ApiError::too_many_requests("too many requests are in flight", limits::REFUSED_FOR)
         })
     }

@@ -55,7 +55,7 @@ use std::time::Duration;
 use floe_core::ports::Entropy;
 use floe_engine::Engine;
 pub use ipnet::IpNet;
-pub use path::prefix as path_prefix;
+pub use path::{check_prefixes as check_path_prefixes, prefix as path_prefix};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
@@ -194,7 +194,7 @@ impl Bound {
         let (api_addr, ops_addr) = (self.api.addr(), self.ops.addr());
         let front = |router, host, prefixes| {
             let clients = Clients::new(pace.requests_per_client, "requests_per_client");
-            let places = Places::new(pace.requests, "requests", clients);
+            let places = Places::new(pace.requests, "requests", clients).keeping(limits::REQUESTS_KEPT);
             Front::new(router, host, prefixes, self.trusted.clone(), places, Arc::clone(&entropy))
         };
         let state = router::ApiState::new(engine.clone(), stopping.clone(), Arc::clone(&pace), self.rates);

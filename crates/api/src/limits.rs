@@ -31,6 +31,10 @@ pub(crate) const REQUESTS_PER_CLIENT: usize = 100;
 /// ([`HEADER_BYTES`]), one pin ([`PIN_BYTES`]) as row and as text, and a task: 128 MiB for all. Bodies and pages come
 /// on top, and are bounded by [`MEMORY_BYTES`].
 pub(crate) const REQUESTS: usize = 1024;
+/// Requests of administration that are taken where [`REQUESTS`] are in flight: an operator with a handful of commands.
+/// Half: one who watches several things waits for the others; double: who has no token can hold them too, for as long
+/// as reading a refusal takes.
+pub(crate) const REQUESTS_KEPT: usize = 16;
 /// Connections over a bound that are being told so at once. They are not [`CONNECTIONS`], or a full server could
 /// refuse nobody politely.
 pub(crate) const REFUSALS: usize = 64;
@@ -83,6 +87,9 @@ pub(crate) const DRAINED_BODY_BYTES: usize = 1 << 20;
 pub(crate) const MEMORY_BYTES: usize = 256 << 20;
 /// What of [`MEMORY_BYTES`] one account may hold: three pages of 1000, or 350 of ten.
 pub(crate) const MEMORY_PER_ACCOUNT: usize = MEMORY_BYTES / 2;
+/// Memory for administration, beside [`MEMORY_BYTES`]: two of the longest bodies, and its own are some hundred bytes.
+/// Half: one of them keeps the next waiting; double: nobody has so much to say.
+pub(crate) const MEMORY_KEPT: usize = 8 << 20;
 /// Accounts that are remembered, for their shares and their rates, before those that use nothing are let go of: some
 /// 100 bytes each.
 pub(crate) const ACCOUNTS_REMEMBERED: usize = 1024;

@@ -5,6 +5,9 @@
 //! soon as its size is known. Where an account has its share in flight, or all
 //! together what there is, the next request waits for a moment. An account waits for its own before it waits for all,
 //! so that one that asks for too much keeps nobody else waiting.
+//!
+//! Administration has memory of its own, which nobody else can fill: where pins take all there is, the operator can
+//! still suspend the account that does.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,9 +23,19 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::ApiError;
 use crate::limits;
 
-/// What is free, of all and of each account's share.
+/// Whose memory a request uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Payer {
+    /// The account's share of what there is for all.
+    Account(AccountId),
+    /// What is kept for administration.
+    Operator,
+}
+
+/// What is free, of all, of each account's share, and for the operator.
 pub(crate) struct Memory {
     free: Arc<Semaphore>,
+    kept: Arc<Semaphore>,
     shares: Mutex<HashMap<AccountId, Arc<Semaphore>>>,
     per_account: usize,
     within: Duration,
@@ -32,29 +45,38 @@ pub(crate) struct Memory {
 #[derive(Debug)]
 pub(crate) struct Room {
     of_all: OwnedSemaphorePermit,
-    of_account: OwnedSemaphorePermit,
+    /// `None` for the operator.
+    of_account: Option<OwnedSemaphorePermit>,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self::new(limits::MEMORY_BYTES, limits::MEMORY_PER_ACCOUNT, limits::MEMORY_WITHIN)
+        Self {
+            free: Arc::new(Semaphore::new(limits::MEMORY_BYTES)),
+            kept: Arc::new(Semaphore::new(limits::MEMORY_KEPT)),
+            shares: Mutex::default(),
+            per_account: limits::MEMORY_PER_ACCOUNT,
+            within: limits::MEMORY_WITHIN,
+        }
     }
 }
 
 impl Memory {
-    fn new(bytes: usize, per_account: usize, within: Duration) -> Self {
-        Self { free: Arc::new(Semaphore::new(bytes)), shares: Mutex::default(), per_account, within }
-    }
-
     /// Room for what may come to so many bytes. Dropping the future takes nothing.
-    pub(crate) async fn take(&self, account: AccountId, bytes: usize) -> Result<Room, ApiError> {
+    pub(crate) async fn take(&self, payer: Payer, bytes: usize) -> Result<Room, ApiError> {
         let until = Instant::now() + self.within;
-        let Some(of_account) = wait(self.share(account), bytes, until).await else {
-            limits::hit("memory_per_account");
-            let details = "this account has too much in flight";
-            return Err(ApiError::too_many_requests(details, limits::MEMORY_AGAIN));
+        let (of_account, free) = match payer {
+            Payer::Account(account) => {
+                let Some(share) = wait(self.share(account), bytes, until).await else {
+                    limits::hit("memory_per_account");
+                    let details = "this account has too much in flight";
+                    return Err(ApiError::too_many_requests(details, limits::MEMORY_AGAIN));
+                };
+                (Some(share), &self.free)
+            }
+            Payer::Operator => (None, &self.kept),
         };
-        let Some(of_all) = wait(Arc::clone(&self.free), bytes, until).await else {
+        let Some(of_all) = wait(Arc::clone(free), bytes, until).await else {
             limits::hit("memory");
             return Err(ApiError::busy("too much is in flight", limits::MEMORY_AGAIN));
         };
@@ -81,7 +103,7 @@ async fn wait(free: Arc<Semaphore>, bytes: usize, until: Instant) -> Option<Owne
 impl Room {
     /// Gives back what is above so many bytes.
     pub(crate) fn shrink(&mut self, bytes: usize) {
-        for permit in [&mut self.of_all, &mut self.of_account] {
+        for permit in [Some(&mut self.of_all), self.of_account.as_mut()].into_iter().flatten() {
             drop(permit.split(permit.num_permits().saturating_sub(bytes)));
         }
     }
@@ -101,15 +123,21 @@ mod tests {
 
     use super::*;
 
-    const ALICE: AccountId = AccountId(1);
-    const BOB: AccountId = AccountId(2);
+    const ALICE: Payer = Payer::Account(AccountId(1));
+    const BOB: Payer = Payer::Account(AccountId(2));
 
     fn memory() -> Memory {
-        Memory::new(100, 60, Duration::from_millis(50))
+        Memory {
+            free: Arc::new(Semaphore::new(100)),
+            kept: Arc::new(Semaphore::new(10)),
+            per_account: 60,
+            within: Duration::from_millis(50),
+            ..Memory::default()
+        }
     }
 
-    async fn refused(memory: &Memory, account: AccountId, bytes: usize) -> Option<u16> {
-        let refused = memory.take(account, bytes).await.err()?.into_response();
+    async fn refused(memory: &Memory, payer: Payer, bytes: usize) -> Option<u16> {
+        let refused = memory.take(payer, bytes).await.err()?.into_response();
         assert!(refused.headers().contains_key(http::header::RETRY_AFTER));
         Some(refused.status().as_u16())
     }
@@ -141,8 +169,25 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
             drop(bob);
         };
-        let (room, ()) = tokio::join!(memory.take(AccountId(3), 1), later);
+        let (room, ()) = tokio::join!(memory.take(Payer::Account(AccountId(3)), 1), later);
         assert!(room.is_ok());
+    }
+
+    /// The story: bodies and pages of two accounts could take all the memory there was, and then the operator's request
+    /// to suspend them was told to come again.
+    #[tokio::test]
+    async fn t22_the_operator_has_memory_where_accounts_hold_all() {
+        let memory = memory();
+        let _held = [memory.take(ALICE, 60).await.unwrap(), memory.take(BOB, 40).await.unwrap()];
+        assert_eq!(refused(&memory, BOB, 1).await, Some(503));
+        for (bytes, want) in [(9, None), (10, None), (11, Some(503))] {
+            assert_eq!(refused(&memory, Payer::Operator, bytes).await, want, "{bytes}");
+        }
+        // It is bounded too, and given back.
+        let mut room = memory.take(Payer::Operator, 10).await.unwrap();
+        assert_eq!(refused(&memory, Payer::Operator, 1).await, Some(503));
+        room.shrink(4);
+        assert_eq!(refused(&memory, Payer::Operator, 6).await, None);
     }
 
     #[tokio::test]
@@ -161,7 +206,7 @@ mod tests {
         let memory = memory();
         let held = memory.take(ALICE, 60).await.unwrap();
         for account in 2..2 * limits::ACCOUNTS_REMEMBERED {
-            memory.take(AccountId(account as i64), 1).await.unwrap();
+            memory.take(Payer::Account(AccountId(account as i64)), 1).await.unwrap();
             assert!(memory.shares.lock().len() <= limits::ACCOUNTS_REMEMBERED);
         }
         assert_eq!(refused(&memory, ALICE, 1).await, Some(429), "who holds some is not forgotten");
@@ -173,5 +218,6 @@ mod tests {
         const { assert!(limits::PAGE_MOST as usize * limits::PIN_BYTES <= limits::MEMORY_PER_ACCOUNT) };
         const { assert!(limits::BODY_BYTES * limits::BODY_WEIGHT <= limits::MEMORY_PER_ACCOUNT) };
         const { assert!(limits::MEMORY_PER_ACCOUNT < limits::MEMORY_BYTES) };
+        const { assert!(limits::BODY_BYTES * limits::BODY_WEIGHT <= limits::MEMORY_KEPT) };
     }
 }

@@ -32,10 +32,26 @@ pub(crate) fn router(engine: Engine, render: RenderMetrics, stopping: Cancellati
 
 async fn ready(State(state): State<OpsState>) -> Result<&'static str, ApiError> {
     if state.stopping.is_cancelled() {
-        return Err(ApiError::unavailable("shutting down"));
+        return Err(ApiError::unavailable(STOPPING));
     }
-    state.engine.ready().await.map_err(ApiError::unavailable)?;
+    state.engine.ready().await.map_err(|error| unready(&error))?;
     Ok("ready\n")
+}
+
+const STOPPING: &str = "this node is shutting down";
+
+/// Why not, in words that tell nothing of the machine (T45). The cause is for the log.
+fn unready(error: &floe_engine::Error) -> ApiError {
+    ApiError::unavailable(match error {
+        floe_engine::Error::Stopping => STOPPING,
+        floe_engine::Error::ReadOnly => {
+            "the disk is under its reserve: new pins are refused until there is space again"
+        }
+        cause => {
+            tracing::error!(%cause, "not ready: {cause}");
+            "the stores cannot be read: the node's log says why"
+        }
+    })
 }
 
 async fn show(State(state): State<OpsState>) -> Response {

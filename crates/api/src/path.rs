@@ -99,6 +99,14 @@ pub fn prefix(text: &str) -> Result<String, &'static str> {
     }
 }
 
+/// Checks `api.path_prefixes` as a whole: each for itself, and that none hides our routes under another.
+///
+/// # Errors
+/// [`Error::PathPrefix`], for the first that is wrong.
+pub fn check_prefixes(prefixes: &[String]) -> Result<(), Error> {
+    Prefixes::new(prefixes).map(drop)
+}
+
 /// Whether a path begins as one of our own.
 fn is_ours(path: &str) -> bool {
     path.split('/').nth(1).is_some_and(|first| OURS.contains(&first))

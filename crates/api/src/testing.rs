@@ -62,6 +62,7 @@ fn routes() -> Router {
     let routed = Router::new()
         .route("/ok", get(async || "ok").post(async || "ok"))
         .route("/item/{id}", get(async || "ok"))
+        .route("/admin/v1/ok", get(async || "ok"))
         .route("/local", get(async |local: Local| local.0.to_string()))
         .route("/panic", get(async || -> &'static str { panic!("secret-host") }))
         .route("/cause", get(async || ApiError::internal("secret-host")))
@@ -79,22 +80,21 @@ fn routes() -> Router {
                 "slow"
             }),
         )
-        .route(
-            "/endless",
-            get(async || {
-                let silence = futures::stream::pending::<Result<Bytes, io::Error>>();
-                Body::from_stream(silence)
-            }),
-        );
+        .route("/endless", get(endless))
+        .route("/admin/v1/endless", get(endless));
     refusing(routed)
+}
+
+async fn endless() -> Body {
+    Body::from_stream(futures::stream::pending::<Result<Bytes, io::Error>>())
 }
 
 pub(crate) fn front(options: &Options) -> Front {
     let host = HostRule::new(options.listens_on, options.public_host.clone());
     let prefixes = Prefixes::new(&["/psa".to_owned()]).unwrap();
     let trusted = TrustedProxies::new(options.trusted.clone());
-    let places =
-        Places::new(options.pace.requests, "test", Clients::new(options.pace.requests_per_client, "test"));
+    let clients = Clients::new(options.pace.requests_per_client, "test");
+    let places = Places::new(options.pace.requests, "test", clients).keeping(crate::limits::REQUESTS_KEPT);
     Front::new(routes(), host, prefixes, trusted, places, Arc::<Counting>::default())
 }
 

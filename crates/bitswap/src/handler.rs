@@ -108,9 +108,9 @@ pub(crate) enum InboundError {
 }
 
 impl InboundError {
-    /// Whether an honest peer never causes it.
+    /// Whether a peer that does so again and again is dropped.
     fn is_malformed(&self) -> bool {
-        matches!(self, Self::Decode(_) | Self::Frame(FrameError::TooLong(_) | FrameError::Length))
+        matches!(self, Self::Decode(_) | Self::Frame(FrameError::Length))
     }
 }
 
@@ -222,8 +222,16 @@ impl Handler {
     fn on_inbound_error(&self, error: &InboundError) {
         let peer = self.link.peer;
         tracing::debug!(%peer, %error, "a bitswap stream of {peer} ended early: {error}");
-        if error.is_malformed() {
-            self.shared.client(|client, now| client.strike(&peer, Misbehaviour::Malformed, now));
+        let what = Misbehaviour::Malformed;
+        match error {
+            // No honest peer begins such a frame: there is no second one.
+            InboundError::Frame(FrameError::TooLong(_)) => {
+                self.shared.client(|client, now| client.drop_peer(&peer, what, now));
+            }
+            error if error.is_malformed() => {
+                self.shared.client(|client, now| client.strike(&peer, what, now));
+            }
+            _ => {}
         }
     }
 

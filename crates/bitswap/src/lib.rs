@@ -13,6 +13,7 @@
 //!   message.rs, message/, frame.rs                the wire
 //!   limits.rs                                     every bound, with its reason
 //!   wire.rs        Peer                           for tests: a peer that does what no honest node does
+//!   counters.rs    Counters                       for tests: what counters come to
 //! ```
 //!
 //! **Who owns what.** The client's and the server's state each sit behind one lock; connection tasks, sessions
@@ -28,6 +29,7 @@
 mod behaviour;
 mod client;
 mod config;
+pub mod counters;
 mod frame;
 mod handle;
 mod handler;

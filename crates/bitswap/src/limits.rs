@@ -126,7 +126,7 @@ pub const INBOX_BYTES: usize = 128 << 20;
 /// Peers of one session that count as providers, and peers named to it that are not connected.
 pub const PROVIDERS_PER_SESSION: usize = 256;
 
-/// Wants of one session that are looked for at once with want-have at every connected peer. One is enough to
+/// Wants of one session that are looked for at once with want-have at every connected peer, others in each round. One is enough to
 /// find a provider; several find partial ones.
 pub const PROBES_PER_SESSION: usize = 32;
 

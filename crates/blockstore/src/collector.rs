@@ -4,7 +4,7 @@
 //! others never wait for more than a step:
 //!
 //! 1. a released manifest is counted down chunk by chunk; what falls to zero and is not held gets a tombstone in
-//!    the same group;
+//!    the same group, what is held gets it later;
 //! 2. when all its chunks are done the manifest is gone;
 //! 3. dead ranges of sealed packs are punched;
 //! 4. the live records of a pack that has few are copied to a pack of their own and, after a checkpoint, the pack
@@ -28,7 +28,7 @@ use crate::packs::{self, Found};
 use crate::queue::Op;
 use crate::record::{Kind, Loc, Record};
 use crate::shared::{Shared, index_error};
-use crate::tables::{self, Freed, PackStat, Placed};
+use crate::tables::{self, Entry, Freed, PackStat, Placed};
 use crate::ticket::{Sender, ticket};
 
 /// Without work, and after a failure.
@@ -86,6 +86,8 @@ pub(crate) struct Collector {
     stuck: HashSet<u32>,
     /// Packs that have a hint, or get none before the next start.
     hinted: BTreeSet<u32>,
+    /// How far the look at every block is.
+    swept: Bound<Box<[u8]>>,
     /// Whether somebody waits: then little gains are taken too.
     asked: bool,
     freed_blocks: u64,
@@ -99,7 +101,8 @@ impl Collector {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let (punchable, stuck) = Default::default();
         let hinted = shared.hints.list().unwrap_or_default();
-        Self { shared, punchable, stuck, hinted, asked: false, freed_blocks: 0, freed_bytes: 0 }
+        let swept = Bound::Unbounded;
+        Self { shared, punchable, stuck, hinted, swept, asked: false, freed_blocks: 0, freed_bytes: 0 }
     }
 
     pub(crate) fn run(mut self) {
@@ -139,7 +142,12 @@ impl Collector {
         if self.shared.health.is_read_only() && (self.punch()? || self.compact_if_room()?) {
             return Ok(true);
         }
-        Ok(self.count_down()? || self.reap()? || self.punch()? || self.compact()? || self.hint())
+        Ok(self.count_down()?
+            || self.reap()?
+            || self.sweep()?
+            || self.punch()?
+            || self.compact()?
+            || self.hint())
     }
 
     /// Hands an operation to the writer and waits.
@@ -206,6 +214,38 @@ impl Collector {
         let did = !freed.is_empty();
         self.take_freed(freed);
         Ok(did)
+    }
+
+    /// Looks at some of all blocks, where there may be some that nobody counts and that are not known by name.
+    fn sweep(&mut self) -> Did {
+        {
+            let mut tables = self.shared.tables.lock();
+            // What is known by name goes first, and makes room.
+            if !tables.unlisted || tables.doubt.is_any() || tables.zero.len() >= limits::ZERO_KEYS {
+                return Ok(false);
+            }
+            if self.swept == Bound::Unbounded {
+                tables.unlisted_again = false;
+            }
+        }
+        let from = self.swept.as_ref().map(|key| &key[..]);
+        let page = self.shared.kv.scan(b"b", from, limits::STEP_HASHES).map_err(index_error)?;
+        let mut tables = self.shared.tables.lock();
+        let uncounted = |entry: &Entry| entry.refs == 0 && entry.loc.is_somewhere();
+        for (key, _) in page.iter().filter(|(_, value)| Entry::decode(value).is_some_and(|e| uncounted(&e))) {
+            // Read again: it may be counted by now.
+            if tables.entry(&key[1..]).map_err(index_error)?.is_some_and(|e| uncounted(&e)) {
+                tables.note_zero(&key[1..]);
+            }
+        }
+        match page.into_iter().next_back() {
+            Some((last, _)) => self.swept = Bound::Excluded(last),
+            None => {
+                self.swept = Bound::Unbounded;
+                tables.unlisted = tables.unlisted_again;
+            }
+        }
+        Ok(true)
     }
 
     fn take_freed(&mut self, freed: Vec<Freed>) {

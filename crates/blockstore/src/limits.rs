@@ -80,6 +80,10 @@ pub(crate) const KEPT_COPY_BYTES: u64 = KEPT_BYTES / 4;
 /// Damaged blocks whose bytes are kept in `quarantine/`: evidence, not a second store.
 pub(crate) const QUARANTINE_FILES: usize = 64;
 
+/// Blocks that nobody counts and that cannot go yet, because somebody holds them or records were lost: about 10 MB. The
+/// collector finds the others by looking at every block.
+pub(crate) const ZERO_KEYS: usize = 100_000;
+
 /// A dead block smaller than this is left to compaction: punching costs a metadata write each.
 pub(crate) const PUNCH_BYTES: u64 = 64 << 10;
 

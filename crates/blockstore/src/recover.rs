@@ -86,7 +86,8 @@ impl Recovery<'_> {
                 "made the block index again from {} packs, {hinted} of them by their hints",
                 ids.len()
             );
-            find_zero(&mut tables).map_err(index_error)?;
+            // Which blocks nobody counts is nowhere in the log.
+            tables.unlisted = true;
             let lossy = tables.doubt.unknown;
             self.judge(&mut tables, lossy).map_err(index_error)?;
             self.find_hollow(&tables).map_err(Trouble::into_error)?;
@@ -601,23 +602,6 @@ fn known_damage(tables: &Tables) -> Result<BTreeSet<Key>, IndexError> {
         match page.into_iter().next_back() {
             Some((last, _)) => from = std::ops::Bound::Excluded(last),
             None => return Ok(out),
-        }
-    }
-}
-
-/// After a rebuild: which blocks nobody counts is nowhere in the log.
-fn find_zero(tables: &mut Tables) -> Result<(), IndexError> {
-    let mut from: std::ops::Bound<Box<[u8]>> = std::ops::Bound::Unbounded;
-    loop {
-        let page = tables.kv.scan(b"b", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS)?;
-        for (key, value) in &page {
-            if Entry::decode(value).is_some_and(|e| e.refs == 0 && e.loc.is_somewhere()) {
-                tables.zero.insert(key[1..].into());
-            }
-        }
-        match page.into_iter().next_back() {
-            Some((last, _)) => from = std::ops::Bound::Excluded(last),
-            None => return Ok(()),
         }
     }
 }

@@ -462,3 +462,34 @@ fn is_intact(key: &[u8], data: &[u8]) -> bool {
     multihash(key)
         .is_some_and(|hash| Block::new(Cid::new_v1(code::RAW, hash), Bytes::copy_from_slice(data)).is_ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use floe_core::ManualClock;
+
+    use super::*;
+    use crate::testing::FaultyDisk;
+    use crate::{BlockStore, Components, IndexKind, Settings};
+
+    /// What is above the bound counts as damage although nothing lives there: the store is empty.
+    #[test]
+    fn damaged_places_at_the_boundary() {
+        const SEALED: u32 = 9;
+        let settings = Settings {
+            dir: "/blocks".into(),
+            index: IndexKind::Redb,
+            pack_bytes: 64 << 10,
+            reserve_bytes: None,
+        };
+        let components =
+            Components { disk: Arc::new(FaultyDisk::default()), clock: Arc::new(ManualClock::default()) };
+        let store = BlockStore::open(settings, components).unwrap();
+        let most = limits::DAMAGED_PLACES as u64;
+        for (places, unweighed) in [(most - 1, 0), (most, 0), (most + 1, 1)] {
+            let mut scrub = Scrub::new(store.shared().clone());
+            (0..places).for_each(|n| scrub.spoilt(SEALED, 64 * n, 64 * n + 32));
+            let report = scrub.checked_report().unwrap();
+            assert_eq!((report.damaged_records, report.dead_damage), (unweighed, places - unweighed));
+        }
+    }
+}

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::ManifestTotals;
 use crate::index::{IndexError, Layered};
+use crate::limits;
 use crate::record::{Key, Loc, Member, Reader, Record, State, Tomb, record_len};
 
 /// The version of everything in the index. Another version is thrown away and built again.
@@ -101,6 +102,10 @@ pub(crate) struct Tables {
     /// Blocks that are here and that nobody counts: what the collector has to look at again, because a hold kept
     /// it from freeing them.
     pub(crate) zero: BTreeSet<Key>,
+    /// There may be such blocks that are not in `zero`, which is bounded: the collector has to look at every block.
+    pub(crate) unlisted: bool,
+    /// One was left out since the collector last began to look.
+    pub(crate) unlisted_again: bool,
     pub(crate) doubt: Doubt,
 }
 
@@ -281,6 +286,8 @@ impl Tables {
             blocks: 0,
             bytes: 0,
             zero: BTreeSet::new(),
+            unlisted: false,
+            unlisted_again: false,
             doubt: Doubt::default(),
         }
     }
@@ -302,6 +309,7 @@ impl Tables {
         (self.group, self.blocks, self.bytes) = (r.u64()?, r.u64()?, r.u64()?);
         let doubt = r.u32()?;
         (self.doubt.index, self.doubt.unknown) = (doubt & 1 != 0, doubt & 2 != 0);
+        self.unlisted = doubt & 4 != 0;
         let copies = Copies { pack: r.u32()?, end: r.u32()?, group: r.u64()? };
         self.copies = Some(copies).filter(|c| c.pack != 0);
         for _ in 0..r.u32()? {
@@ -325,7 +333,8 @@ impl Tables {
         put64(&mut w, &[self.salt]);
         put(&mut w, &[self.end.pack, self.end.offset]);
         put64(&mut w, &[self.group, self.blocks, self.bytes]);
-        put(&mut w, &[u32::from(self.doubt.index) | u32::from(self.doubt.unknown) << 1]);
+        let unlisted = u32::from(self.unlisted) << 2;
+        put(&mut w, &[u32::from(self.doubt.index) | u32::from(self.doubt.unknown) << 1 | unlisted]);
         let copies = self.copies.unwrap_or(Copies { pack: 0, end: 0, group: 0 });
         put(&mut w, &[copies.pack, copies.end]);
         put64(&mut w, &[copies.group]);
@@ -558,7 +567,7 @@ impl Tables {
             let Some(mut entry) = self.entry(&member.hash)? else { continue };
             entry.refs = entry.refs.saturating_sub(1);
             if entry.refs == 0 && entry.loc.is_somewhere() {
-                self.zero.insert(member.hash.clone());
+                self.note_zero(&member.hash);
             }
             if entry.refs == 0 && !entry.loc.is_somewhere() {
                 self.forget(&member.hash)?;
@@ -567,6 +576,16 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    /// A block is here and nobody counts it.
+    pub(crate) fn note_zero(&mut self, hash: &[u8]) {
+        if self.zero.len() < limits::ZERO_KEYS {
+            self.zero.insert(hash.into());
+        } else if !self.zero.contains(hash) {
+            limits::hit("blockstore_zero_keys");
+            (self.unlisted, self.unlisted_again) = (true, true);
+        }
     }
 
     fn apply_tomb(&mut self, tomb: &Tomb) -> Result<Option<Freed>, IndexError> {

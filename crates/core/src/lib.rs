@@ -6,13 +6,13 @@
 //! - **root**: the CID a pin names. **DAG**: the root and all it links to.
 //! - **block**: bytes checked against their CID ([`Block`]).
 //! - **origin**: where a client says its data can be had. **delegate**: where we say that we can be reached.
-//! - **piece**: what a provider stores, named by its piece CID and a padded size. **aggregate**: the pins that are in one
-//!   piece. **deal**: one provider's promise, on chain, to keep one replica of it. **epoch**: the chain's unit of time.
+//! - **piece**: what a provider stores, named by its commitment ([`PieceCid`]) and sized in [`PaddedSize`].
+//!   **aggregate**: the pins that are in one piece. **deal**: one provider's promise, on chain, to keep one replica of it. **epoch**: the chain's unit of time.
 //! - **account**: who owns pins and is charged for them. **token**: what proves it on each request.
 //!
 //! # Reading order
 //! [`pin`] (the machine each pin goes through), [`aggregate`] and [`deal`] (the same for the cold half, with the [`units`]
-//! of money, time and size, the [`policy`] that asks for deals, who gets them ([`place`]) and what they may cost
+//! of money and time, the [`policy`] that asks for deals, who gets them ([`place`]) and what they may cost
 //! ([`spending`])), [`ports`] (what the engine needs of the world), then the
 //! crates that implement them.
 
@@ -23,6 +23,7 @@ pub mod clock;
 pub mod deal;
 pub mod entropy;
 pub mod ids;
+pub mod piece;
 pub mod pin;
 pub mod place;
 pub mod policy;
@@ -37,5 +38,6 @@ pub use clock::{Clock, ManualClock, Timestamp};
 pub use deal::{DealEvent, DealState};
 pub use entropy::Seeded;
 pub use ids::{AccountId, ActorId, RequestId, TokenId};
+pub use piece::{PaddedSize, PieceCid, PieceCidError, PieceCidV2};
 pub use pin::{PinEvent, PinStatus};
-pub use units::{AttoFil, Epoch, PaddedSize};
+pub use units::{AttoFil, Epoch};

@@ -8,8 +8,9 @@
 use std::fmt;
 
 use crate::ids::ActorId;
+use crate::piece::PaddedSize;
 use crate::policy::Policy;
-use crate::units::{AttoFil, Epoch, PaddedSize};
+use crate::units::{AttoFil, Epoch};
 
 /// What a provider asks for, as it signed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +175,7 @@ mod tests {
     use crate::policy::Hot;
 
     fn size(log: u32) -> PaddedSize {
-        PaddedSize::try_from(1_u64 << log).unwrap()
+        PaddedSize::from_bytes(1_u64 << log).unwrap()
     }
 
     fn policy() -> Policy {

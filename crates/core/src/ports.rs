@@ -36,11 +36,17 @@ pub trait Exchange: Send + Sync + 'static {
 pub struct SessionHints {
     /// The root.
     pub root: Cid,
-    /// Multiaddrs that the client says have the data: dialled at once, best effort, through the dial filter.
-    /// What does not parse or may not be dialled is skipped.
-    pub origins: Vec<String>,
-    /// Whether the request that brought the origins came from this machine, so that private and loopback
-    /// addresses may be dialled under `network.private_addresses = auto`.
+    /// What the clients say of where it can be had: dialled at once, best effort, through the dial filter.
+    pub origins: Vec<Origins>,
+}
+
+/// Where some clients say that a DAG can be had.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origins {
+    /// Multiaddrs. What does not parse or may not be dialled is skipped.
+    pub addresses: Vec<String>,
+    /// Whether the requests that brought them came from this machine, so that private and loopback addresses may be
+    /// dialled under `network.private_addresses = auto`. What one request may dial, another of the same DAG may not.
     pub local_request: bool,
 }
 
@@ -58,7 +64,7 @@ pub trait Session: Send + 'static {
     fn cancel(&mut self, cids: &[Cid]);
 
     /// Adds origins that became known later (another pin of the same root).
-    fn add_origins(&mut self, origins: &[String], local_request: bool);
+    fn add_origins(&mut self, origins: &Origins);
 
     /// The next blocks that came, each wanted and checked, at least one. Every block is handed out once.
     /// `Ready(Err)` only when the exchange has shut down.

@@ -1,9 +1,11 @@
-//! Units of the cold half: money, time and size as the chain counts them. Integers only, checked, never floats.
+//! Units of the cold half: money and time as the chain counts them. Integers only, checked, never floats.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::piece::PaddedSize;
 
 /// An amount of attoFIL (10^-18 FIL), never below zero. All that exists is 2 x 10^27 of them, so 128 bits hold any sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -60,7 +62,7 @@ impl AttoFil {
     /// What a piece costs an epoch at this price for a GiB and epoch, rounded up as a provider that compares with its
     /// ask does; `None` past 2^128.
     pub fn for_piece(self, size: PaddedSize) -> Option<Self> {
-        let scaled = self.0.checked_mul(u128::from(size.get()))?;
+        let scaled = self.0.checked_mul(u128::from(size.bytes()))?;
         Some(Self(scaled.div_ceil(1 << 30)))
     }
 }
@@ -128,77 +130,6 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// The size of a piece as sectors count it: a power of two of at least 128 bytes, of which 127 in 128 carry data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "u64", into = "u64")]
-pub struct PaddedSize(u64);
-
-/// A number of bytes that no piece has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a piece cannot be {0} bytes padded: that is a power of two from 128 on")]
-pub struct NoPieceSize(u64);
-
-impl PaddedSize {
-    /// The smallest piece.
-    pub const MIN: Self = Self(128);
-    /// The largest power of two that a size can be.
-    const MAX: u64 = 1 << 63;
-
-    /// The padded size of so many bytes.
-    ///
-    /// # Errors
-    /// [`NoPieceSize`] unless it is a power of two of at least 128.
-    pub const fn new(bytes: u64) -> Result<Self, NoPieceSize> {
-        if bytes.is_power_of_two() && bytes >= Self::MIN.0 {
-            Ok(Self(bytes))
-        } else {
-            Err(NoPieceSize(bytes))
-        }
-    }
-
-    /// The smallest piece that holds `payload` bytes; `None` where none does.
-    pub fn holding(payload: u64) -> Option<Self> {
-        let padded = u128::from(payload).div_ceil(127) * 128;
-        let size = padded.next_power_of_two().max(u128::from(Self::MIN.0));
-        u64::try_from(size).ok().filter(|size| *size <= Self::MAX).map(Self)
-    }
-
-    /// Bytes, padding and all.
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-
-    /// Bytes of data that fit.
-    pub const fn unpadded(self) -> u64 {
-        self.0 / 128 * 127
-    }
-
-    /// The height of its tree above leaves of 32 bytes.
-    pub const fn height(self) -> u32 {
-        self.0.trailing_zeros() - 5
-    }
-}
-
-impl fmt::Display for PaddedSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl TryFrom<u64> for PaddedSize {
-    type Error = NoPieceSize;
-
-    fn try_from(bytes: u64) -> Result<Self, NoPieceSize> {
-        Self::new(bytes)
-    }
-}
-
-impl From<PaddedSize> for u64 {
-    fn from(size: PaddedSize) -> Self {
-        size.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,30 +155,10 @@ mod tests {
 
     #[test]
     fn a_price_is_rounded_up_for_the_piece() {
-        let gib = PaddedSize::new(1 << 30).unwrap();
+        let gib = PaddedSize::from_bytes(1 << 30).unwrap();
         assert_eq!(AttoFil::new(500).for_piece(gib), Some(AttoFil::new(500)));
         assert_eq!(AttoFil::new(500).for_piece(PaddedSize::MIN), Some(AttoFil::new(1)));
         assert_eq!(AttoFil::ZERO.for_piece(gib), Some(AttoFil::ZERO));
-    }
-
-    #[test]
-    fn the_smallest_piece_that_holds_it() {
-        let cases =
-            [(0, 128), (1, 128), (127, 128), (128, 256), (254, 256), (255, 512), (1016, 1024), (1017, 2048)];
-        for (payload, padded) in cases {
-            assert_eq!(PaddedSize::holding(payload).map(PaddedSize::get), Some(padded), "{payload}");
-        }
-        let largest = PaddedSize::new(1 << 63).unwrap();
-        assert_eq!(PaddedSize::holding(largest.unpadded()), Some(largest));
-        assert_eq!(PaddedSize::holding(largest.unpadded() + 1), None);
-        assert_eq!((PaddedSize::MIN.height(), PaddedSize::MIN.unpadded()), (2, 127));
-    }
-
-    #[test]
-    fn sizes_are_powers_of_two() {
-        for bad in [0, 1, 64, 127, 129, 3 << 20] {
-            assert_eq!(PaddedSize::new(bad), Err(NoPieceSize(bad)));
-        }
     }
 
     #[test]

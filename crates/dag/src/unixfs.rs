@@ -160,3 +160,19 @@ impl Hamt {
         if name.len() < digits { Err(HamtError::Name) } else { Ok(name.len() == digits) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t14_levels_of_a_hamt_at_both_boundaries() {
+        // The bits of the fanout, and the most levels that it may have.
+        for (bits, most) in [(1, 32), (2, 32), (3, 21), (8, 8), (10, 6)] {
+            let shard = Hamt { bits, slots_taken: 0 };
+            for (levels, fits) in [(most - 1, true), (most, true), (most + 1, false)] {
+                assert_eq!(shard.check_depth(levels - 1).is_ok(), fits, "{levels} levels of {bits} bits");
+            }
+        }
+    }
+}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use floe_core::cid::code;
 use floe_core::{Block, Cid};
 use floe_dag::limits::{MAX_HAMT_FANOUT, MAX_NESTING};
-use floe_dag::{WalkError, links, scan};
+use floe_dag::{Budget, Next, Walk, WalkError, links, scan};
 use proptest::prelude::*;
 
 const CODECS: [u64; 3] = [code::DAG_PB, code::DAG_CBOR, code::DAG_JSON];
@@ -29,14 +29,19 @@ fn pb_field(field: u8, body: &[u8]) -> Vec<u8> {
 
 /// A HAMT shard with this fanout and bitfield over links with these names.
 fn shard(fanout: u64, bitfield: &[u8], names: &[&str]) -> Block {
+    let links: Vec<_> = names.iter().zip(0..).map(|(name, n)| (*name, raw(n))).collect();
+    shard_over(fanout, bitfield, &links)
+}
+
+fn shard_over(fanout: u64, bitfield: &[u8], links: &[(&str, Cid)]) -> Block {
     let mut data = vec![0x08, 5];
     data.extend(pb_field(2, bitfield));
     let mut buffer = unsigned_varint::encode::u64_buffer();
     data.extend_from_slice(&[0x28, 0x22, 0x30]);
     data.extend_from_slice(unsigned_varint::encode::u64(fanout, &mut buffer));
     let mut node = Vec::new();
-    for (n, name) in names.iter().enumerate() {
-        let link = [pb_field(1, &raw(n as u64).to_bytes()), pb_field(2, name.as_bytes())].concat();
+    for (name, cid) in links {
+        let link = [pb_field(1, &cid.to_bytes()), pb_field(2, name.as_bytes())].concat();
         node.extend(pb_field(2, &link));
     }
     node.extend(pb_field(1, &data));
@@ -62,6 +67,38 @@ fn t14_bogus_hamt_shards_are_refused() {
     for (bits, names) in [(0b1u8, &["00one", "01two"][..]), (0b111, &["00one", "01two"]), (0, &["00one"])] {
         assert!(links(&shard(256, &[bits], names)).is_err(), "{bits:b} for {} links", names.len());
     }
+}
+
+/// Shards below shards end where the hash of a name has no more bits, or at 32 levels.
+#[test]
+fn t14_shards_nest_as_deep_as_a_hash_has_bits() {
+    for (fanout, digits, levels, ok) in [
+        (256, "00", 7, true),
+        (256, "00", 8, true),
+        (256, "00", 9, false),
+        (2, "0", 32, true),
+        (2, "0", 33, false),
+    ] {
+        let mut shards = vec![shard(fanout, &[1], &[&format!("{digits}file")])];
+        for _ in 1..levels {
+            let below = *shards.last().unwrap().cid();
+            shards.push(shard_over(fanout, &[1], &[(digits, below)]));
+        }
+        let budget = Budget { max_blocks: 100, max_bytes: 1 << 20, max_depth: 100 };
+        let mut walk = Walk::new(*shards.last().unwrap().cid(), budget).unwrap();
+        let walked = loop {
+            let Some(Next::Visit(cid)) = walk.next() else { break Ok(()) };
+            walk.waiting(&cid);
+            let file = Block::of(code::RAW, Bytes::copy_from_slice(&0_u64.to_be_bytes())).unwrap();
+            let block = shards.iter().find(|shard| *shard.cid() == cid).unwrap_or(&file);
+            if let Err(error) = walk.block(block) {
+                break Err(error);
+            }
+        };
+        assert_eq!(walked.is_ok(), ok, "{levels} levels of {fanout}: {walked:?}");
+    }
+    assert!(links(&shard(256, &[1], &["00"])).is_ok(), "the slot's number alone");
+    assert!(links(&shard(256, &[1], &["0"])).is_err(), "less than the slot's number");
 }
 
 #[test]

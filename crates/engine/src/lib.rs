@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use floe_core::cid::canonical;
-use floe_core::ports::{Entropy, Exchange, Network, NetworkStatus};
+use floe_core::ports::{Entropy, Exchange, Network, NetworkStatus, Origins};
 use floe_core::{Clock, RequestId, TokenId};
 use tokio::task::JoinSet;
 
@@ -377,10 +377,10 @@ impl Engine {
     /// Whether the stores can take writes, for `/readyz`: `Err` says why not.
     ///
     /// # Errors
-    /// The reason, for an operator.
-    pub async fn ready(&self) -> Result<(), String> {
-        self.takes_writes().map_err(|e| e.to_string())?;
-        self.ctx.records.pin_counts().await.map_err(|e| e.to_string())?;
+    /// What stands in the way. Its words may name files of this machine.
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.takes_writes()?;
+        self.ctx.records.pin_counts().await?;
         Ok(())
     }
 
@@ -437,8 +437,8 @@ async fn on_added(ctx: &Context, row: &PinRow) {
     if row.status.is_settled() {
         return;
     }
-    let origins = row.spec.origins.clone();
-    let more = Control::Origins { origins, local_request: row.local_request };
+    let origins = Origins { addresses: row.spec.origins.clone(), local_request: row.local_request };
+    let more = Control::Origins(origins);
     if ctx.running.tell(row.dag, more) {
         return;
     }

@@ -4,12 +4,15 @@
 //! and every effect may be repeated. One kind of trouble does not hold up the other: while the network's store
 //! refuses (a full disk, say), releases go on, because they are what frees the disk.
 //!
+//! What the network's store of announced roots lacks at a start is announced again: it can be lost, the rows are not.
+//!
 //! Crash: the job is still there. Stop: between two jobs.
 
 use std::sync::Arc;
 
 use floe_core::Cid;
 use floe_records::Job;
+use uuid::Uuid;
 
 use crate::backoff::jittered;
 use crate::context::Context;
@@ -20,7 +23,11 @@ const NAME: &str = "outbox";
 /// Runs until the engine stops.
 pub(crate) async fn run(ctx: Arc<Context>) {
     let mut retry = limits::JOBS_RETRY_FIRST;
+    let mut is_checked = false;
     loop {
+        if !is_checked {
+            is_checked = announce_again(&ctx).await.is_ok();
+        }
         let wait = match drain(&ctx).await {
             Ok(()) => {
                 retry = limits::JOBS_RETRY_FIRST;
@@ -65,6 +72,32 @@ pub(crate) async fn drain(ctx: &Context) -> Result<(), String> {
             return Ok(());
         }
     }
+}
+
+/// Announces everything anew where the network's store knows of less than the rows do: its file was lost, or moved
+/// away because it was damaged. What it knows is left as it is.
+async fn announce_again(ctx: &Context) -> Result<(), String> {
+    let announced = ctx.records.announced_count().await.map_err(|e| e.to_string())?;
+    let known = ctx.network.status().provided;
+    if known >= announced {
+        return Ok(());
+    }
+    // Nothing is to stop being announced between reading a root and announcing it.
+    let _one_at_a_time = ctx.outbox.lock().await;
+    tracing::warn!(
+        known,
+        announced,
+        "{known} of {announced} roots are known to be announced: announcing all again"
+    );
+    let mut after = Uuid::nil();
+    while !ctx.stop.is_cancelled() {
+        let page = ctx.records.announced(after, limits::JOBS_PER_PASS).await.map_err(|e| e.to_string())?;
+        let Some((last, _)) = page.last() else { break };
+        after = *last;
+        let roots: Vec<Cid> = page.into_iter().filter_map(|(_, root)| root).collect();
+        ctx.network.provide(&roots).await.map_err(|e| e.to_string())?;
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

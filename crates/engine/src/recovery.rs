@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use floe_blockstore::{ManifestState, ManifestTotals};
 use floe_core::cid::canonical;
+use floe_core::ports::Origins;
 use floe_records::{ClaimedDag, Records};
 use uuid::Uuid;
 
@@ -176,14 +177,17 @@ pub(crate) async fn to_mend(records: &Records, dag: Uuid) -> Result<Option<Claim
             root: canonical(&row.spec.cid),
             account,
             origins: Vec::new(),
-            local_request: row.local_request,
             attempts: 0,
             tried_at: row.created,
             searched: std::time::Duration::ZERO,
             byte_allowance: None,
         });
-        mend.origins.extend(row.spec.origins);
-        mend.local_request |= row.local_request;
+        match mend.origins.iter_mut().find(|origins| origins.local_request == row.local_request) {
+            Some(origins) => origins.addresses.extend(row.spec.origins),
+            None => {
+                mend.origins.push(Origins { addresses: row.spec.origins, local_request: row.local_request })
+            }
+        }
     }
     Ok(mend)
 }

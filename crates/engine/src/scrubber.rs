@@ -332,8 +332,8 @@ async fn mend_some(ctx: &Context, search: Search, until: Duration) -> Result<Men
         None => None,
     };
     let mut session = ctx.exchange.open(match known {
-        Some(dag) => SessionHints { root: dag.root, origins: dag.origins, local_request: dag.local_request },
-        None => SessionHints { root: as_raw(&search.wanted[0]), origins: Vec::new(), local_request: false },
+        Some(dag) => SessionHints { root: dag.root, origins: dag.origins },
+        None => SessionHints { root: as_raw(&search.wanted[0]), origins: Vec::new() },
     });
     let mut left: HashMap<Multihash, Cid> = search.wanted.iter().map(|hash| (*hash, as_raw(hash))).collect();
     session.want(&left.values().copied().collect::<Vec<_>>());

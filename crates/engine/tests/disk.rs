@@ -221,6 +221,57 @@ async fn r05_damage_that_nobody_can_mend_keeps_neither_the_report_nor_the_rest_w
     world.advance_until(5 * SECOND, 60 * MINUTE, || async { world.has(last.cid()) }).await;
 }
 
+/// The clock stands still, so none of these searches ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn searches_for_damaged_blocks_at_the_boundary() {
+    const MOST: usize = 16;
+    for dags in [MOST - 1, MOST, MOST + 1] {
+        let world = World::new().await;
+        let alice = world.alice().await;
+        let blocks: Vec<Block> = (0..dags as u64).map(|n| leaf(59_000 + n, 100)).collect();
+        world.net.has(&blocks);
+        let specs = blocks.iter().map(|b| spec(b.cid(), &[])).collect();
+        for row in world.engine.add_pins(&alice, specs, true, None).await.unwrap() {
+            world.reaches(&alice, row.id, PinStatus::Pinned).await;
+        }
+        until("the fetches are over", || async { world.net.open_sessions() == 0 }).await;
+        blocks.iter().for_each(|b| flip(&world, b));
+        world.net.lacks(&blocks);
+        let engine = world.engine.clone();
+        let verify = tokio::spawn(async move { engine.verify().await.unwrap() });
+        until("all there may be are searching", || async { world.net.open_sessions() == dags.min(MOST) })
+            .await;
+        for _ in 0..20 {
+            support::settle().await;
+        }
+        assert_eq!(world.net.open_sessions(), dags.min(MOST), "{dags} DAGs are damaged");
+        // The one that waited has its turn when another ends in vain.
+        world.advance_until(5 * SECOND, 2 * MINUTE, || async { verify.is_finished() }).await;
+        assert_eq!(verify.await.unwrap().damaged.len(), dags);
+        assert!(blocks.iter().all(|b| world.net.asked(b.cid()) >= 2), "each was asked for");
+    }
+}
+
+/// Blocks of one DAG are asked for together, up to a number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_blocks_of_one_search_at_the_boundary() {
+    const MOST: usize = 256;
+    for leaves in [MOST - 1, MOST, MOST + 1] {
+        let world = World::new().await;
+        let alice = world.alice().await;
+        let dag = tree(60, leaves, 100, leaves);
+        world.net.has(&dag.blocks);
+        let row = world.add(&alice, &dag.root()).await;
+        world.reaches(&alice, row.id, PinStatus::Pinned).await;
+        until("the fetch is over", || async { world.net.open_sessions() == 0 }).await;
+        dag.blocks[..leaves].iter().for_each(|b| flip(&world, b));
+        let before = world.net.opened().len();
+        let report = world.engine.verify().await.unwrap();
+        assert_eq!((report.damaged.len(), report.repaired), (leaves, leaves as u64));
+        assert_eq!(world.net.opened().len() - before, leaves.div_ceil(MOST), "{leaves} leaves are damaged");
+    }
+}
+
 /// A block that a read found damaged was said to be queued for repair, and was only put on a list that the end of a
 /// round of the scrub reads: peers that asked for it got nothing for weeks, though others had it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

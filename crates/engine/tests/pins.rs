@@ -6,6 +6,7 @@ mod support;
 use std::time::Duration;
 
 use floe_core::cid::code;
+use floe_core::ports::Origins;
 use floe_core::{Block, Cid, PinStatus};
 use floe_engine::{PinEventItem, PinFilter, Principal, Settings};
 use futures::StreamExt as _;
@@ -31,8 +32,8 @@ async fn s03_a_pin_is_queued_then_pinning_then_pinned_and_its_root_announced() {
     until("its session is open", || async { world.net.asked(last.cid()) == 1 }).await;
     let hints = world.net.opened();
     assert_eq!(hints.len(), 1);
-    assert_eq!(hints[0].origins, row.spec.origins, "s07: the session gets the origins to dial");
-    assert!(hints[0].local_request);
+    let origins = Origins { addresses: row.spec.origins.clone(), local_request: true };
+    assert_eq!(hints[0].origins, [origins], "s07: the session gets the origins to dial");
 
     // Progress reaches whoever asks while a block is missing.
     let most = dag.blocks.len() as u64 - 1;

@@ -218,6 +218,25 @@ async fn announcing_that_fails_is_repeated_and_does_not_hold_up_releases() {
     until("the order held", || async { world.net.provided(a.cid()) == 0 }).await;
 }
 
+/// A start with a new store of announced roots, after the old one was lost or moved away as its error says to, never
+/// announced anything again: whatever was pinned before went out of the DHT within two days.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roots_that_the_network_forgot_are_announced_again() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let leaves: Vec<_> = (0..3).map(|n| leaf(36_000 + n, 3_000)).collect();
+    world.net.has(&leaves);
+    for leaf in &leaves {
+        let row = world.add(&alice, leaf.cid()).await;
+        world.reaches(&alice, row.id, PinStatus::Pinned).await;
+    }
+    let all = |world: &World| leaves.iter().all(|leaf| world.net.provided(leaf.cid()) > 0);
+    until("they are announced", || async { all(&world) }).await;
+    world.net.forgets_what_it_provides();
+    let world = world.crash().await;
+    until("they are announced again", || async { all(&world) }).await;
+}
+
 /// After a resume the walk reads those nodes again that are ahead of the saved frontier. They were in the manifest's
 /// count, with which the walk went on, and were counted once more: a pin near `max_blocks` failed for good though
 /// its DAG was small enough.

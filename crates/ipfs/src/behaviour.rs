@@ -50,6 +50,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) connections: Connections,
     /// A closed network.
     pub(crate) private_allowed: bool,
+    /// Whether peers hear of every address that is listened on, those of the inner network with them.
+    pub(crate) tells_listeners: bool,
     pub(crate) entropy: &'a Arc<dyn Entropy>,
     pub(crate) clock: &'a Arc<dyn Clock>,
 }
@@ -92,7 +94,7 @@ impl Behaviour {
             keep: keep::Behaviour::default(),
             bitswap: parts.bitswap,
             kad: parts.kad.map(|store| kad::Behaviour::with_config(peer, store, kad_config())).into(),
-            identify: Identify::new(identify_config(parts.key), parts.private_allowed),
+            identify: Identify::new(identify_config(parts.key, parts.tells_listeners), parts.private_allowed),
             ping: ping::Behaviour::default(),
             relay: parts.relay,
             dcutr: dcutr::Behaviour::new(peer),
@@ -118,10 +120,12 @@ fn kad_config() -> kad::Config {
     config
 }
 
-fn identify_config(key: &Keypair) -> identify::Config {
+fn identify_config(key: &Keypair, tells_listeners: bool) -> identify::Config {
     identify::Config::new("ipfs/0.1.0".into(), key.public())
         .with_agent_version(crate::AGENT.into())
         .with_push_listen_addr_updates(true)
+        // What is confirmed from outside, and what the operator announces, is told in any case.
+        .with_hide_listen_addrs(!tells_listeners)
         // Addresses that peers claim are kept by nobody but the DHT's table, where they are bounded.
         .with_cache_size(0)
 }

@@ -63,6 +63,12 @@ pub enum Error {
         /// The cause.
         reason: String,
     },
+    /// A sync of that table failed: what is on disk is unknown until the next start. The binary exits with 12.
+    #[error("{0}")]
+    SyncFailed(String),
+    /// One of the node's tasks panicked.
+    #[error("{0}")]
+    TaskEnded(String),
     /// A part of the transport could not be set up.
     #[error("cannot set up the transport: {0}")]
     Transport(String),

@@ -12,10 +12,12 @@
 //! # Crash and shutdown
 //! On disk are the identity and `provides-1.redb`; both are whole after a crash at any moment. [`Node::stop`] ends
 //! sessions and connections within seconds. If the swarm's task ends by itself (a panic in a behaviour), or
-//! the table fails to sync, [`Node::failed`] says so and the process should end.
+//! the table fails to sync, [`Node::failed`] says so and the process should end. A full disk is no such end: what it has
+//! no room for is refused, and may be tried again.
 
 mod behaviour;
 mod buffered;
+mod deadline;
 mod dial;
 mod error;
 pub mod identity;

@@ -28,7 +28,7 @@ pub(crate) const MAX_NEGOTIATING_STREAMS: usize = 128;
 /// A connection that nobody uses is closed after this. Kubo keeps idle ones for 20 s and more; at 10 s a peer
 /// that waits for its next pin is cut off between two polls of the status.
 pub(crate) const IDLE_CONNECTION: Duration = Duration::from_secs(60);
-/// Handshakes end within this, DNS included.
+/// Handshakes end within this, and so does a dial as a whole: its names, all the addresses behind them, and theirs.
 pub(crate) const TRANSPORT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Peers that misbehaved and may not come back yet; the oldest go first (`blocked_peers`).
 pub(crate) const MAX_BLOCKED_PEERS: usize = 1_024;
@@ -100,7 +100,8 @@ pub(crate) const QUIC_CONNECTION_WINDOW: u32 = 15_000_000;
 
 /// Entries of `origins` that are used: the first that parse and may be dialled (`origins`).
 pub const MAX_ORIGINS: usize = 20;
-/// Addresses dialled for one entry, after its name is resolved (`dial_addresses`).
+/// Addresses dialled for one entry of `origins`, or one address that another names, over all the names behind it
+/// (`dial_addresses`).
 pub(crate) const MAX_ADDRESSES_PER_NAME: usize = 8;
 /// TXT look-ups for one `/dnsaddr`: it may name further ones, in a circle if it likes (`dnsaddr_lookups`).
 pub(crate) const MAX_DNSADDR_LOOKUPS: usize = 8;

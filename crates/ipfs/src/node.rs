@@ -4,19 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use floe_bitswap::EgressLimit;
-use floe_core::Cid;
 use floe_core::clock::BoxFuture;
 use floe_core::ports::{EventSink, Exchange, Network, NetworkStatus, ReadError, Session, SessionHints};
+use floe_core::{Cid, Clock};
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::Swarm;
 use libp2p::{Multiaddr, PeerId, relay};
-use tokio::sync::{Notify, RwLock, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::behaviour::{Behaviour, Connections, Parts};
+use crate::deadline::within;
 use crate::dial::policy::Policy;
 use crate::dial::resolve::{Nowhere, Resolve, System};
 use crate::dial::target::peer_of;
@@ -25,6 +26,7 @@ use crate::limits::{
     self, COMMANDS, IDLE_CONNECTION, MAX_ANNOUNCEMENTS, MAX_NEGOTIATING_STREAMS, MAX_RELAYS, STOP_WITHIN,
 };
 use crate::memory::Memory;
+use crate::provide::file::{self, OpenFile};
 use crate::provide::worker::{Announce, Worker};
 use crate::provide::{Provided, store};
 use crate::routers::Routers;
@@ -44,8 +46,9 @@ struct Inner {
     bitswap: floe_bitswap::Handle,
     reach: Reach,
     private_allowed: bool,
-    /// Empty once the node has ended, so that the file can be opened again.
-    provides: Provides,
+    clock: Arc<dyn Clock>,
+    /// Closed once the node has ended, so that the file can be opened again.
+    provides: Arc<store::Store>,
     provides_added: Arc<Notify>,
     /// Why the node ended, once it has.
     ended: watch::Receiver<Option<End>>,
@@ -53,14 +56,24 @@ struct Inner {
     stop: CancellationToken,
 }
 
-/// Shared with the supervisor, who takes the table away when the node has ended.
-type Provides = Arc<RwLock<Option<Arc<store::Store>>>>;
-
 /// How the node ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     Stopped,
-    Failed(String),
+    /// What is on disk is unknown.
+    SyncFailed(String),
+    TaskEnded(String),
+}
+
+/// The first end is the one that counts.
+fn set_end(end: &watch::Sender<Option<End>>, how: End) {
+    end.send_if_modified(|end| {
+        let first = end.is_none();
+        if first {
+            *end = Some(how);
+        }
+        first
+    });
 }
 
 /// What tests replace of the outside world.
@@ -68,6 +81,7 @@ pub(crate) struct World {
     pub(crate) resolver: Arc<dyn Resolve>,
     pub(crate) memory: Memory,
     pub(crate) connections: Connections,
+    pub(crate) open_provides: OpenFile,
 }
 
 impl World {
@@ -83,6 +97,7 @@ impl World {
             resolver,
             memory: Memory::new(settings.memory_budget_bytes),
             connections: Connections::default(),
+            open_provides: file::on_disk(),
         }
     }
 }
@@ -102,7 +117,7 @@ impl Node {
         components: Components,
         world: World,
     ) -> Result<Self, Error> {
-        let plan = Plan::new(settings, components).await?;
+        let plan = Plan::new(settings, components, world.open_provides.clone()).await?;
         let bootstrap = configured("bootstrap", &plan.settings.bootstrap, &plan.policy)?;
         let (mut task, ends) = plan.task(world)?;
         task.listen(&plan.settings.swarm).await?;
@@ -116,17 +131,18 @@ impl Node {
         self.inner.stop.cancel();
         let mut ended = self.inner.ended.clone();
         let all = ended.wait_for(Option::is_some);
-        if tokio::time::timeout(STOP_WITHIN, all).await.is_err() {
+        if within(&*self.inner.clock, STOP_WITHIN, all).await.is_none() {
             error!("the node did not stop within {STOP_WITHIN:?}");
         }
     }
 
-    /// Completes when the node has ended without having been told to, with the reason: the process should end.
-    /// Stays pending for a node that was stopped. Cancel safe.
-    pub async fn failed(&self) -> String {
+    /// Completes when the node has ended without having been told to, with [`Error::SyncFailed`] or
+    /// [`Error::TaskEnded`]: the process should end. Stays pending for a node that was stopped. Cancel safe.
+    pub async fn failed(&self) -> Error {
         let mut ended = self.inner.ended.clone();
-        match ended.wait_for(|end| matches!(end, Some(End::Failed(_)))).await.as_deref() {
-            Ok(Some(End::Failed(reason))) => reason.clone(),
+        match ended.wait_for(|end| end.as_ref().is_some_and(|end| *end != End::Stopped)).await.as_deref() {
+            Ok(Some(End::SyncFailed(reason))) => Error::SyncFailed(reason.clone()),
+            Ok(Some(End::TaskEnded(reason))) => Error::TaskEnded(reason.clone()),
             _ => std::future::pending().await,
         }
     }
@@ -134,34 +150,19 @@ impl Node {
     async fn change_provides(
         &self,
         roots: &[Cid],
-        change: impl FnOnce(&store::Store, &[Vec<u8>]) -> Result<(), redb::Error> + Send + 'static,
+        change: impl FnOnce(&store::Store, &[Vec<u8>]) -> Result<(), store::Failed> + Send + 'static,
     ) -> Result<(), ReadError> {
         let hashes: Vec<Vec<u8>> = roots.iter().map(|root| root.hash().to_bytes()).collect();
-        // Held by the blocking call itself: stopping waits for it even where this future is dropped.
-        let guard = self.inner.provides.clone().read_owned().await;
-        let Some(store) = guard.as_ref().cloned() else {
-            return Err(ReadError("the node has stopped".into()));
-        };
-        let path = store.path().display().to_string();
-        let changed = tokio::task::spawn_blocking(move || {
-            let changed = change(&store, &hashes);
-            drop((store, guard));
-            changed
-        });
-        let failed = match changed.await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(e)) => format!("{path}: {e}"),
-            Err(e) => format!("{path}: {e}"),
-        };
-        // What a failed sync left on disk is unknown: nothing more is acknowledged, the process ends.
-        self.inner.end.send_if_modified(|end| {
-            let first = end.is_none();
-            if first {
-                *end = Some(End::Failed(failed.clone()));
-            }
-            first
-        });
-        Err(ReadError(failed))
+        // Stopping waits for the call also where this future is dropped.
+        let store = self.inner.provides.clone();
+        let changed = tokio::task::spawn_blocking(move || change(&store, &hashes)).await;
+        let panicked = |e| Err(store::Failed::panicked(self.inner.provides.path().to_owned(), &e));
+        let Err(failed) = changed.unwrap_or_else(panicked) else { return Ok(()) };
+        // Nothing more is acknowledged: the process ends. Anything else, a full disk above all, may pass.
+        if matches!(failed, store::Failed::Sync { .. }) {
+            set_end(&self.inner.end, End::SyncFailed(failed.to_string()));
+        }
+        Err(ReadError(failed.to_string()))
     }
 
     #[cfg(test)]
@@ -192,12 +193,12 @@ struct Ends {
 }
 
 impl Plan {
-    async fn new(settings: Settings, components: Components) -> Result<Self, Error> {
+    async fn new(settings: Settings, components: Components, open_file: OpenFile) -> Result<Self, Error> {
         let key = load_identity(&settings, &components).await?;
         let private_allowed = settings.private_addresses == PrivateAddresses::Allow;
         let policy = Arc::new(Policy::new(private_allowed, components.clock.clone()));
         let provided = Arc::new(Provided::new(random(&components)));
-        let provides = open_provides(&settings.data_dir, provided.clone()).await?;
+        let provides = open_provides(&settings.data_dir, open_file, provided.clone()).await?;
         let peer = key.public().to_peer_id();
         let view = Arc::new(View::new(peer, settings.announce.clone(), provided.clone()));
         let stop = CancellationToken::new();
@@ -231,6 +232,10 @@ impl Plan {
         Ok((task, Ends { bitswap, commands, announce, dht_ready }))
     }
 
+    fn local_requests_are_trusted(&self) -> bool {
+        self.settings.private_addresses == PrivateAddresses::Auto && self.settings.api_is_local
+    }
+
     fn relays(&self) -> Result<Relays, Error> {
         let relays = configured("relays", &self.settings.relays, &self.policy)?;
         if relays.len() > MAX_RELAYS {
@@ -244,8 +249,14 @@ impl Plan {
         let (bitswap_behaviour, bitswap) = self.bitswap();
         let (relay_transport, relay) = relay::client::new(self.view.peer);
         let certificate = self.settings.certificate.as_ref();
-        let transport =
-            transport::build(&self.key, relay_transport, &self.policy, &world.resolver, certificate)?;
+        let transport = transport::build(
+            &self.key,
+            relay_transport,
+            &self.policy,
+            &world.resolver,
+            &self.components.clock,
+            certificate,
+        )?;
         let behaviour = Behaviour::new(Parts {
             key: &self.key,
             bitswap: bitswap_behaviour,
@@ -254,6 +265,7 @@ impl Plan {
             refuse_bytes: world.memory.refuse_bytes(),
             connections: world.connections,
             private_allowed: self.private_allowed,
+            tells_listeners: self.private_allowed || self.local_requests_are_trusted(),
             entropy: &self.components.entropy,
             clock: &self.components.clock,
         });
@@ -290,21 +302,22 @@ impl Plan {
             stop: self.stop.clone(),
         };
         let (end, ended) = watch::channel(None);
-        let provides: Provides = Arc::new(RwLock::new(Some(self.provides)));
+        let local_requests_are_trusted = self.local_requests_are_trusted();
+        let provides = self.provides;
         let (swarm, worker) = (tokio::spawn(task.run()), tokio::spawn(worker.run()));
         tokio::spawn(supervise(swarm, worker, provides.clone(), self.stop.clone(), end.clone()));
         let reach = Reach {
             own: self.view.peer,
             commands: ends.commands,
             policy: self.policy,
-            local_requests_are_trusted: self.settings.private_addresses == PrivateAddresses::Auto
-                && self.settings.api_is_local,
+            local_requests_are_trusted,
         };
         let inner = Inner {
             view: self.view,
             bitswap: ends.bitswap,
             reach,
             private_allowed: self.private_allowed,
+            clock: self.components.clock,
             provides,
             provides_added,
             ended,
@@ -333,32 +346,30 @@ impl Task {
 /// Waits for the tasks; says how the node ended. A panic in any behaviour ends the swarm's task.
 async fn supervise(
     swarm: JoinHandle<()>,
-    worker: JoinHandle<()>,
-    provides: Provides,
+    worker: JoinHandle<Result<(), store::Failed>>,
+    provides: Arc<store::Store>,
     stop: CancellationToken,
     end: watch::Sender<Option<End>>,
 ) {
-    // Whichever ends first takes the other with it.
-    let last = |task: JoinHandle<()>| async {
-        let result = task.await;
-        stop.cancel();
-        result
+    let (swarm, worker) = futures::future::join(ended(swarm, &stop), ended(worker, &stop)).await;
+    if tokio::task::spawn_blocking(move || provides.close()).await.is_err() {
+        error!("the table of announced roots panicked while it was closed");
+    }
+    let panicked = |what: &str, e: JoinError| End::TaskEnded(format!("the node's {what} ended: {e}"));
+    let how = match (swarm, worker) {
+        (_, Ok(Err(failed))) => End::SyncFailed(failed.to_string()),
+        (Err(e), _) => panicked("swarm", e),
+        (_, Err(e)) => panicked("providing", e),
+        _ => End::Stopped,
     };
-    let (swarm_result, worker_result) = futures::future::join(last(swarm), last(worker)).await;
-    provides.write().await.take();
-    let panicked = |what: &str, result: Result<(), tokio::task::JoinError>| {
-        result.err().map(|e| End::Failed(format!("the node's {what} ended: {e}")))
-    };
-    let how = panicked("swarm", swarm_result)
-        .or_else(|| panicked("providing", worker_result))
-        .unwrap_or(End::Stopped);
-    end.send_if_modified(|end| {
-        let first = end.is_none();
-        if first {
-            *end = Some(how);
-        }
-        first
-    });
+    set_end(&end, how);
+}
+
+/// Waits for a task; whichever ends first takes the others with it.
+async fn ended<T>(task: JoinHandle<T>, stop: &CancellationToken) -> Result<T, JoinError> {
+    let result = task.await;
+    stop.cancel();
+    result
 }
 
 async fn load_identity(settings: &Settings, components: &Components) -> Result<Keypair, Error> {
@@ -372,9 +383,13 @@ async fn load_identity(settings: &Settings, components: &Components) -> Result<K
     }
 }
 
-async fn open_provides(dir: &Path, provided: Arc<Provided>) -> Result<Arc<store::Store>, Error> {
+async fn open_provides(
+    dir: &Path,
+    open_file: OpenFile,
+    provided: Arc<Provided>,
+) -> Result<Arc<store::Store>, Error> {
     let dir = dir.to_owned();
-    let open = move || store::Store::open(&dir, provided).map(Arc::new);
+    let open = move || store::Store::open(&dir, open_file, provided).map(Arc::new);
     tokio::task::spawn_blocking(open).await.expect("opening a table does not panic")
 }
 

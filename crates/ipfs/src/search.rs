@@ -25,9 +25,8 @@ pub(crate) struct Search {
 
 /// A peer that should have the DAG.
 struct Candidate {
-    addresses: Vec<Multiaddr>,
-    /// Who vouches for dialling these addresses.
-    asker: Asker,
+    /// Each with whoever vouches for dialling it: one who may dial more says nothing of what another named.
+    addresses: Vec<(Multiaddr, Asker)>,
     redial_at: Duration,
     redial_pause: Duration,
     /// Since when it was connected each time that somebody looked.
@@ -55,8 +54,7 @@ impl Candidate {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Dial {
     pub(crate) peer: PeerId,
-    pub(crate) addresses: Vec<Multiaddr>,
-    pub(crate) asker: Asker,
+    pub(crate) addresses: Vec<(Multiaddr, Asker)>,
 }
 
 impl Search {
@@ -81,22 +79,23 @@ impl Search {
         let mut new = !self.peers.contains_key(&peer);
         let candidate = self.peers.entry(peer).or_insert_with(|| Candidate {
             addresses: Vec::new(),
-            asker,
             redial_at: Duration::ZERO,
             redial_pause: REDIAL_PAUSE,
             connected_since: None,
         });
         for address in addresses {
-            if !candidate.addresses.contains(&address)
-                && candidate.addresses.len() < limits::MAX_PEER_ADDRESSES
-            {
-                candidate.addresses.push(address);
-                new = true;
+            let room = candidate.addresses.len() < limits::MAX_PEER_ADDRESSES;
+            match candidate.addresses.iter_mut().find(|(known, _)| *known == address) {
+                Some((_, vouched)) => {
+                    new |= asker > *vouched;
+                    *vouched = asker.max(*vouched);
+                }
+                None if room => {
+                    candidate.addresses.push((address, asker));
+                    new = true;
+                }
+                None => {}
             }
-        }
-        if asker > candidate.asker {
-            candidate.asker = asker;
-            new = true;
         }
         if new {
             candidate.redial_at = Duration::ZERO;
@@ -122,7 +121,7 @@ impl Search {
             .map(|(peer, candidate)| {
                 candidate.redial_at = now + candidate.redial_pause;
                 candidate.redial_pause = (candidate.redial_pause * 2).min(LOOKUP_PAUSE_MAX);
-                Dial { peer: *peer, addresses: candidate.addresses.clone(), asker: candidate.asker }
+                Dial { peer: *peer, addresses: candidate.addresses.clone() }
             })
             .collect()
     }
@@ -172,14 +171,27 @@ mod tests {
         let (peer, address): (_, Multiaddr) = (PeerId::random(), "/ip4/8.8.8.8/tcp/4001".parse().unwrap());
         assert!(search.add(peer, vec![address.clone()], Asker::Stranger));
         assert!(!search.add(peer, vec![address.clone()], Asker::Stranger));
-        let dial = Dial { peer, addresses: vec![address.clone()], asker: Asker::Stranger };
+        let dial = Dial { peer, addresses: vec![(address.clone(), Asker::Stranger)] };
         assert_eq!(search.due(Duration::ZERO, |_| true), []);
         assert_eq!(search.due(Duration::ZERO, |_| false), [dial]);
         assert_eq!(search.due(REDIAL_PAUSE - Duration::from_secs(1), |_| false), []);
         assert_eq!(search.due(REDIAL_PAUSE, |_| false).len(), 1);
         assert_eq!(search.due(REDIAL_PAUSE * 2, |_| false), []);
         assert!(search.add(peer, vec![address], Asker::Local), "a local request vouches for it now");
-        assert_eq!(search.due(REDIAL_PAUSE * 2, |_| false)[0].asker, Asker::Local);
+        assert_eq!(search.due(REDIAL_PAUSE * 2, |_| false)[0].addresses[0].1, Asker::Local);
+    }
+
+    /// A stranger named an address of a peer that a local request named too, and both were dialled on the local one's word.
+    #[test]
+    fn t11_who_may_dial_more_vouches_for_nothing_that_another_named() {
+        let mut search = search();
+        let peer = PeerId::random();
+        let [theirs, ours]: [Multiaddr; 2] =
+            ["/dns4/evil.example/tcp/80", "/ip4/127.0.0.1/tcp/4001"].map(|a| a.parse().unwrap());
+        search.add(peer, vec![theirs.clone()], Asker::Stranger);
+        search.add(peer, vec![ours.clone()], Asker::Local);
+        let addresses = vec![(theirs, Asker::Stranger), (ours, Asker::Local)];
+        assert_eq!(search.due(Duration::ZERO, |_| false), [Dial { peer, addresses }]);
     }
 
     /// The story: a peer that was away for an hour and came back was dialled again only ten minutes after its next

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use floe_bitswap::{BitswapSession, SessionId};
-use floe_core::ports::{ExchangeClosed, Session, SessionHints, SessionProgress};
+use floe_core::ports::{self, ExchangeClosed, Session, SessionHints, SessionProgress};
 use floe_core::{Block, Cid};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -73,13 +73,13 @@ impl NodeSession {
             error: Mutex::default(),
         });
         let mut session = Self { bitswap, shared, reach, untold: VecDeque::new(), wanted: false };
-        session.queue(&hints.origins, hints.local_request);
+        hints.origins.iter().for_each(|origins| session.queue(origins));
         session
     }
 
-    fn queue(&mut self, origins: &[String], local_request: bool) {
-        let asker = self.reach.asker(local_request);
-        let origins = Origins::parse(origins, asker, &self.reach.policy, &self.reach.own);
+    fn queue(&mut self, origins: &ports::Origins) {
+        let asker = self.reach.asker(origins.local_request);
+        let origins = Origins::parse(&origins.addresses, asker, &self.reach.policy, &self.reach.own);
         if let Some(refusal) = origins.refusal {
             self.shared.fail(format!("an origin was not dialled: {refusal}"));
         }
@@ -126,8 +126,8 @@ impl Session for NodeSession {
         self.bitswap.cancel(cids);
     }
 
-    fn add_origins(&mut self, origins: &[String], local_request: bool) {
-        self.queue(origins, local_request);
+    fn add_origins(&mut self, origins: &ports::Origins) {
+        self.queue(origins);
         if self.wanted {
             self.tell();
         }
@@ -173,8 +173,12 @@ mod tests {
         let policy = Arc::new(Policy::new(true, clock));
         let reach = Reach { own: PeerId::random(), commands, policy, local_requests_are_trusted: true };
         let root = *floe_core::Block::of(0x55, vec![1].into()).unwrap().cid();
-        let hints = SessionHints { root, origins: Vec::new(), local_request: true };
+        let hints = SessionHints { root, origins: vec![named(&[])] };
         (NodeSession::new(bitswap.session(root), &hints, reach), commands_in, behaviour)
+    }
+
+    fn named(addresses: &[String]) -> ports::Origins {
+        ports::Origins { addresses: addresses.to_vec(), local_request: true }
     }
 
     fn origin(port: usize) -> String {
@@ -191,7 +195,7 @@ mod tests {
         // The list that every session begins with is the first.
         for lists in [MAX_UNTOLD - 1, MAX_UNTOLD, MAX_UNTOLD + 1] {
             let (mut session, _commands, _behaviour) = session(1);
-            (1..lists).for_each(|n| session.add_origins(&[origin(4_000 + n)], true));
+            (1..lists).for_each(|n| session.add_origins(&named(&[origin(4_000 + n)])));
             assert_eq!(session.untold.len(), lists.min(MAX_UNTOLD));
             let newest = &session.untold.back().unwrap().1.peers[0].1[0];
             assert!(newest.to_string().contains(&format!("/tcp/{}", 3_999 + lists)), "{newest}");
@@ -203,7 +207,7 @@ mod tests {
         let (mut session, mut commands, _behaviour) = session(1);
         let root = session.shared.root;
         session.want(&[root]);
-        session.add_origins(&[origin(4_001)], true);
+        session.add_origins(&named(&[origin(4_001)]));
         assert_eq!(session.untold.len(), 1, "the queue holds the first want");
         assert!(addresses(commands.try_recv().unwrap()).is_empty());
         let mut cx = Context::from_waker(std::task::Waker::noop());

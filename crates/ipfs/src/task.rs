@@ -14,6 +14,7 @@ mod listen;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use floe_bitswap::SessionId;
 use floe_core::ports::NetworkEvent;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace};
 
 use crate::behaviour::{Behaviour, BehaviourEvent};
+use crate::deadline::within;
 use crate::dial::origins;
 use crate::dial::policy::{Asker, Policy};
 use crate::limits::{
@@ -104,10 +106,8 @@ impl Task {
     /// Runs until it is stopped.
     pub(crate) async fn run(mut self) {
         let stop = self.stop.clone();
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut look = tokio::time::interval(MEMORY_LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // At once, and then again and again: the configured relays are asked for their reservations by it.
+        let (mut tick, mut look) = (self.clock.sleep(Duration::ZERO), self.clock.sleep(Duration::ZERO));
         loop {
             let mut budget = COMMANDS_PER_TURN;
             while budget > 0
@@ -122,8 +122,14 @@ impl Task {
                 Some(announce) = self.announcements.recv() => self.announce(announce),
                 Some(answer) = self.state.asked.join_next() => self.on_router(answer.ok()),
                 event = self.swarm.select_next_some() => self.on_event(event),
-                _ = tick.tick() => self.on_tick(),
-                _ = look.tick() => self.guard_memory(),
+                () = &mut tick => {
+                    self.on_tick();
+                    tick = self.clock.sleep(TICK);
+                }
+                () = &mut look => {
+                    self.guard_memory();
+                    look = self.clock.sleep(MEMORY_LOOK);
+                }
             }
         }
         self.close().await;
@@ -145,11 +151,12 @@ impl Task {
             }
         };
         // A second is long for loopback and for a far peer's FIN alike; the rest is dropped.
-        let _ = tokio::time::timeout(CLOSE_WITHIN, all_closed).await;
+        let clock = self.clock.clone();
+        let _ = within(&*clock, CLOSE_WITHIN, all_closed).await;
         let Self { swarm, view, .. } = self;
         drop(swarm);
         let listened = std::mem::take(&mut *view.listen.write());
-        listen::until_free(&listened).await;
+        listen::until_free(&*clock, &listened).await;
     }
 
     fn on_command(&mut self, command: Command) {
@@ -210,10 +217,10 @@ impl Task {
         let Some(search) = self.state.searches.get_mut(&id) else { return };
         let swarm = &self.swarm;
         for dial in search.due(now, |peer| swarm.is_connected(peer)) {
-            if dial.asker == Asker::Local {
-                dial.addresses.iter().for_each(|address| self.policy.permit_local(address));
+            for (address, _) in dial.addresses.iter().filter(|(_, asker)| *asker == Asker::Local) {
+                self.policy.permit_local(address);
             }
-            self.dial(dial.peer, dial.addresses);
+            self.dial(dial.peer, dial.addresses.into_iter().map(|(address, _)| address).collect());
         }
     }
 

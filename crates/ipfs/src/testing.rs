@@ -1,19 +1,22 @@
 //! What tests of this crate share: seeded randomness, names that change, an HTTP server that says what it is told.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use floe_core::clock::BoxFuture;
 use floe_core::ports::Entropy;
 use parking_lot::Mutex;
+use redb::StorageBackend;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use url::Url;
 
 use crate::dial::resolve::Resolve;
 use crate::dial::target::Family;
+use crate::provide::file::{OpenFile, on_disk};
 
 /// Bytes that follow from a seed.
 pub(crate) struct Dice(Mutex<u64>);
@@ -183,6 +186,72 @@ impl floe_core::Clock for SystemClock {
 
     fn sleep(&self, for_: std::time::Duration) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(for_))
+    }
+}
+
+/// The file of the table of roots, on a disk that fails when it is told to.
+#[derive(Clone, Default)]
+pub(crate) struct FaultyFile(Arc<Faults>);
+
+#[derive(Debug, Default)]
+struct Faults {
+    full: AtomicBool,
+    syncs_fail: AtomicBool,
+}
+
+impl FaultyFile {
+    /// Nothing is written any more, not even in place.
+    pub(crate) fn fill(&self, full: bool) {
+        self.0.full.store(full, Ordering::SeqCst);
+    }
+
+    pub(crate) fn fail_syncs(&self, fail: bool) {
+        self.0.syncs_fail.store(fail, Ordering::SeqCst);
+    }
+
+    pub(crate) fn open(&self) -> OpenFile {
+        let (faults, open) = (self.0.clone(), on_disk());
+        Arc::new(move |path| Ok(Box::new(Faulty { file: open(path)?, faults: faults.clone() })))
+    }
+}
+
+#[derive(Debug)]
+struct Faulty {
+    file: Box<dyn StorageBackend>,
+    faults: Arc<Faults>,
+}
+
+impl Faulty {
+    fn room(&self) -> io::Result<()> {
+        if self.faults.full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+}
+
+impl StorageBackend for Faulty {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.room().and_then(|()| self.file.set_len(len))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.faults.syncs_fail.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the disk failed on purpose"));
+        }
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.room().and_then(|()| self.file.write(offset, data))
     }
 }
 

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
+use floe_core::Clock;
 use floe_core::clock::BoxFuture;
 use futures::future;
 use futures::io::{AsyncRead, AsyncWrite};
@@ -31,6 +32,7 @@ pub(crate) fn build(
     relay: relay::client::Transport,
     policy: &Arc<Policy>,
     resolver: &Arc<dyn Resolve>,
+    clock: &Arc<dyn Clock>,
     certificate: Option<&CertificateFiles>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Error> {
     let security = Security::new(key)?;
@@ -65,7 +67,7 @@ pub(crate) fn build(
         .map(|either, _| either.into_inner())
         .or_transport(datagrams)
         .map(|either, _| either.into_inner());
-    Ok(Dnsaddr::new(all, policy.clone(), resolver.clone()).boxed())
+    Ok(Dnsaddr::new(all, policy.clone(), resolver.clone(), clock.clone()).boxed())
 }
 
 fn quic_config(key: &Keypair) -> quic::Config {
@@ -144,6 +146,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin + Send + 'static> OutboundConnectionUpgra
     }
 }
 
+/// Threat T6, where the parsers are the libraries'. Frames of these advisories are replayed: yamux (`crate::yamux`),
+/// CVE-2022-23486 (`crate::tests::streams`) and CVE-2026-31812 (here). No frames are replayed of GHSA-5hq8-qhww-jm7q
+/// (libp2p-quic), CVE-2026-25800 (quinn-proto), RUSTSEC-2026-0118 and -0119 (hickory) and RUSTSEC-2024-0011 (snow): there
+/// the version floors of `deny.toml` are the proof, and nothing else is.
 #[cfg(test)]
 mod tests {
     use quinn_proto::Side;

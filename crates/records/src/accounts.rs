@@ -74,6 +74,7 @@ pub(crate) async fn all(conn: &mut SqliteConnection) -> Result<Vec<Account>, Err
 
 /// Changes the bounds that are given.
 pub(crate) async fn set_quota(tx: &mut Tx, name: &str, quota: Quota) -> Result<Account, Error> {
+    tx.access_changed = true;
     let account = by_name(&mut tx.conn, name).await?.ok_or(Error::NotFound)?;
     sqlx::query("UPDATE accounts SET max_bytes = $2, max_pins = $3 WHERE id = $1")
         .bind(account.id.0)
@@ -86,6 +87,7 @@ pub(crate) async fn set_quota(tx: &mut Tx, name: &str, quota: Quota) -> Result<A
 
 /// Suspends an account, or lifts it.
 pub(crate) async fn suspend(tx: &mut Tx, name: &str, suspended: bool) -> Result<(), Error> {
+    tx.access_changed = true;
     let done = sqlx::query("UPDATE accounts SET suspended = $2 WHERE name = $1")
         .bind(name)
         .bind(i64::from(suspended))

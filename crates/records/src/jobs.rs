@@ -6,7 +6,7 @@ use floe_core::cid;
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use crate::pins::row::{db, uuid_of};
+use crate::pins::row::{db, intact, uuid_of};
 use crate::{Error, Job};
 
 pub(crate) const ANNOUNCE: i64 = 0;
@@ -42,7 +42,19 @@ pub(crate) async fn first(conn: &mut SqliteConnection, most: usize) -> Result<Ve
             .bind(db(most as u64))
             .fetch_all(conn)
             .await?;
-    rows.into_iter().map(|(id, kind, payload)| Ok((id, read(id, kind, payload)?))).collect()
+    // One that is damaged holds up no other; `floe verify` names it.
+    Ok(rows
+        .into_iter()
+        .filter_map(|(id, kind, payload)| Some((id, intact(read(id, kind, payload))?)))
+        .collect())
+}
+
+/// What is wrong with the jobs that are damaged.
+pub(crate) async fn damaged(conn: &mut SqliteConnection) -> Result<Vec<String>, Error> {
+    let rows: Vec<(i64, i64, Vec<u8>)> =
+        sqlx::query_as("SELECT id, kind, payload FROM jobs ORDER BY id").fetch_all(conn).await?;
+    let read = rows.into_iter().filter_map(|(id, kind, payload)| read(id, kind, payload).err());
+    Ok(read.map(|error| error.to_string()).collect())
 }
 
 fn read(id: i64, kind: i64, payload: Vec<u8>) -> Result<Job, Error> {
@@ -52,7 +64,9 @@ fn read(id: i64, kind: i64, payload: Vec<u8>) -> Result<Job, Error> {
     match kind {
         ANNOUNCE => Ok(Job::Announce(root()?)),
         UNANNOUNCE => Ok(Job::Unannounce(root()?)),
-        RELEASE => Ok(Job::Release(uuid_of(payload))),
+        RELEASE => Uuid::from_slice(&payload)
+            .map(Job::Release)
+            .map_err(|error| Error::Damaged(format!("job {id} is damaged: {error}"))),
         kind => Err(Error::Damaged(format!("job {id} is of the unknown kind {kind}"))),
     }
 }

@@ -1,9 +1,10 @@
 //! Rows: pins, accounts, tokens, the DAGs that are fetched for them, and what is due.
 //!
 //! Everything that a client was told lives here, in one SQLite file (WAL, `synchronous=FULL`): a call that
-//! changes something answers after its transaction is synced. One task writes, in groups ([`writer`]); a few
-//! connections read. What follows from a change (announce, release) is a row of the same transaction
-//! ([`Job`]), so a crash between the two cannot be.
+//! changes something answers after its transaction is synced. One task writes, in groups ([`writer`]); pins that
+//! come at the same time share their statements too ([`pins::add`]). A few connections read, and who was let in
+//! lately is known without a look ([`known`]). What follows from a change (announce, release) is a row of the same
+//! transaction ([`Job`]), so a crash between the two cannot be.
 //!
 //! Every call about pins takes the account first and puts it into each statement's key: another account's pin
 //! is [`Error::NotFound`], like one that never was (threat T25).
@@ -25,6 +26,7 @@ mod dags;
 mod error;
 mod fold;
 mod jobs;
+mod known;
 pub mod limits;
 mod migrate;
 mod open;
@@ -51,8 +53,10 @@ pub use types::{
     PinPage, PinRow, PinSpec, Principal, Quota, RowsReport, Scope, Token,
 };
 
-use crate::pins::add::{Add, add, replace};
-use crate::pins::row::{key, uuid_of};
+use crate::known::Known;
+use crate::pins::add::Add;
+use crate::pins::replace::replace;
+use crate::pins::row::{intact, key, uuid_of};
 use crate::writer::{Tx, Urgency};
 
 /// Plain settings.
@@ -92,6 +96,7 @@ pub struct Records {
 }
 
 struct Inner {
+    known: Arc<Known>,
     clock: Arc<dyn Clock>,
     max_queued: u64,
     readers: SqlitePool,
@@ -108,9 +113,16 @@ impl Records {
     pub async fn open(settings: Settings, components: Components) -> Result<Self, Error> {
         let opened = open::open(&settings.path, settings.may_make).await?;
         let reserve = settings.path.with_file_name("rows.reserve");
-        let (handle, task) =
-            writer::start(opened.writer, Arc::clone(&components.clock), components.entropy, reserve);
+        let known = Arc::<Known>::default();
+        let (handle, task) = writer::start(
+            opened.writer,
+            Arc::clone(&known),
+            Arc::clone(&components.clock),
+            components.entropy,
+            reserve,
+        );
         let inner = Inner {
+            known,
             clock: components.clock,
             max_queued: settings.max_queued,
             readers: opened.readers,
@@ -124,8 +136,8 @@ impl Records {
         Ok(records)
     }
 
-    /// One transaction: idempotency key looked up, quota and queue bound checked, rows written, synced.
-    /// All pins or none. With a key that was used with the same body, the first answer's pins come back, as
+    /// One transaction: idempotency key looked up, quota and queue bound checked, rows written, synced. Calls that
+    /// wait at the same time share it and its statements; each is refused alone. All pins of a call or none. With a key that was used with the same body, the first answer's pins come back, as
     /// they are now.
     ///
     /// # Errors
@@ -137,12 +149,7 @@ impl Records {
         local_request: bool,
         key: Option<IdempotencyKey>,
     ) -> Result<Vec<PinRow>, Error> {
-        let args = Arc::new(self.adding(account, specs, local_request, key));
-        self.write(Urgency::Takes, move |tx| {
-            let args = Arc::clone(&args);
-            Box::pin(async move { add(tx, &args).await })
-        })
-        .await
+        self.writer()?.add(self.adding(account, specs, local_request, key)).await
     }
 
     /// Replaces a pin in any status: the old id is gone at once, its DAG stays until the new pin is pinned. If
@@ -180,20 +187,19 @@ impl Records {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Damaged`] if its digest does not hold.
     pub async fn pin(&self, account: AccountId, id: RequestId) -> Result<PinRow, Error> {
-        let mut conn = self.reader().await?;
-        let stored = pins::change::load(&mut conn, account.0, id.0).await?;
-        let queue_position = pins::list::queue_position(&mut conn, &stored).await?;
-        let mut row = stored.into_row()?;
-        row.progress.queue_position = queue_position;
-        Ok(row)
+        pins::list::one(&mut *self.reader().await?, account.0, id.0).await
     }
 
-    /// A page of pins. `queue_position` is not filled in.
+    /// A page of pins, each queued one with its place in the queue.
     ///
     /// # Errors
     /// [`Error::Deadline`] when a scan by part of a name or by meta takes too long.
     pub async fn pins(&self, account: AccountId, filter: PinFilter) -> Result<PinPage, Error> {
-        pins::list::page(&self.inner.readers, &*self.inner.clock, account, &filter).await
+        let mut page = pins::list::page(&self.inner.readers, &*self.inner.clock, account, &filter).await?;
+        if page.pins.iter().any(|pin| pin.status == PinStatus::Queued) {
+            pins::list::queue_positions(&mut *self.reader().await?, account, &mut page.pins).await?;
+        }
+        Ok(page)
     }
 
     /// Claims up to `most` due DAGs, fairly: at most `per_account` of one account are claimed at a time. Their
@@ -304,6 +310,41 @@ impl Records {
         Ok(rows.into_iter().map(|(id, state)| (uuid_of(id), state == dags::COMPLETE)).collect())
     }
 
+    /// How many DAGs are announced, those whose announcement is still queued not among them. Linear in the DAGs: for
+    /// the start.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn announced_count(&self) -> Result<u64, Error> {
+        let count: i64 = sqlx::query_scalar(
+            "SELECT (SELECT COUNT(*) FROM dags WHERE state = $1 AND announced = 1) \
+             - (SELECT COUNT(*) FROM jobs WHERE kind = $2)",
+        )
+        .bind(dags::COMPLETE)
+        .bind(jobs::ANNOUNCE)
+        .fetch_one(&mut *self.reader().await?)
+        .await?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Roots of announced DAGs in the order of their ids, the first `limit` behind `after`; `None` where a row is
+    /// damaged.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn announced(&self, after: Uuid, limit: usize) -> Result<Vec<(Uuid, Option<Cid>)>, Error> {
+        let rows: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
+            "SELECT id, root FROM dags WHERE id > $1 AND state = $2 AND announced = 1 ORDER BY id LIMIT $3",
+        )
+        .bind(key(after))
+        .bind(dags::COMPLETE)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&mut *self.reader().await?)
+        .await?;
+        let roots = rows.into_iter().map(|(id, root)| (uuid_of(id), root));
+        Ok(roots.map(|(dag, root)| (dag, intact(dags::root_of(dag, &root)))).collect())
+    }
+
     /// DAGs whose release is queued and not done yet.
     ///
     /// # Errors
@@ -337,13 +378,23 @@ impl Records {
         Ok(rows.into_iter().map(|(account, id)| (AccountId(account), RequestId(uuid_of(id)))).collect())
     }
 
-    /// Who has this token. `None` for unknown, expired, revoked.
+    /// Who has this token. `None` for unknown, expired, revoked. The sums of the account are those of some moment since
+    /// it or a token last changed.
     ///
     /// # Errors
     /// [`Error::Damaged`] if its row's digest does not hold.
     pub async fn authenticate(&self, token: &str) -> Result<Option<Principal>, Error> {
         let now = self.inner.clock.now();
-        tokens::authenticate(&mut *self.reader().await?, now, token).await
+        let Some(hash) = tokens::hash_of(token) else { return Ok(None) };
+        let seen = match self.inner.known.find(&hash, now) {
+            Ok(who) => return Ok(Some(who)),
+            Err(seen) => seen,
+        };
+        let found = tokens::authenticate(&mut *self.reader().await?, now, &hash).await?;
+        if let Some(found) = found.clone() {
+            self.inner.known.keep(seen, hash, found);
+        }
+        Ok(found.map(|found| found.who))
     }
 
     /// Whether a token that was let in still would be; for what goes on long after it was.
@@ -528,8 +579,11 @@ impl Records {
         T: Send + 'static,
         F: for<'a> Fn(&'a mut Tx) -> floe_core::clock::BoxFuture<'a, Result<T, Error>> + Send + 'static,
     {
-        let handle = self.inner.writer.lock().clone();
-        handle.ok_or_else(|| Error::Sql("the database is closed".into()))?.write(urgency, run).await
+        self.writer()?.write(urgency, run).await
+    }
+
+    fn writer(&self) -> Result<writer::Handle, Error> {
+        self.inner.writer.lock().clone().ok_or_else(|| Error::Sql("the database is closed".into()))
     }
 }
 

@@ -6,6 +6,13 @@ use std::time::Duration;
 pub(crate) const WRITE_QUEUE: usize = 1_024;
 /// Requests in one transaction. Half would cost syncs under load; double would stretch the worst reply.
 pub(crate) const BATCH: usize = 128;
+/// Pins that are written together: requests of one pin and a batch alike. More would hold them in memory twice for longer.
+pub(crate) const PINS_PER_GROUP: usize = PINS_PER_REQUEST;
+/// Rows of one statement. Each number of rows up to this is a text of its own that stays prepared: double would double
+/// what these take in memory (about 1 MiB), half would be twice the statements for a full group.
+pub(crate) const ROWS_PER_STATEMENT: usize = 32;
+/// Statements that stay prepared on a connection: those of the writer that have each number of rows, and the others.
+pub(crate) const STATEMENTS_PREPARED: usize = 512;
 /// Complete DAGs settled for late pins in one follow-up transaction, so that callers wait little behind it.
 pub(crate) const SETTLES_PER_PASS: i64 = 64;
 /// Connections that read. Reads are short; two cores do not use more.
@@ -34,6 +41,9 @@ pub const KEY_BYTES: usize = 255;
 pub(crate) const KEYS_PURGED: i64 = 16;
 /// Tokens of an account that are neither revoked nor expired (limits.md).
 pub(crate) const TOKENS_PER_ACCOUNT: i64 = 100;
+/// Tokens that are let in without a look into the database: about 300 B each. More clients than that at a time pay the
+/// look again.
+pub(crate) const KNOWN_TOKENS: usize = 4_096;
 /// Tokens of an account that have ended and are still listed, the newest. They say who had access; each is a row.
 pub(crate) const TOKENS_ENDED_KEPT: i64 = 100;
 /// Peers kept of one pin's origins for waking it (limits.md: 20 origins are used). Each is a row while the pin waits.

@@ -67,7 +67,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .pragma("cell_size_check", "ON")
         // 16 MiB: the upper levels of each index at 10 M pins.
         .pragma("cache_size", "-16384")
-        .statement_cache_capacity(128)
+        .statement_cache_capacity(limits::STATEMENTS_PREPARED)
 }
 
 /// SQLite syncs the folder for its journals, but a file that was just made is to survive too.

@@ -2,8 +2,8 @@
 //!
 //! A token is `floe_`, 256 random bits and a checksum of 24, in lower-case base32. Only its hash is stored: the
 //! secret has 256 bits of entropy, so a fast hash is enough and a stolen database gives no token away. It is found
-//! by a prefix of the hash, which an attacker cannot steer, and compared in constant time. Nothing is cached, so
-//! that a revocation holds from its commit on.
+//! by a prefix of the hash, which an attacker cannot steer, and compared in constant time. Those that were let in
+//! lately are known without a look ([`crate::known`]); a revocation holds from its answer on.
 //!
 //! The checksum lets a mistyped token be refused without the database, and lets secret scanners be sure.
 
@@ -33,6 +33,7 @@ pub(crate) async fn create(
     own: bool,
 ) -> Result<(Token, String), Error> {
     let account = accounts::by_name(&mut tx.conn, account).await?.ok_or(Error::NotFound)?;
+    tx.access_changed = true;
     forget_ended(tx, account.id).await?;
     if !own && live(tx, account.id).await? >= limits::TOKENS_PER_ACCOUNT {
         limits::hit("tokens_per_account");
@@ -107,6 +108,7 @@ async fn insert(conn: &mut SqliteConnection, token: &Token, hash: &[u8; 32]) -> 
 
 /// Revokes a token. Twice is once. A damaged row is deleted: nothing in it can be believed, and it lets nobody in.
 pub(crate) async fn revoke(tx: &mut Tx, id: TokenId) -> Result<(), Error> {
+    tx.access_changed = true;
     let row =
         sqlx::query("SELECT * FROM tokens WHERE id = $1").bind(id.0).fetch_optional(&mut tx.conn).await?;
     match read(&row.ok_or(Error::NotFound)?) {
@@ -127,27 +129,43 @@ pub(crate) async fn revoke(tx: &mut Tx, id: TokenId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Who has this token; `None` for unknown, expired, revoked.
+/// Who was let in, and until when.
+#[derive(Debug, Clone)]
+pub(crate) struct Let {
+    pub(crate) who: Principal,
+    pub(crate) expires: Option<Timestamp>,
+}
+
+impl Let {
+    /// Whether it was for the token of the offered hash, and still is.
+    pub(crate) fn holds(&self, stored: &[u8; 32], offered: &[u8; 32], now: Timestamp) -> bool {
+        same(stored, offered) && self.expires.is_none_or(|at| at > now)
+    }
+}
+
+/// The hash of a token; `None` for what is none.
+pub(crate) fn hash_of(secret: &str) -> Option<[u8; 32]> {
+    is_well_formed(secret).then(|| hash(secret))
+}
+
+/// Who has the token of this hash; `None` for unknown, expired, revoked.
 pub(crate) async fn authenticate(
     conn: &mut SqliteConnection,
     now: Timestamp,
-    secret: &str,
-) -> Result<Option<Principal>, Error> {
-    if !is_well_formed(secret) {
-        return Ok(None);
-    }
-    let hash = hash(secret);
+    hash: &[u8; 32],
+) -> Result<Option<Let>, Error> {
     let rows = sqlx::query("SELECT * FROM tokens WHERE lookup = $1")
-        .bind(lookup(&hash))
+        .bind(lookup(hash))
         .fetch_all(&mut *conn)
         .await?;
     for row in &rows {
         let (token, stored) = read(row)?;
-        if !same(&stored, &hash) || token.revoked || token.expires.is_some_and(|at| at <= now) {
+        if !same(&stored, hash) || token.revoked || token.expires.is_some_and(|at| at <= now) {
             continue;
         }
         let Some(account) = accounts::by_id(conn, token.account.0).await? else { return Ok(None) };
-        return Ok(Some(Principal { account, scopes: token.scopes, token: token.id }));
+        let who = Principal { account, scopes: token.scopes, token: token.id };
+        return Ok(Some(Let { who, expires: token.expires }));
     }
     Ok(None)
 }
@@ -261,16 +279,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Welch's t of how long `compare` takes for hashes that differ in their first and in their last byte, over 10^5
+    /// Welch's t of how long `compare` takes for hashes that differ in their first and in their last byte, over so many
     /// samples taken in random turns. The slowest tenth is left out: interrupts, not the comparison.
     #[expect(clippy::disallowed_methods, reason = "it measures how long something takes")]
-    fn welch(compare: impl Fn(&[u8; 32], &[u8; 32]) -> bool, seed: u64) -> f64 {
+    fn welch(compare: impl Fn(&[u8; 32], &[u8; 32]) -> bool, seed: u64, samples: usize) -> f64 {
         use std::hint::black_box;
         let stored = [0x5a; 32];
         let mut offered = [stored; 2];
         offered[0][0] ^= 1;
         offered[1][31] ^= 1;
-        let mut turns = vec![0; 100_000];
+        let mut turns = vec![0; samples];
         floe_core::ports::Entropy::fill(&floe_core::Seeded::new(seed), &mut turns);
         let mut samples: Vec<(f64, usize)> = Vec::with_capacity(turns.len());
         for turn in turns {
@@ -295,17 +313,19 @@ mod tests {
     }
 
     /// The bound is generous and the quietest of five tries counts, because the machine is not ours alone; a
-    /// comparison that stops at the first difference is far beyond it in each try.
+    /// comparison that stops at the first difference is far beyond it in each try. `FLOE_TEST_TIMING=1` holds a quiet
+    /// machine to T24's own figures: t under 4.5 over a million samples.
     #[test]
     fn t24_how_long_a_comparison_takes_does_not_say_where_hashes_differ() {
-        const BOUND: f64 = 20.0;
-        let quietest = (0..5).map(|seed| welch(same, seed)).fold(f64::MAX, f64::min);
-        assert!(quietest < BOUND, "t = {quietest}");
+        let quiet = std::env::var_os("FLOE_TEST_TIMING").is_some();
+        let (bound, samples) = if quiet { (4.5, 1_000_000) } else { (20.0, 100_000) };
+        let quietest = (0..5).map(|seed| welch(same, seed, samples)).fold(f64::MAX, f64::min);
+        assert!(quietest < bound, "t = {quietest}");
         let stops = |a: &[u8; 32], b: &[u8; 32]| {
             a.iter().zip(b).all(|(x, y)| std::hint::black_box(x) == std::hint::black_box(y))
         };
-        let leak = welch(stops, 9);
-        assert!(leak > BOUND, "the measurement would not see a leak: t = {leak}");
+        let leak = welch(stops, 9, samples);
+        assert!(leak > bound, "the measurement would not see a leak: t = {leak}");
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use floe_core::ports::Origins;
 use floe_core::{AccountId, Cid, PinStatus, RequestId, Timestamp, TokenId};
 use uuid::Uuid;
 
@@ -166,7 +167,7 @@ pub struct Token {
 /// Who makes a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// The account.
+    /// The account. What it uses is as it was when the token was last looked up, not as it is now.
     pub account: Account,
     /// What its token may do.
     pub scopes: Vec<Scope>,
@@ -192,10 +193,8 @@ pub struct ClaimedDag {
     pub root: Cid,
     /// The account in whose name it was claimed (fairness counts there).
     pub account: AccountId,
-    /// Origins of all its pins.
-    pub origins: Vec<String>,
-    /// Whether any of its pins came from this machine.
-    pub local_request: bool,
+    /// Origins of all its pins: those of pins that came from this machine, and those of the others.
+    pub origins: Vec<Origins>,
     /// Attempts before this one.
     pub attempts: u32,
     /// When the attempt before this one ended; now, where it is the first.

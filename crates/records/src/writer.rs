@@ -2,7 +2,8 @@
 //!
 //! Callers hand it closures over [`Tx`]. It runs as many as wait in one `BEGIN IMMEDIATE` transaction, each in
 //! a savepoint, and answers after the COMMIT, which is one sync. No timer gathers the batch: requests gather by
-//! themselves while the sync before them runs, and a lone request is not delayed.
+//! themselves while the sync before them runs, and a lone request is not delayed. Pins to be added are no closures:
+//! those next to each other in the batch are written together ([`add`]), in one savepoint.
 //!
 //! A request that fails is rolled back to its savepoint and fails alone. When the engine below fails (disk
 //! full, an I/O error), the whole transaction is rolled back and nobody was answered; on a full disk what frees
@@ -22,7 +23,9 @@ use floe_core::{Clock, Timestamp};
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{Error, limits};
+use crate::known::Known;
+use crate::pins::add::{self, Add};
+use crate::{Error, PinRow, limits};
 
 /// The writer's connection inside a transaction, and what a request may know of the world.
 pub(crate) struct Tx {
@@ -31,6 +34,8 @@ pub(crate) struct Tx {
     pub(crate) entropy: Arc<dyn Entropy>,
     /// Set when a pin has joined a DAG that is complete: a follow-up transaction settles it.
     pub(crate) settle: bool,
+    /// Set when a token or an account may have changed: what is known of them is forgotten before anybody is answered.
+    pub(crate) access_changed: bool,
     /// Where the next claim goes on, so that every account has its turn.
     pub(crate) last_claimed_for: i64,
     /// Accounts whose last turn went to what was woken; one entry for each account at most.
@@ -60,11 +65,63 @@ enum Ran {
     Undo,
 }
 
+/// What waits for the writer.
+enum Request {
+    /// Pins. Those that stand next to each other are written together.
+    Add(Box<Adding>),
+    /// All else, one by one.
+    Other(Box<dyn Work>),
+}
+
+struct Adding {
+    request: Add,
+    answer: Answer<Vec<PinRow>>,
+}
+
 struct Call<F, T> {
     urgency: Urgency,
     run: F,
+    answer: Answer<T>,
+}
+
+/// What a request came to, until its transaction is synced, and where it is said then.
+struct Answer<T> {
     out: Option<Result<T, Error>>,
     reply: oneshot::Sender<Result<T, Error>>,
+}
+
+impl<T> Answer<T> {
+    /// Says it, or `error` if the transaction did not commit.
+    fn say(self, error: Option<Error>) {
+        let Self { out, reply } = self;
+        let stopped = || Err(Error::Sql("the transaction did not run".into()));
+        let out = error.map_or_else(|| out.unwrap_or_else(stopped), Err);
+        // A caller that has gone does not hear of it; what it asked for is done.
+        let _ = reply.send(out);
+    }
+}
+
+impl Request {
+    fn urgency(&self) -> Urgency {
+        match self {
+            Self::Add(_) => Urgency::Takes,
+            Self::Other(work) => work.urgency(),
+        }
+    }
+
+    fn answer(self, error: Option<Error>) {
+        match self {
+            Self::Add(adding) => adding.answer.say(error),
+            Self::Other(work) => work.answer(error),
+        }
+    }
+
+    fn as_add(&self) -> Option<&Add> {
+        match self {
+            Self::Add(adding) => Some(&adding.request),
+            Self::Other(_) => None,
+        }
+    }
 }
 
 impl<F, T> Work for Call<F, T>
@@ -81,11 +138,11 @@ where
             match (self.run)(tx).await {
                 Err(error) if error.spoils_batch() => Err(error),
                 Err(error) => {
-                    self.out = Some(Err(error));
+                    self.answer.out = Some(Err(error));
                     Ok(Ran::Undo)
                 }
                 Ok(out) => {
-                    self.out = Some(Ok(out));
+                    self.answer.out = Some(Ok(out));
                     Ok(Ran::Keep)
                 }
             }
@@ -93,18 +150,14 @@ where
     }
 
     fn answer(self: Box<Self>, error: Option<Error>) {
-        let Self { out, reply, .. } = *self;
-        let stopped = || Err(Error::Sql("the transaction did not run".into()));
-        let out = error.map_or_else(|| out.unwrap_or_else(stopped), Err);
-        // A caller that has gone does not hear of it; what it asked for is done.
-        let _ = reply.send(out);
+        self.answer.say(error);
     }
 }
 
 /// Hands requests to the writer.
 #[derive(Clone)]
 pub(crate) struct Handle {
-    queue: mpsc::Sender<Box<dyn Work>>,
+    queue: mpsc::Sender<Request>,
     poison: watch::Receiver<Option<String>>,
 }
 
@@ -117,17 +170,32 @@ impl Handle {
         F: for<'a> Fn(&'a mut Tx) -> BoxFuture<'a, Result<T, Error>> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let work: Box<dyn Work> = Box::new(Call { urgency, run, out: None, reply });
-        match urgency {
+        let call = Call { urgency, run, answer: Answer { out: None, reply } };
+        self.ask(Request::Other(Box::new(call)), answer).await
+    }
+
+    /// Adds pins, with all others that wait to be added. As for [`Handle::write`].
+    pub(crate) async fn add(&self, request: Add) -> Result<Vec<PinRow>, Error> {
+        let (reply, answer) = oneshot::channel();
+        let adding = Adding { request, answer: Answer { out: None, reply } };
+        self.ask(Request::Add(Box::new(adding)), answer).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: Request,
+        answer: oneshot::Receiver<Result<T, Error>>,
+    ) -> Result<T, Error> {
+        match request.urgency() {
             // Clients are told to come back; our own work waits its turn.
-            Urgency::Takes => self.queue.try_send(work).map_err(|error| match error {
+            Urgency::Takes => self.queue.try_send(request).map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => {
                     limits::hit("records_write_queue");
                     Error::Busy { reason: "too many writes wait".into(), retry_after: Duration::from_secs(1) }
                 }
                 mpsc::error::TrySendError::Closed(_) => self.closed(),
             })?,
-            Urgency::Frees => self.queue.send(work).await.map_err(|_| self.closed())?,
+            Urgency::Frees => self.queue.send(request).await.map_err(|_| self.closed())?,
         }
         match answer.await {
             Ok(out) => out,
@@ -163,6 +231,7 @@ impl Handle {
 /// Starts the task. It ends when every [`Handle`] is gone, or at a failed sync.
 pub(crate) fn start(
     conn: SqliteConnection,
+    known: Arc<Known>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     reserve: PathBuf,
@@ -170,14 +239,30 @@ pub(crate) fn start(
     let (queue, requests) = mpsc::channel(limits::WRITE_QUEUE);
     let (poison_tx, poison) = watch::channel(None);
     let now = clock.now();
-    let tx = Tx { conn, now, entropy, settle: true, last_claimed_for: 0, woken_last: HashSet::new() };
-    let writer =
-        Writer { tx, clock, poison: poison_tx, reserve, reserve_missing_since: None, settle_later: false };
+    let tx = Tx {
+        conn,
+        now,
+        entropy,
+        settle: true,
+        access_changed: false,
+        last_claimed_for: 0,
+        woken_last: HashSet::new(),
+    };
+    let writer = Writer {
+        tx,
+        known,
+        clock,
+        poison: poison_tx,
+        reserve,
+        reserve_missing_since: None,
+        settle_later: false,
+    };
     (Handle { queue, poison }, tokio::spawn(writer.run(requests)))
 }
 
 struct Writer {
     tx: Tx,
+    known: Arc<Known>,
     clock: Arc<dyn Clock>,
     poison: watch::Sender<Option<String>>,
     reserve: PathBuf,
@@ -187,7 +272,7 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, mut requests: mpsc::Receiver<Box<dyn Work>>) {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let _guard = PoisonOnPanic(self.poison.clone());
         self.make_reserve();
         loop {
@@ -210,7 +295,7 @@ impl Writer {
         }
     }
 
-    async fn serve(&mut self, mut batch: Vec<Box<dyn Work>>) {
+    async fn serve(&mut self, mut batch: Vec<Request>) {
         let mut result = self.transact(&mut batch).await;
         if matches!(result, Err(Error::Full)) {
             let (frees, takes): (Vec<_>, Vec<_>) =
@@ -228,7 +313,7 @@ impl Writer {
     }
 
     /// Only what frees space, and at last with the reserve given up.
-    async fn transact_on_full(&mut self, batch: &mut [Box<dyn Work>]) -> Result<(), Error> {
+    async fn transact_on_full(&mut self, batch: &mut [Request]) -> Result<(), Error> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -239,7 +324,7 @@ impl Writer {
     }
 
     /// One transaction with all of the batch. On an error nothing of it is written.
-    async fn transact(&mut self, batch: &mut [Box<dyn Work>]) -> Result<(), Error> {
+    async fn transact(&mut self, batch: &mut [Request]) -> Result<(), Error> {
         match self.attempt(batch).await {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -250,25 +335,77 @@ impl Writer {
         }
     }
 
-    async fn attempt(&mut self, batch: &mut [Box<dyn Work>]) -> Result<(), Error> {
+    async fn attempt(&mut self, batch: &mut [Request]) -> Result<(), Error> {
         self.execute("BEGIN IMMEDIATE").await?;
-        for work in batch {
+        let mut rest = batch;
+        while !rest.is_empty() {
             self.tx.now = self.clock.now();
-            self.execute("SAVEPOINT request").await?;
-            match work.run(&mut self.tx).await? {
-                Ran::Keep => self.execute("RELEASE request").await?,
-                Ran::Undo => {
-                    self.execute("ROLLBACK TO request").await?;
-                    self.execute("RELEASE request").await?;
-                }
+            let group = add::group(rest.iter().map_while(Request::as_add));
+            let (now, later) = rest.split_at_mut(group.max(1));
+            match now {
+                [Request::Other(work)] => self.run_alone(work).await?,
+                adding => self.add(adding).await?,
             }
+            rest = later;
         }
         self.commit().await
+    }
+
+    async fn run_alone(&mut self, work: &mut Box<dyn Work>) -> Result<(), Error> {
+        self.execute("SAVEPOINT request").await?;
+        if matches!(work.run(&mut self.tx).await?, Ran::Undo) {
+            self.execute("ROLLBACK TO request").await?;
+        }
+        self.execute("RELEASE request").await
+    }
+
+    /// A group of pins. Where the database refuses it, each request is tried alone, so that one of them is to blame.
+    async fn add(&mut self, group: &mut [Request]) -> Result<(), Error> {
+        let Err(refused) = self.add_together(group).await? else { return Ok(()) };
+        if let [Request::Add(adding)] = group {
+            adding.answer.out = Some(Err(refused));
+            return Ok(());
+        }
+        tracing::warn!(error = %refused, "a group of pins is written one by one: {refused}");
+        for alone in group.chunks_mut(1) {
+            if let (Err(error), Some(Request::Add(adding))) =
+                (self.add_together(alone).await?, alone.first_mut())
+            {
+                adding.answer.out = Some(Err(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// The inner error is the group's: nothing of it is written, and the transaction goes on.
+    async fn add_together(&mut self, group: &mut [Request]) -> Result<Result<(), Error>, Error> {
+        self.execute("SAVEPOINT request").await?;
+        let requests: Vec<&Add> = group.iter().filter_map(Request::as_add).collect();
+        let added = match add::add(&mut self.tx, &requests).await {
+            Err(error) if error.spoils_batch() => return Err(error),
+            Err(error) => {
+                self.execute("ROLLBACK TO request").await?;
+                Err(error)
+            }
+            Ok(answers) => {
+                for (request, answer) in group.iter_mut().zip(answers) {
+                    if let Request::Add(adding) = request {
+                        adding.answer.out = Some(answer);
+                    }
+                }
+                Ok(())
+            }
+        };
+        self.execute("RELEASE request").await?;
+        Ok(added)
     }
 
     async fn commit(&mut self) -> Result<(), Error> {
         fail::fail_point!("rows.before_commit");
         let committed = self.execute("COMMIT").await;
+        if std::mem::take(&mut self.tx.access_changed) {
+            self.known.forget();
+        }
         fail::fail_point!("rows.after_commit");
         match committed {
             // Nobody can say whether it is on the disk: the log decides at the next start.
@@ -385,7 +522,7 @@ mod tests {
         let mut conn = options.connect().await.unwrap();
         crate::migrate::migrate(&mut conn).await.unwrap();
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_000)));
-        start(conn, clock, Arc::new(Zeros), dir.path().join("rows.reserve"))
+        start(conn, Arc::default(), clock, Arc::new(Zeros), dir.path().join("rows.reserve"))
     }
 
     fn insert(tx: &mut Tx) -> BoxFuture<'_, Result<(), Error>> {

@@ -173,10 +173,20 @@ async fn t24_tokens_expire_are_revoked_at_once_and_are_not_in_the_file() {
     assert!(!records.token_holds(token.id).await.unwrap());
 
     let (token, secret) = records.create_token("default", &scopes, None).await.unwrap();
+    // Asked twice each time: what is known from the first must go with each change.
+    let who = async || {
+        let first = records.authenticate(&secret).await.unwrap();
+        assert_eq!(records.authenticate(&secret).await.unwrap(), first);
+        first
+    };
     for suspended in [true, false] {
         records.suspend_account("default", suspended).await.unwrap();
         assert_eq!(records.token_holds(token.id).await.unwrap(), !suspended);
+        assert_eq!(who().await.unwrap().account.suspended, suspended);
     }
+    let quota = floe_records::Quota { max_pins: Some(Some(7)), ..Default::default() };
+    records.set_quota("default", quota).await.unwrap();
+    assert_eq!(who().await.unwrap().account.max_pins, Some(7));
     records.revoke_token(token.id).await.unwrap();
     assert_eq!(records.authenticate(&secret).await.unwrap(), None);
     assert!(!records.token_holds(token.id).await.unwrap());
@@ -185,6 +195,34 @@ async fn t24_tokens_expire_are_revoked_at_once_and_are_not_in_the_file() {
     for file in std::fs::read_dir(world.dir.path()).unwrap() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap();
         assert!(!bytes.windows(20).any(|window| window == &secret.as_bytes()[5..25]));
+    }
+}
+
+/// Tokens are known without a look: one that was revoked must not be let in by what a look that was under way has seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn t24_no_token_is_let_in_after_its_revocation_was_answered() {
+    let world = World::new();
+    let records = world.open().await;
+    for _ in 0..50 {
+        let (token, secret) = records.create_token("default", &[Scope::PinsRead], None).await.unwrap();
+        let mut clients = tokio::task::JoinSet::new();
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        for _ in 0..4 {
+            let (records, secret, stop) = (records.clone(), secret.clone(), stop.clone());
+            clients.spawn(async move {
+                while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                    records.authenticate(&secret).await.unwrap();
+                    // What is known is told without a wait, and two such loops would leave no thread to the writer.
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        tokio::task::yield_now().await;
+        records.revoke_token(token.id).await.unwrap();
+        assert_eq!(records.authenticate(&secret).await.unwrap(), None);
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        clients.join_all().await;
+        assert_eq!(records.authenticate(&secret).await.unwrap(), None);
     }
 }
 
@@ -499,6 +537,27 @@ async fn r04_verify_finds_sums_that_are_wrong() {
     raw(&world, "UPDATE counts SET pinned = 0; UPDATE counts SET failed = 7 WHERE width = 0 AND account = 1")
         .await;
     assert_eq!(records.verify().await.unwrap().findings.len(), 7);
+}
+
+/// One damaged job failed each look at the queue: no block was freed and no root announced any more, and `verify` had
+/// nothing to say of it.
+#[tokio::test]
+async fn r04_a_damaged_job_holds_up_no_other() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    raw(
+        &world,
+        "INSERT INTO jobs (id, kind, payload) VALUES (-3, 0, x'00'), (-2, 2, x'01'), (-1, 77, x'02')",
+    )
+    .await;
+    add_one(&records, account, spec(1)).await;
+    let dag = claim_one(&records).await;
+    complete(&records, &dag, 10).await;
+    let jobs = records.jobs(100).await.unwrap();
+    assert!(matches!(&jobs[..], [(_, floe_records::Job::Announce(root))] if *root == dag.root), "{jobs:?}");
+    let findings = records.verify().await.unwrap().findings;
+    assert_eq!(findings.iter().filter(|found| found.starts_with("job -")).count(), 3, "{findings:?}");
 }
 
 #[tokio::test]

@@ -249,6 +249,22 @@ async fn t05_what_is_woken_again_and_again_keeps_no_other_pin_waiting() {
     assert_sound(&records).await;
 }
 
+/// R23: what came from this machine and what did not were told as one list, with the right to dial of the first.
+#[tokio::test]
+async fn r23_origins_of_local_requests_and_of_others_stay_apart() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    for (local, origin) in [(true, "/ip4/10.0.0.1/tcp/1/p2p/a"), (false, "/ip4/10.0.0.2/tcp/1/p2p/b")] {
+        let mut spec = spec(1);
+        spec.origins = vec![origin.into()];
+        records.add_pins(account, vec![spec], local, None).await.unwrap();
+    }
+    let dag = claim_one(&records).await;
+    let origins: Vec<_> = dag.origins.iter().map(|o| (o.local_request, &o.addresses[0][..])).collect();
+    assert_eq!(origins, [(true, "/ip4/10.0.0.1/tcp/1/p2p/a"), (false, "/ip4/10.0.0.2/tcp/1/p2p/b")]);
+}
+
 #[tokio::test]
 async fn s7_a_peer_wakes_the_pins_whose_origins_name_it() {
     let world = World::new();
@@ -258,7 +274,7 @@ async fn s7_a_peer_wakes_the_pins_whose_origins_name_it() {
     with_origin.origins = vec!["/ip4/1.2.3.4/tcp/4001/p2p/12D3KooWpeer".into(), "odd".into()];
     add_one(&records, account, with_origin.clone()).await;
     let dag = claim_one(&records).await;
-    assert_eq!(dag.origins, with_origin.origins);
+    assert_eq!(dag.origins.iter().flat_map(|o| o.addresses.clone()).collect::<Vec<_>>(), with_origin.origins);
     let next_attempt = world.clock.now().after(Duration::from_secs(600));
     let outcome = parked(next_attempt, "nobody");
     records.finish_dag(dag.dag, outcome).await.unwrap();

@@ -7,86 +7,23 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use floe_core::{PinStatus, Timestamp};
-use floe_records::{DagOutcome, IdempotencyKey, NameMatch, PinFilter, PinSpec, Quota, Records, Scope};
+use support::life::{self, Statements, Written};
 use support::*;
-use tracing::field::{Field, Visit};
-use tracing::span;
-
-/// Fewer would mean that the library reports them in another way, and that this test looks at nothing.
-const AT_LEAST: usize = 80;
-
-/// Keeps the text of each statement, in the order in which they came first.
-#[derive(Clone, Default)]
-struct Statements(Arc<Mutex<Vec<String>>>);
-
-impl tracing::Subscriber for Statements {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target() == "sqlx::query"
-    }
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut said = Said::default();
-        event.record(&mut said);
-        // The library leaves the statement out where the summary is all of it.
-        let statement = if said.statement.trim().is_empty() { said.summary } else { said.statement };
-        let (statement, mut all) = (statement.trim().to_owned(), self.0.lock().unwrap());
-        if !all.contains(&statement) {
-            all.push(statement);
-        }
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-}
-
-#[derive(Default)]
-struct Said {
-    summary: String,
-    statement: String,
-}
-
-impl Visit for Said {
-    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "summary" => value.clone_into(&mut self.summary),
-            "db.statement" => value.clone_into(&mut self.statement),
-            _ => {}
-        }
-    }
-}
 
 #[tokio::test]
 async fn every_statement_is_also_postgresql() {
-    let statements = Statements::default();
-    tracing::subscriber::set_global_default(statements.clone()).unwrap();
+    let statements = Statements::collect();
     let world = World::new();
     let records = world.open().await;
-    pins(&world, &records).await;
-    pages(&records).await;
-    people(&world, &records).await;
+    life::lived(&world, &records).await;
     assert_sound(&records).await;
     records.close().await;
-
-    let all = statements.0.lock().unwrap().clone();
-    let (tables, rest): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|s| s.starts_with("CREATE") || s.starts_with("--"));
-    let ours: Vec<String> = rest.into_iter().filter(|statement| !is_no_query(statement)).collect();
-    assert!(!tables.is_empty() && ours.len() >= AT_LEAST, "only {} statements: {ours:#?}", ours.len());
+    let Written { tables, queries: ours } = statements.written();
+    assert!(!tables.is_empty(), "the tables are made by statements too");
     let Ok(url) = std::env::var("FLOE_TEST_POSTGRES") else {
         println!("skipped: {} statements were not prepared: FLOE_TEST_POSTGRES is not set", ours.len());
         return;
@@ -117,17 +54,6 @@ fn numbered(statement: &str) -> String {
     parts.enumerate().fold(first, |all, (nth, part)| format!("{all}${}{part}", nth + 1))
 }
 
-/// What opens the file and what a transaction is framed by: each database has its words for these, and none is
-/// prepared.
-fn is_no_query(statement: &str) -> bool {
-    if statement.contains("sqlite_master") {
-        return true;
-    }
-    ["PRAGMA", "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"]
-        .iter()
-        .any(|word| statement.starts_with(word))
-}
-
 fn psql(url: &str, script: &Path) -> Output {
     Command::new("psql")
         .args(["--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", "-f"])
@@ -135,100 +61,4 @@ fn psql(url: &str, script: &Path) -> Output {
         .arg(url)
         .output()
         .expect("psql is installed")
-}
-
-/// Each way through a pin's life.
-async fn pins(world: &World, records: &Records) {
-    let account = default_account(records).await;
-    let key = |nth: u8| Some(IdempotencyKey { key: format!("key-{nth}"), body_hash: [nth; 32] });
-    let origins = vec![format!("/ip4/1.2.3.4/tcp/4001/p2p/{PEER}")];
-    let meta = BTreeMap::from([("app".to_owned(), "portable".to_owned())]);
-    let full = PinSpec { origins, meta, ..named(1, "One") };
-    for _ in 0..2 {
-        records.add_pins(account, vec![full.clone(), named(2, "Two")], true, key(1)).await.unwrap();
-    }
-    let row = add_one(records, account, named(3, "Three")).await;
-    let claimed = records.claim_dags(9, 9).await.unwrap();
-    records.reset_claims().await.unwrap();
-    assert_eq!(claimed.len(), 3);
-    let claimed = records.claim_dags(9, 9).await.unwrap();
-    records.dag_progress(claimed[0].dag, 3, 30, Some("slow".into())).await.unwrap();
-    let next_attempt = Timestamp::from_millis(START + 60_000);
-    let outcome = parked(next_attempt, "nobody has it");
-    records.finish_dag(claimed[0].dag, outcome).await.unwrap();
-    assert_eq!(records.parked_roots(9).await.unwrap().len(), 1);
-    records.next_due().await.unwrap();
-    records.wake(Some(PEER), None).await.unwrap();
-    records.wake(None, Some(&claimed[0].root)).await.unwrap();
-    records.wake(Some(PEER), Some(&claimed[0].root)).await.unwrap();
-    complete(records, &claimed[1], 40).await;
-    records.finish_dag(claimed[2].dag, DagOutcome::Failed { reason: "no codec".into() }).await.unwrap();
-    // Joins a DAG that is complete, and is settled behind the answer.
-    add_one(records, account, PinSpec { name: None, ..spec(2) }).await;
-    barrier(records).await;
-
-    let replaced = records.replace_pin(account, row.id, spec(4), false, key(2)).await.unwrap();
-    let dag = records.claim_dags(9, 9).await.unwrap();
-    for dag in &dag {
-        complete(records, dag, 10).await;
-    }
-    let again = records.replace_pin(account, replaced.id, spec(5), false, None).await.unwrap();
-    assert!(!records.pins_of_dag(again.dag).await.unwrap().is_empty());
-    assert!(!records.is_complete(again.dag).await.unwrap());
-    records.remove_pin(account, again.id).await.unwrap();
-    assert!(records.dag_ids().await.unwrap().iter().any(|(_, complete)| *complete));
-    assert!(!records.queued_releases().await.unwrap().is_empty());
-    for (id, _) in records.jobs(99).await.unwrap() {
-        records.job_done(id).await.unwrap();
-    }
-    // Keys are forgotten after a day.
-    world.clock.advance(Duration::from_secs(100_000));
-    add_one(records, account, spec(6)).await;
-    barrier(records).await;
-}
-
-const PEER: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
-
-/// Each filter, alone and with the ends of a page.
-async fn pages(records: &Records) {
-    let account = default_account(records).await;
-    let by = |name: NameMatch| PinFilter { name: Some((name, "two".to_owned())), ..any_status() };
-    let filters = [
-        any_status(),
-        PinFilter { statuses: vec![PinStatus::Pinned], ..any_status() },
-        PinFilter { cids: vec![root(1), root(2)], ..any_status() },
-        by(NameMatch::Exact),
-        by(NameMatch::IExact),
-        by(NameMatch::Partial),
-        by(NameMatch::IPartial),
-        PinFilter { meta: BTreeMap::from([("app".to_owned(), "portable".to_owned())]), ..any_status() },
-    ];
-    let (early, late) = (Timestamp::from_millis(START - 1), Timestamp::from_millis(START + 200_000_000));
-    for filter in filters {
-        for (before, after) in
-            [(None, None), (Some(late), None), (None, Some(early)), (Some(late), Some(early))]
-        {
-            let page = records.pins(account, PinFilter { before, after, ..filter.clone() }).await.unwrap();
-            for row in page.pins {
-                records.pin(account, row.id).await.unwrap();
-            }
-        }
-    }
-    records.pin_counts().await.unwrap();
-}
-
-/// Accounts and tokens.
-async fn people(world: &World, records: &Records) {
-    records.create_account("alice", Some(1_000), Some(10)).await.unwrap();
-    let account = records.accounts().await.unwrap().iter().find(|a| a.name == "alice").unwrap().id;
-    add_one(records, account, spec(1)).await;
-    let (token, secret) =
-        records.create_token("alice", &[Scope::PinsRead], Some(Duration::from_secs(60))).await.unwrap();
-    assert!(records.authenticate(&secret).await.unwrap().is_some());
-    records.tokens(None).await.unwrap();
-    records.tokens(Some("alice")).await.unwrap();
-    records.revoke_token(token.id).await.unwrap();
-    records.suspend_account("alice", true).await.unwrap();
-    records.set_quota("alice", Quota { max_pins: Some(None), ..Quota::default() }).await.unwrap();
-    world.clock.advance(Duration::from_secs(1));
 }

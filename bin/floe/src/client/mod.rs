@@ -8,6 +8,8 @@ mod admin;
 mod error;
 mod events;
 mod pins;
+#[cfg(test)]
+mod testing;
 mod wait;
 
 use std::path::PathBuf;
@@ -144,6 +146,10 @@ impl Client {
                 Err(ClientError::Unreachable { source, .. }) if tried < tries && !source.is_connect() => {
                     tokio::time::sleep(limits::RETRY_PAUSE).await;
                 }
+                // What an earlier try removed is not there any more: its answer was lost, not its work.
+                Err(ClientError::NotFound { .. }) if tried > 1 && call.method == Method::DELETE => {
+                    return Ok(Value::Null);
+                }
                 done => return done,
             }
         }
@@ -246,7 +252,22 @@ fn segment(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::testing::service;
     use super::*;
+
+    /// The answer to `floe pin rm` was lost on the way; the second try met a 404, and the command said, with exit code 5,
+    /// that there was no such pin, though it had just removed it.
+    #[tokio::test]
+    async fn a_removal_whose_answer_was_lost_is_done() {
+        const LOST: &str = "";
+        const GONE: &str = "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let removed = service(vec![LOST, GONE]).await.call(Call::delete("/pins/id-1")).await;
+        assert_eq!(removed.unwrap(), Value::Null);
+        let never_was = service(vec![GONE]).await.call(Call::delete("/pins/id-1")).await;
+        assert!(matches!(never_was, Err(ClientError::NotFound { .. })), "{never_was:?}");
+        let not_removed = service(vec![LOST, GONE]).await.call(Call::get("/pins/id-1")).await;
+        assert!(matches!(not_removed, Err(ClientError::NotFound { .. })), "{not_removed:?}");
+    }
 
     #[test]
     fn t24_a_secret_does_not_print() {

@@ -166,6 +166,7 @@ pub(super) fn progress(pin: &Value) -> String {
 mod tests {
     use serde_json::json;
 
+    use super::super::testing::service;
     use super::*;
 
     /// Where a service accepted and never answered, `--wait` waited a day for the head of the stream; and its sixty
@@ -184,22 +185,6 @@ mod tests {
         assert!(matches!(lost, ClientError::Lost { .. }), "{lost}");
         let said = lost.to_string();
         assert!(said.contains("floe pin status id-1") && !said.contains("hunter2"), "{said}");
-    }
-
-    /// Answers each request with the next of `answers`, on a connection of its own.
-    async fn service(answers: Vec<&'static str>) -> Client {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move {
-            for answer in answers {
-                let (mut socket, _) = listener.accept().await.unwrap();
-                let _ = socket.read(&mut [0; 4096]).await;
-                let _ = socket.write_all(answer.as_bytes()).await;
-            }
-        });
-        let remote = crate::cli::Remote { api_url: Some(url), token: Some("t".parse().unwrap()) };
-        Client::connect(&remote, &crate::datadir::Layout::new("nowhere")).unwrap()
     }
 
     /// A proxy's 502 while the service restarts ended the wait, though it is what the wait is to outlive.

@@ -33,7 +33,7 @@ use reqwest::Url;
 use thiserror::Error;
 
 use self::keys::{Default, KEYS, Key};
-use self::values::{ByteSize, PathPrefix, Setting};
+use self::values::{ByteSize, ListenAddr, PathPrefix, PeerAddr, Setting};
 use crate::limits;
 
 /// Everything that can be set, checked.
@@ -133,25 +133,25 @@ const PACK_SIZE: std::ops::RangeInclusive<u64> = (1 << 20)..=(3 << 30);
 const EGRESS_MIN: u64 = 16 << 10;
 
 impl Config {
-    /// Checks every value of `layers`.
+    /// Checks every value of `layers`, and those that have to fit together. Looks at no file.
     pub(crate) fn check(layers: &Layers) -> Result<Self, ConfigError> {
         Ok(Self {
             api: Api {
                 addr: layers.one("api.addr")?,
                 public_url: layers.optional("api.public_url")?,
                 trusted_proxies: layers.many("api.trusted_proxies")?,
-                path_prefixes: layers.many("api.path_prefixes")?,
+                path_prefixes: path_prefixes(layers)?,
                 requests_per_minute: layers.optional("api.requests_per_minute")?,
                 lists_per_minute: layers.optional("api.lists_per_minute")?,
             },
             ops: Ops { addr: layers.one("ops.addr")? },
             network: Network {
-                swarm: layers.many("network.swarm")?,
+                swarm: swarm(layers)?,
                 certificate: certificate(layers)?,
                 announce: layers.many("network.announce")?,
-                bootstrap: layers.many("network.bootstrap")?,
+                bootstrap: peers(layers, "network.bootstrap")?,
                 routers: layers.many("network.routers")?,
-                relays: layers.many("network.relays")?,
+                relays: peers(layers, "network.relays")?,
                 private_addresses: layers.one("network.private_addresses")?,
                 offline: layers.one("network.offline")?,
                 memory_budget: layers.optional("network.memory_budget")?.map(|ByteSize(bytes)| bytes),
@@ -174,6 +174,47 @@ impl Config {
             log: Log { filter: layers.one::<LogFilter>("log.filter")?.0, format: layers.one("log.format")? },
         })
     }
+
+    /// Looks whether the files that are named can be read. Only whoever runs the service is sure to be able to: they
+    /// need not be there for work on a stopped node.
+    pub(crate) fn check_files(&self) -> Result<(), ConfigError> {
+        let Some(CertificateFiles { chain, key }) = &self.network.certificate else { return Ok(()) };
+        for path in [chain, key] {
+            let unreadable = |source| ConfigError::Unreadable { path: path.clone(), source };
+            std::fs::File::open(path).map_err(unreadable)?;
+        }
+        Ok(())
+    }
+}
+
+/// One by one, and none of them may hide the pins of another.
+fn path_prefixes(layers: &Layers) -> Result<Vec<PathPrefix>, ConfigError> {
+    let key = "api.path_prefixes";
+    let prefixes: Vec<PathPrefix> = layers.many(key)?;
+    let texts: Vec<String> = prefixes.iter().map(|prefix| prefix.0.clone()).collect();
+    match floe_api::check_path_prefixes(&texts) {
+        Ok(()) => Ok(prefixes),
+        Err(floe_api::Error::PathPrefix { prefix, reason }) => {
+            Err(layers.invalid(key, format!("{prefix:?}: {reason}")))
+        }
+        Err(other) => Err(layers.invalid(key, other.to_string())),
+    }
+}
+
+/// Those with TLS need a certificate.
+fn swarm(layers: &Layers) -> Result<Vec<Multiaddr>, ConfigError> {
+    let key = "network.swarm";
+    let addrs: Vec<ListenAddr> = layers.many(key)?;
+    let has_certificate = certificate(layers)?.is_some();
+    if let Some(ListenAddr(addr)) = addrs.iter().find(|addr| addr.has_tls() && !has_certificate) {
+        let reason = format!("{addr} needs network.tls_certificate and network.tls_key");
+        return Err(layers.invalid(key, reason));
+    }
+    Ok(addrs.into_iter().map(|ListenAddr(addr)| addr).collect())
+}
+
+fn peers(layers: &Layers, key: &'static str) -> Result<Vec<Multiaddr>, ConfigError> {
+    Ok(layers.many(key)?.into_iter().map(|PeerAddr(addr)| addr).collect())
 }
 
 /// Both files or neither.
@@ -181,9 +222,8 @@ fn certificate(layers: &Layers) -> Result<Option<CertificateFiles>, ConfigError>
     let chain = layers.optional::<PathBuf>("network.tls_certificate")?;
     let key = layers.optional::<PathBuf>("network.tls_key")?;
     let alone = |set: &'static str, missing: &'static str| {
-        let origin = layers.effective.get(set).map_or(Origin::Default, |(_, origin)| origin.clone());
         let reason = format!("{set} is set: a certificate is of no use without its key, set both or neither");
-        Err(ConfigError::Invalid { origin, key: missing, reason })
+        Err(ConfigError::Invalid { origin: layers.origin(set), key: missing, reason })
     };
     match (chain, key) {
         (Some(chain), Some(key)) => Ok(Some(CertificateFiles { chain, key })),
@@ -368,6 +408,14 @@ impl Layers {
     /// The value of a key, unless it is unset.
     pub(crate) fn get(&self, key: &Key) -> Option<&(Raw, Origin)> {
         self.effective.get(key.name)
+    }
+
+    fn origin(&self, name: &str) -> Origin {
+        self.effective.get(name).map_or(Origin::Default, |(_, origin)| origin.clone())
+    }
+
+    fn invalid(&self, key: &'static str, reason: String) -> ConfigError {
+        ConfigError::Invalid { origin: self.origin(key), key, reason }
     }
 
     fn optional<T: Setting>(&self, name: &'static str) -> Result<Option<T>, ConfigError> {

@@ -18,8 +18,9 @@ fn other_value(key: &Key) -> &'static str {
         "api.path_prefixes" => r#"["/psa"]"#,
         "api.requests_per_minute" | "api.lists_per_minute" => "90",
         "ops.addr" => r#""127.0.0.1:2""#,
-        "network.swarm" | "network.announce" | "network.bootstrap" | "network.relays" => {
-            r#"["/ip4/1.2.3.4/tcp/5"]"#
+        "network.swarm" | "network.announce" => r#"["/ip4/1.2.3.4/tcp/5"]"#,
+        "network.bootstrap" | "network.relays" => {
+            r#"["/ip4/1.2.3.4/tcp/5/p2p/12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5"]"#
         }
         "network.tls_certificate" | "network.tls_key" => r#""/etc/floe/file.pem""#,
         "network.routers" => r#"["https://router.example/"]"#,
@@ -62,6 +63,49 @@ fn a_certificate_without_its_key_is_refused_and_the_other_way_round() {
     }
     let relative = from_file("network.tls_key = \"key.pem\"").unwrap_err().to_string();
     assert!(relative.contains("begins with /"), "{relative}");
+}
+
+/// Each of these was called right, and `floe serve` refused it.
+#[test]
+fn what_does_not_fit_together_names_key_and_line() {
+    for (text, key, wanted) in [
+        (
+            "[network]\nswarm = [\"/ip4/1.2.3.4/tcp/5/tls/ws\"]",
+            "network.swarm",
+            "needs network.tls_certificate",
+        ),
+        ("[network]\nswarm = [\"/dns4/x/tcp/1\"]", "network.swarm", "on an IP address"),
+        ("[network]\nrelays = [\"/dns4/x/tcp/1\"]", "network.relays", "/p2p/ID"),
+        ("[network]\nbootstrap = [\"/dns4/x/tcp/1\"]", "network.bootstrap", "/p2p/ID"),
+        (
+            "[api]\npath_prefixes = [\"/psa/pins\", \"/psa\"]",
+            "api.path_prefixes",
+            "\"/psa/pins\": it would hide",
+        ),
+    ] {
+        let error = from_file(text).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains(wanted) && error.contains("line 2"), "{text}: {error}");
+    }
+    let tls =
+        "[network]\nswarm = [\"/ip4/1.2.3.4/tcp/5/tls/ws\"]\ntls_certificate = \"/a\"\ntls_key = \"/b\"";
+    assert_eq!(from_file(tls).unwrap().network.swarm.len(), 1);
+    assert!(from_file("[api]\npath_prefixes = [\"/psa/v1\", \"/psa\"]").is_ok());
+}
+
+#[test]
+fn a_certificate_that_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let text =
+        format!("[network]\ntls_certificate = {:?}\ntls_key = {:?}", path("chain.pem"), path("key.pem"));
+    let config = from_file(&text).unwrap();
+    for missing in ["chain.pem", "key.pem"] {
+        let error = config.check_files().unwrap_err().to_string();
+        assert!(error.contains(missing), "{error}");
+        std::fs::write(path(missing), "").unwrap();
+    }
+    config.check_files().unwrap();
+    from_file("").unwrap().check_files().unwrap();
 }
 
 #[test]

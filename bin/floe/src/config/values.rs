@@ -112,6 +112,64 @@ impl Setting for Multiaddr {
     }
 }
 
+/// An address that the node can listen on.
+#[derive(Debug, Clone)]
+pub(crate) struct ListenAddr(pub(crate) Multiaddr);
+
+impl ListenAddr {
+    /// Whether it needs a certificate.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.0.iter().any(|part| matches!(part.tag(), "tls" | "wss" | "x-parity-wss"))
+    }
+}
+
+impl Setting for ListenAddr {
+    fn read(text: &str) -> Result<Self, String> {
+        let addr = Multiaddr::read(text)?;
+        let parts: Vec<&str> = addr.iter().map(|part| part.tag()).filter(|tag| *tag != "p2p").collect();
+        let known = match &parts[..] {
+            // A slot at a relay: what it takes, the relay says.
+            parts if parts.contains(&"p2p-circuit") => true,
+            ["ip4" | "ip6", "udp", "quic-v1"] | ["ip4" | "ip6", "tcp"] => true,
+            ["ip4" | "ip6", "tcp", "ws" | "x-parity-ws" | "wss" | "x-parity-wss"] => true,
+            ["ip4" | "ip6", "tcp", "tls", "ws" | "x-parity-ws"] => true,
+            _ => false,
+        };
+        let forms = "/tcp/PORT, /udp/PORT/quic-v1, /tcp/PORT/ws or /tcp/PORT/tls/ws on an IP address";
+        if known { Ok(Self(addr)) } else { Err(format!("{text} cannot be listened on: it must be {forms}")) }
+    }
+}
+
+/// The address of a peer that is reached directly, with its id.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerAddr(pub(crate) Multiaddr);
+
+impl Setting for PeerAddr {
+    fn read(text: &str) -> Result<Self, String> {
+        let addr = Multiaddr::read(text)?;
+        let circuit = addr.iter().any(|part| part.tag() == "p2p-circuit");
+        if names_a_peer(&addr) && !circuit {
+            return Ok(Self(addr));
+        }
+        Err(format!("{text} does not end in the /p2p/ID of a peer that is reached directly"))
+    }
+}
+
+fn names_a_peer(addr: &Multiaddr) -> bool {
+    addr.iter().last().is_some_and(|part| part.tag() == "p2p")
+}
+
+/// The text of an origin of a pin. The service passes over what names no peer, because an origin is a hint; whoever
+/// types one wants to be told.
+pub(crate) fn origin(text: &str) -> Result<String, String> {
+    match text.parse::<Multiaddr>() {
+        Ok(addr) if names_a_peer(&addr) => Ok(text.to_owned()),
+        _ => {
+            Err("an origin is the multiaddr of a peer, such as /ip4/203.0.113.7/tcp/4001/p2p/12D3Koo…".into())
+        }
+    }
+}
+
 impl Setting for IpNet {
     fn read(text: &str) -> Result<Self, String> {
         let alone = || text.parse().map(|ip: std::net::IpAddr| IpNet::from(ip));
@@ -183,6 +241,48 @@ mod tests {
         }
     }
 
+    const PEER: &str = "/p2p/12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5";
+
+    #[test]
+    fn listen_addresses_are_on_an_ip_address_and_a_transport_that_is_there() {
+        for (text, tls) in [
+            ("/ip4/0.0.0.0/tcp/4701", false),
+            ("/ip6/::/udp/4701/quic-v1", false),
+            ("/ip4/0.0.0.0/tcp/4702/ws", false),
+            ("/ip4/0.0.0.0/tcp/4703/tls/ws", true),
+            ("/ip4/0.0.0.0/tcp/4703/wss", true),
+        ] {
+            for text in [text.to_owned(), format!("{text}{PEER}")] {
+                assert_eq!(ListenAddr::read(&text).map(|addr| addr.has_tls()), Ok(tls), "{text}");
+            }
+        }
+        assert!(ListenAddr::read(&format!("/ip4/1.2.3.4/tcp/5{PEER}/p2p-circuit")).is_ok());
+        for text in [
+            "",
+            "/dns4/x/tcp/1",
+            "/ip4/1.2.3.4",
+            "/ip4/1.2.3.4/udp/1",
+            "/ip4/1.2.3.4/udp/1/quic",
+            "/ip4/1.2.3.4/tcp/1/http",
+            "/ip4/1.2.3.4/tcp/1/ws/tls",
+            PEER,
+        ] {
+            assert!(ListenAddr::read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn peers_are_named_by_their_addresses() {
+        let direct = format!("/dns4/x/tcp/1{PEER}");
+        let circuit = format!("{direct}/p2p-circuit{PEER}");
+        assert!(PeerAddr::read(&direct).is_ok() && PeerAddr::read(PEER).is_ok());
+        assert!(PeerAddr::read(&circuit).is_err() && PeerAddr::read("/dns4/x/tcp/1").is_err());
+        assert_eq!((origin(&direct), origin(&circuit)), (Ok(direct.clone()), Ok(circuit.clone())));
+        for text in ["", "rubbish", "/dns4/x/tcp/1", "1.2.3.4:5", "/p2p/x"] {
+            assert!(origin(text).is_err(), "{text}");
+        }
+    }
+
     #[test]
     fn networks_may_be_single_addresses() {
         assert_eq!(IpNet::read("127.0.0.1").unwrap().to_string(), "127.0.0.1/32");
@@ -194,6 +294,7 @@ mod tests {
         #[test]
         fn no_text_is_a_panic(text in ".*") {
             let _ = (ByteSize::read(&text), Duration::read(&text), Url::read(&text), Multiaddr::read(&text));
+            let _ = (ListenAddr::read(&text), PeerAddr::read(&text), origin(&text));
             let _ = (PathPrefix::read(&text), IpNet::read(&text), SocketAddr::read(&text), u32::read(&text));
         }
     }

@@ -84,19 +84,24 @@ impl Node {
 
     /// Starts it without waiting. stdout and stderr go to files beside the directory.
     pub(crate) fn spawn(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Child {
+        Self::command(dir, args, env).spawn().unwrap()
+    }
+
+    /// What [`Node::spawn`] runs.
+    pub(crate) fn command(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Command {
         let file = |extension: &str| {
             let path = dir.with_extension(extension);
             std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap()
         };
-        floe(&["serve", "--offline", "--api-addr", "127.0.0.1:0", "--ops-addr", "127.0.0.1:0"])
-            .args(["--swarm-addr", "/ip4/127.0.0.1/tcp/0", "--data-dir"])
+        let mut command = floe(&["serve", "--offline", "--api-addr", "127.0.0.1:0"]);
+        command
+            .args(["--ops-addr", "127.0.0.1:0", "--swarm-addr", "/ip4/127.0.0.1/tcp/0", "--data-dir"])
             .arg(dir)
             .args(args)
             .envs(env.iter().copied())
             .stdout(file("out"))
-            .stderr(file("err"))
-            .spawn()
-            .unwrap()
+            .stderr(file("err"));
+        command
     }
 
     /// The API's URL.

@@ -56,7 +56,7 @@ pub(crate) async fn list(
 ) -> Result<Response, ApiError> {
     state.rates.list(&caller.who, Instant::now())?;
     let filter = query::filter(text.as_deref())?;
-    let room = state.memory.take(caller.who.account.id, filter.limit as usize * limits::PIN_BYTES).await?;
+    let room = state.memory.take(caller.payer(), filter.limit as usize * limits::PIN_BYTES).await?;
     let page = state.engine.pins(&caller.who, filter).await?;
     let results = PinResults { count: page.count, results: encode(&state, page.pins, local) };
     Ok(room.kept_by(Json(results).into_response()))

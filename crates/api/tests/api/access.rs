@@ -94,6 +94,37 @@ async fn a_suspended_account_is_refused_until_it_is_lifted() {
     admin.post("/admin/v1/accounts/nobody/suspend", json!({ "suspended": true })).await.is(404, "NOT_FOUND");
 }
 
+/// An account with an admin token went on administering after its suspension, and could lift it by itself.
+#[tokio::test]
+async fn a_suspended_admin_is_refused_and_cannot_lift_its_own_suspension() {
+    let world = World::new().await;
+    let (operator, carol) = (world.admin().await, world.client("carol", &[Scope::Admin]).await);
+    carol.get("/admin/v1/status").await.is_status(200);
+    let path = "/admin/v1/accounts/carol/suspend";
+    operator.post(path, json!({ "suspended": true })).await.is_status(204);
+    for (method, path, _) in guarded("01989c5e-0000-7000-8000-000000000001") {
+        carol.send(carol.request(&method, &path)).await.is(403, "FORBIDDEN");
+    }
+    carol.post(path, json!({ "suspended": false })).await.is(403, "FORBIDDEN");
+    carol.get("/admin/v1/status").await.is(403, "FORBIDDEN");
+    operator.post(path, json!({ "suspended": false })).await.is_status(204);
+    carol.get("/admin/v1/status").await.is_status(200);
+}
+
+/// Nobody else is sure to be there to lift it.
+#[tokio::test]
+async fn the_default_account_administers_while_it_is_suspended() {
+    let world = World::new().await;
+    let operator = world.client("default", &[Scope::PinsRead, Scope::PinsWrite, Scope::Admin]).await;
+    let path = "/admin/v1/accounts/default/suspend";
+    operator.post(path, json!({ "suspended": true })).await.is_status(204);
+    operator.get("/pins").await.is(403, "FORBIDDEN");
+    operator.post("/pins", json!({ "cid": "bafkqaaa" })).await.is(403, "FORBIDDEN");
+    operator.get("/admin/v1/status").await.is_status(200);
+    operator.post(path, json!({ "suspended": false })).await.is_status(204);
+    operator.get("/pins").await.is_status(200);
+}
+
 /// Every route that names something, with what another account has there and with what never was: the same answer.
 #[tokio::test]
 async fn t25_what_another_account_has_is_what_never_was() {

@@ -68,21 +68,29 @@ async fn the_pinning_part_is_the_specs() {
 #[tokio::test]
 async fn health_and_metrics_are_told_on_their_own_listener() {
     let world = World::new().await;
-    let get = |path: &str| reqwest::get(format!("{}{path}", world.ops()));
-    assert_eq!(get("/livez").await.unwrap().status(), 200);
-    assert_eq!(get("/readyz").await.unwrap().status(), 200);
-    let metrics = get("/metrics").await.unwrap();
-    assert_eq!(metrics.headers()["content-type"], "text/plain; version=0.0.4");
-    assert_eq!(metrics.text().await.unwrap(), "floe_up 1\n");
-    let missing = get("/pins").await.unwrap();
-    assert_eq!(missing.status(), 404);
-    assert_eq!(missing.json::<Value>().await.unwrap()["error"]["reason"], "NOT_FOUND");
+    let ops = world.ops_client();
+    ops.get("/livez").await.is_status(200);
+    ops.get("/readyz").await.is_status(200);
+    let metrics = ops.get("/metrics").await;
+    assert_eq!(metrics.headers["content-type"], "text/plain; version=0.0.4");
+    assert_eq!(metrics.text, "floe_up 1\n");
+    ops.get("/pins").await.is(404, "NOT_FOUND");
     world.engine.stop().await;
-    let unready = get("/readyz").await.unwrap();
-    assert_eq!(unready.status(), 503);
-    assert_eq!(unready.json::<Value>().await.unwrap()["error"]["reason"], "UNAVAILABLE");
+    ops.get("/readyz").await.is(503, "UNAVAILABLE");
     let alice = world.alice().await;
     alice.post("/pins", json!({ "cid": "bafkqaaa" })).await.is(503, "UNAVAILABLE");
+}
+
+/// `/readyz` said what the library under the rows had said, which may name files and addresses of the machine.
+#[tokio::test]
+async fn t45_readyz_says_why_in_words_of_its_own() {
+    let world = World::new().await;
+    world.records.close().await;
+    let unready = world.ops_client().get("/readyz").await;
+    unready.is(503, "UNAVAILABLE");
+    assert_eq!(unready.details(), "the stores cannot be read: the node's log says why");
+    world.engine.stop().await;
+    assert_eq!(world.ops_client().get("/readyz").await.details(), "this node is shutting down");
 }
 
 /// A stop frees both ports, so that the next process can have them at once.
@@ -110,6 +118,7 @@ async fn a_full_disk_refuses_new_pins_and_nothing_else() {
     alice.delete(unknown).await.is(404, "NOT_FOUND");
     admin.send(admin.request("POST", "/admin/v1/gc")).await.is_status(200);
     assert_eq!(admin.get("/admin/v1/status").await.json["read_only"], true);
-    let ready = reqwest::get(format!("{}/readyz", world.ops())).await.unwrap();
-    assert_eq!(ready.status(), 503);
+    let unready = world.ops_client().get("/readyz").await;
+    unready.is(503, "UNAVAILABLE");
+    assert!(unready.details().contains("under its reserve"), "{}", unready.details());
 }

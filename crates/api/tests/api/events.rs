@@ -52,6 +52,20 @@ async fn a_stream_shows_each_state_and_ends_when_pinned() {
 }
 
 #[tokio::test]
+async fn a_stream_ends_when_the_pin_fails() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let broken =
+        floe_core::Block::of(floe_core::cid::code::DAG_CBOR, bytes::Bytes::from_static(&[0xff])).unwrap();
+    let id = alice.add_cid(broken.cid()).await;
+    alice.reaches(&id, "pinning").await;
+    let stream = tokio::spawn(follow(alice.clone(), id));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    world.peers.have(&[broken]);
+    assert_eq!(ended(stream).await.last().unwrap()["status"], "failed");
+}
+
+#[tokio::test]
 async fn a_stream_ends_when_the_pin_is_removed() {
     let world = World::new().await;
     let alice = world.alice().await;

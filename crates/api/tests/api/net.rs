@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use floe_core::clock::BoxFuture;
 use floe_core::ports::{
-    EventSink, Exchange, ExchangeClosed, Network, NetworkStatus, ReadError, Session, SessionHints,
+    EventSink, Exchange, ExchangeClosed, Network, NetworkStatus, Origins, ReadError, Session, SessionHints,
     SessionProgress,
 };
 use floe_core::{Block, Cid, Multihash};
@@ -80,7 +80,7 @@ impl Session for Searching {
         self.wanted.retain(|wanted| !cids.contains(wanted));
     }
 
-    fn add_origins(&mut self, _: &[String], _: bool) {}
+    fn add_origins(&mut self, _: &Origins) {}
 
     fn poll_blocks(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Block>, ExchangeClosed>> {
         let mut state = self.peers.0.lock();

@@ -112,7 +112,9 @@ async fn kubo_s07_origins_are_hints() {
         let hints = world.peers.hints();
         hints
             .iter()
-            .any(|h| h.root == cid && h.local_request && h.origins.iter().any(|o| o.ends_with("/4000")))
+            .filter(|h| h.root == cid)
+            .flat_map(|h| &h.origins)
+            .any(|o| o.local_request && o.addresses.iter().any(|a| a.ends_with("/4000")))
     };
     for _ in 0..2_000 {
         if given() {
@@ -233,6 +235,38 @@ async fn m22_replace_works_in_every_status() {
         reply.is_status(202);
         alice.reaches(&reply.id(), "pinned").await;
     }
+    let [queued, _] = two_queued(&alice).await;
+    let reply = alice.post(&format!("/pins/{queued}"), json!({ "cid": whole.cid().to_string() })).await;
+    reply.is_status(202);
+    alice.get(&format!("/pins/{queued}")).await.is(404, "NOT_FOUND");
+    alice.reaches(&reply.id(), "pinned").await;
+}
+
+/// Two pins that wait behind as many dead ones as are looked for at once.
+async fn two_queued(alice: &crate::support::Client) -> [String; 2] {
+    for n in 0..10 {
+        let id = alice.add_cid(leaf(&format!("dead {n}")).cid()).await;
+        alice.reaches(&id, "pinning").await;
+    }
+    let first = alice.add_cid(leaf("first in the queue").cid()).await;
+    let second = alice.add_cid(leaf("second in the queue").cid()).await;
+    alice.reaches(&second, "queued").await;
+    [first, second]
+}
+
+#[tokio::test]
+async fn s04_a_list_tells_each_place_in_the_queue() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let queued = two_queued(&alice).await;
+    let list = alice.get("/pins?status=queued").await;
+    for (n, id) in queued.iter().enumerate() {
+        let place = format!("Queue position: {}", n + 1);
+        let results = list.json["results"].as_array().unwrap();
+        let listed = results.iter().find(|pin| pin["requestid"] == id.as_str()).unwrap();
+        assert_eq!(listed["info"]["status_details"], place.as_str());
+        assert_eq!(alice.get(&format!("/pins/{id}")).await.json["info"]["status_details"], place.as_str());
+    }
 }
 
 #[tokio::test]
@@ -243,8 +277,14 @@ async fn m23_m24_delete_answers_202_without_a_body_in_every_status() {
     world.peers.have(std::slice::from_ref(&whole));
     let pinned = alice.add_cid(whole.cid()).await;
     alice.reaches(&pinned, "pinned").await;
-    let pending = alice.add_cid(leaf("dead").cid()).await;
-    for id in [pinned, pending] {
+    let broken =
+        floe_core::Block::of(floe_core::cid::code::DAG_CBOR, bytes::Bytes::from_static(&[0xff])).unwrap();
+    world.peers.have(std::slice::from_ref(&broken));
+    let failed = alice.add_cid(broken.cid()).await;
+    alice.reaches(&failed, "failed").await;
+    let [queued, _] = two_queued(&alice).await;
+    let pending = alice.add_cid(leaf("dead 0").cid()).await;
+    for id in [pinned, pending, failed, queued] {
         let reply = alice.delete(&format!("/pins/{id}")).await;
         assert_eq!((reply.status, reply.text.as_str()), (202, ""));
         alice.get(&format!("/pins/{id}")).await.is(404, "NOT_FOUND");

@@ -20,6 +20,7 @@ pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) clock: ManualClock,
     pub(crate) peers: Peers,
+    pub(crate) records: Records,
     pub(crate) engine: Engine,
     pub(crate) server: Server,
 }
@@ -56,7 +57,7 @@ impl World {
         let peers = Peers::default();
         let components = floe_engine::Components {
             blocks,
-            records,
+            records: records.clone(),
             exchange: Arc::new(peers.clone()),
             network: Arc::new(peers.clone()),
             clock: shared,
@@ -68,7 +69,7 @@ impl World {
         change(&mut settings);
         let components = Components { engine: engine.clone(), entropy: entropy(), metrics };
         let server = floe_api::bind(settings).await.unwrap().start(components);
-        Self { dir, clock, peers, engine, server }
+        Self { dir, clock, peers, records, engine, server }
     }
 
     pub(crate) fn base(&self) -> String {
@@ -77,6 +78,11 @@ impl World {
 
     pub(crate) fn ops(&self) -> String {
         format!("http://{}", self.server.ops_addr())
+    }
+
+    /// A client of the ops listener. It looks at every answer too.
+    pub(crate) fn ops_client(&self) -> Client {
+        Client { http: reqwest::Client::new(), base: self.ops(), token: String::new() }
     }
 
     /// A client with a token of that account, which is made if need be.

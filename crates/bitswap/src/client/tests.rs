@@ -13,8 +13,8 @@ use crate::behaviour::{Event, Misbehaviour};
 use crate::handle::SessionId;
 use crate::limits::{
     BLOCK_OVERHEAD_BYTES, CLIENT_WANTS_PER_PEER, DUPLICATES_PER_REQUEST, INBOX_BYTES, NEED_PROVIDERS_AFTER,
-    PARKED_ROOTS, PEER_WINDOW_START, PROBES_PER_SESSION, PROGRESS_TIMEOUT, PROVIDERS_PER_SESSION,
-    SESSION_WANTS, SESSION_WANTS_KEPT, SESSION_WINDOW_BYTES, STRIKES,
+    NEED_PROVIDERS_BACKOFF, PARKED_ROOTS, PEER_WINDOW_START, PROBES_PER_SESSION, PROGRESS_TIMEOUT,
+    PROVIDERS_PER_SESSION, SESSION_WANTS, SESSION_WANTS_KEPT, SESSION_WINDOW_BYTES, STRIKES,
 };
 use crate::message::{Presence, WantEntry, WantKind};
 use crate::testing::{block, large};
@@ -549,6 +549,52 @@ fn a_peer_that_connects_later_is_asked_too() {
     assert!(probes.iter().all(|want| want.kind == WantKind::Have));
     world.presence(&peer, &block(0), Presence::Have);
     assert_eq!(world.asked_blocks(&peer).len(), PEER_WINDOW_START);
+}
+
+/// The story: of a session's blocks that no provider had, the same 32 were asked of everybody in each round, and the same
+/// one was looked up. A connected peer that had only others was never asked for them, and the pin stood still.
+#[test]
+fn t05_each_round_asks_for_other_blocks() {
+    let mut world = World::new();
+    let wanted = blocks(1..1 + 2 * u32::try_from(PROBES_PER_SESSION).unwrap());
+    let (first, late) = wanted.split_at(PROBES_PER_SESSION);
+    let peer = world.peer();
+    let id = world.open(&block(0), &[]);
+    world.want(id, &wanted);
+    let cids = |blocks: &[Block]| -> BTreeSet<Cid> { blocks.iter().map(|block| *block.cid()).collect() };
+    let probed = |world: &mut World, peer: &PeerId| -> BTreeSet<Cid> {
+        let sent = world.sent(peer).into_iter().filter(|want| want.kind == WantKind::Have && !want.cancel);
+        sent.map(|want| want.cid).filter(|cid| cid != block(0).cid()).collect()
+    };
+    assert_eq!(probed(&mut world, &peer), cids(first));
+    first.iter().for_each(|block| world.presence(&peer, block, Presence::DontHave));
+    world.pass(NEED_PROVIDERS_AFTER);
+    let second = probed(&mut world, &peer);
+    assert!(second.len() <= PROBES_PER_SESSION, "{}", second.len());
+    second.iter().for_each(|cid| world.client.on_presences(&peer, &[(*cid, Presence::DontHave)], world.now));
+    // Who connects now is asked for those, too.
+    let other = world.peer();
+    assert_eq!(probed(&mut world, &other), second);
+    world.pass(NEED_PROVIDERS_BACKOFF.0);
+    let third = probed(&mut world, &peer);
+    let asked: BTreeSet<Cid> = second.union(&third).copied().collect();
+    assert!(
+        asked.is_superset(&cids(late)),
+        "{} of {} late blocks",
+        asked.intersection(&cids(late)).count(),
+        late.len()
+    );
+    let looked_up: Vec<Cid> = world
+        .events()
+        .into_iter()
+        .filter_map(|event| if let Event::NeedProviders { cid, .. } = event { Some(cid) } else { None })
+        .collect();
+    assert_eq!(looked_up.len(), 2);
+    assert_ne!(looked_up[0], looked_up[1], "another one is looked up each time");
+    // It has one of them.
+    let has = late.last().unwrap();
+    world.presence(&peer, has, Presence::Have);
+    assert!(world.asked_blocks(&peer).contains(has.cid()));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{Action, Client, PeerNo, Pick, Session, State};
 use crate::behaviour::Event;
 use crate::handle::SessionId;
 use crate::key::Key;
-use crate::limits::{HEDGE_AFTER, PROGRESS_TIMEOUT, REQUEST_TIMEOUT};
+use crate::limits::{HEDGE_AFTER, PROBES_PER_SESSION, PROGRESS_TIMEOUT, REQUEST_TIMEOUT};
 use crate::message::WantKind;
 
 impl Client {
@@ -110,7 +110,8 @@ impl Client {
         }
     }
 
-    /// Nobody to ask, or no progress: the node is told to find providers, and everybody is asked again.
+    /// Nobody to ask, or no progress: the node is told to find providers, and everybody is asked again, for other blocks
+    /// than before where there are many.
     fn call_for_providers(&mut self, id: SessionId, now: Duration) {
         let Some(session) = self.sessions.get(&id) else { return };
         let stalled = session.in_flight == 0 || now.saturating_sub(session.last_progress) >= PROGRESS_TIMEOUT;
@@ -123,7 +124,8 @@ impl Client {
         session.asked_for_providers(now);
         let event = Event::NeedProviders { session: id, root: *session.root.cid(), cid };
         self.actions.push(Action::Event(Box::new(event)));
-        let seeking = std::mem::take(&mut session.seeking);
+        let mut seeking = std::mem::take(&mut session.seeking);
+        seeking.rotate_left(next_round(seeking.len()));
         for key in seeking {
             self.ask_again(id, key, now);
         }
@@ -143,7 +145,14 @@ impl Client {
     }
 }
 
-/// A block to look for: the root where it is missing, else the one that was looked for longest.
+/// How many blocks give way to others in the next round. Only the first [`PROBES_PER_SESSION`] are asked of everybody,
+/// and only the very first is looked up: a peer may have none of those and all others. By an odd number, so that
+/// the one that is looked up is not the same again after two rounds of 64.
+fn next_round(seeking: usize) -> usize {
+    if seeking > PROBES_PER_SESSION { PROBES_PER_SESSION - 1 } else { seeking.min(1) }
+}
+
+/// A block to look for: the root where it is missing, else another one in each round.
 fn missing(session: &Session) -> Cid {
     let root = session.keys.get(&session.root);
     let oldest = || session.seeking.iter().chain(&session.todo).find(|key| session.keys.contains(*key));

@@ -196,6 +196,39 @@ fn t15_a_node_with_50_000_links_and_more_such_nodes_keep_memory_bounded() {
     assert_eq!(store.reloads, 0);
 }
 
+/// The next node to read again, after all that can be visited without.
+fn next_reload(walk: &mut Walk) -> Option<Cid> {
+    loop {
+        match walk.next()? {
+            Next::Visit(cid) => walk.seen(&cid),
+            Next::Reload(cid) => return Some(cid),
+        }
+    }
+}
+
+#[test]
+fn nodes_being_read_again_at_the_boundary() {
+    let leaves: Vec<Cid> = (0..2_000).map(|n| *raw(n).cid()).collect();
+    // Four times the links that are held in memory: those of most nodes are dropped.
+    let count = 4 * HELD_LINKS / leaves.len();
+    let wide: Vec<Block> =
+        (0..count as u64).map(|n| cbor(&[&leaves[..], &[*raw(100_000 + n).cid()]].concat())).collect();
+    let root = cbor(&wide.iter().map(|node| *node.cid()).collect::<Vec<_>>());
+    let mut walk = Walk::new(*root.cid(), AMPLE).unwrap();
+    assert_eq!(walk.next(), Some(Next::Visit(*root.cid())));
+    walk.block(&root).unwrap();
+    while walk.next().is_some() {}
+    wide.iter().for_each(|node| walk.block(node).unwrap());
+
+    let mut asked: VecDeque<Cid> = std::iter::from_fn(|| next_reload(&mut walk)).collect();
+    assert_eq!(asked.len(), MAX_RELOADS);
+    // One that comes makes room for one more.
+    let first = asked.pop_front().unwrap();
+    walk.reloaded(wide.iter().find(|node| *node.cid() == first).unwrap()).unwrap();
+    assert!(next_reload(&mut walk).is_some());
+    assert_eq!(next_reload(&mut walk), None);
+}
+
 /// A tree of nodes with some sharing; the shape follows from `seed`.
 fn tree(store: &mut Store, seed: &[u8]) -> Cid {
     let mut nodes: Vec<Cid> = vec![store.add(raw(7))];

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use floe_blockstore::{Error as StoreError, ManifestTotals};
 use floe_core::clock::BoxFuture;
-use floe_core::ports::{ExchangeClosed, Session, SessionHints};
+use floe_core::ports::{ExchangeClosed, Origins, Session, SessionHints};
 use floe_core::{Block, Cid};
 use floe_records::ClaimedDag;
 use futures::StreamExt as _;
@@ -207,11 +207,7 @@ impl Driver {
         }
         let session = self.session.get_or_insert_with(|| {
             self.progress_at = self.ctx.clock.monotonic();
-            self.ctx.exchange.open(SessionHints {
-                root: self.dag.root,
-                origins: self.dag.origins.clone(),
-                local_request: self.dag.local_request,
-            })
+            self.ctx.exchange.open(SessionHints { root: self.dag.root, origins: self.dag.origins.clone() })
         });
         // One want is always out: it is what makes a session look for peers.
         let count = session.room().max(usize::from(self.outstanding == 0)).min(self.wants.len());
@@ -305,9 +301,7 @@ impl Driver {
             Event::Blocks(Err(ExchangeClosed)) => {
                 return Some(self.park("the network is shutting down".into()));
             }
-            Event::Control(Control::Origins { origins, local_request }) => {
-                self.on_origins(origins, local_request)
-            }
+            Event::Control(Control::Origins(origins)) => self.on_origins(origins),
             Event::Control(Control::Check) => {
                 self.check = true;
                 self.start_report();
@@ -337,13 +331,12 @@ impl Driver {
         }
     }
 
-    fn on_origins(&mut self, origins: Vec<String>, local_request: bool) {
+    fn on_origins(&mut self, origins: Origins) {
         match &mut self.session {
             // It keeps as many as it can use; here they would pile up with each pin that joins.
-            Some(session) => session.add_origins(&origins, local_request),
-            None => self.dag.origins.extend(origins),
+            Some(session) => session.add_origins(&origins),
+            None => self.dag.origins.push(origins),
         }
-        self.dag.local_request |= local_request;
         // The pin that joined is `queued` until the rows hear that its DAG is being fetched. A report that is on its
         // way may have been too early for it.
         self.check = true;

@@ -8,18 +8,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use floe_core::ports::Origins;
+
 use crate::limits;
 
 /// News for a running fetch.
 #[derive(Debug)]
 pub(crate) enum Control {
     /// Another pin of the same root names these origins.
-    Origins {
-        /// Multiaddrs.
-        origins: Vec<String>,
-        /// Whether they came from this machine.
-        local_request: bool,
-    },
+    Origins(Origins),
     /// A pin of it was removed: ask whether any is left.
     Check,
 }
@@ -89,7 +86,10 @@ mod tests {
     use crate::limits::testing::hits;
 
     fn origins() -> Control {
-        Control::Origins { origins: vec!["/ip4/10.0.0.1/tcp/4001".to_owned()], local_request: false }
+        Control::Origins(Origins {
+            addresses: vec!["/ip4/10.0.0.1/tcp/4001".to_owned()],
+            local_request: false,
+        })
     }
 
     #[test]

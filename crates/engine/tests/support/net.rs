@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use floe_blockstore::BlockStore;
 use floe_core::clock::BoxFuture;
 use floe_core::ports::{
-    EventSink, Exchange, ExchangeClosed, Network, NetworkEvent, NetworkStatus, ReadError, Session,
+    EventSink, Exchange, ExchangeClosed, Network, NetworkEvent, NetworkStatus, Origins, ReadError, Session,
     SessionHints, SessionProgress,
 };
 use floe_core::{Block, Cid, Multihash};
@@ -124,6 +124,10 @@ impl Net {
         self.0.provide_fails.store(fails, Ordering::Relaxed);
     }
 
+    pub fn forgets_what_it_provides(&self) {
+        self.0.state.lock().provided.clear();
+    }
+
     pub fn opened(&self) -> Vec<SessionHints> {
         self.0.state.lock().opened.clone()
     }
@@ -235,8 +239,8 @@ impl Session for MemorySession {
         }
     }
 
-    fn add_origins(&mut self, origins: &[String], _local_request: bool) {
-        self.net.0.state.lock().late_origins.extend_from_slice(origins);
+    fn add_origins(&mut self, origins: &Origins) {
+        self.net.0.state.lock().late_origins.extend_from_slice(&origins.addresses);
     }
 
     fn poll_blocks(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<Block>, ExchangeClosed>> {
@@ -298,6 +302,6 @@ impl Network for Net {
     }
 
     fn status(&self) -> NetworkStatus {
-        NetworkStatus::default()
+        NetworkStatus { provided: self.0.state.lock().provided.len() as u64, ..NetworkStatus::default() }
     }
 }

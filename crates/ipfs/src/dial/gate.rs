@@ -9,7 +9,7 @@ use floe_core::clock::BoxFuture;
 use libp2p::Multiaddr;
 use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
 
-use super::inner::{Inner, Upgrade};
+use super::inner::{Inner, Upgrade, may_try};
 use super::policy::{Policy, Refusal};
 use super::resolve::Resolve;
 use super::target::{Carrier, Host, Target};
@@ -22,6 +22,8 @@ pub(crate) enum GateError<E: std::error::Error + 'static> {
     Refused(Refusal),
     #[error("its name does not resolve")]
     Unresolved,
+    #[error("so many addresses were tried for its entry already")]
+    TooMany,
     #[error(transparent)]
     Inner(E),
 }
@@ -74,8 +76,9 @@ where
         let (inner, policy, resolver) = (self.inner.clone(), self.policy.clone(), self.resolver.clone());
         Ok(Box::pin(async move {
             let ips = permitted(&target, &policy, &*resolver).await?;
-            let addresses = ips.into_iter().map(|ip| target.resolved(ip));
-            inner.dial_first(addresses, opts, GateError::Unresolved, GateError::Inner).await
+            let none = if ips.is_empty() { GateError::Unresolved } else { GateError::TooMany };
+            let addresses = ips.into_iter().take_while(|_| may_try()).map(|ip| target.resolved(ip));
+            inner.dial_first(addresses, opts, none, GateError::Inner).await
         }))
     }
 
@@ -132,6 +135,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
+    use crate::dial::resolve::Dnsaddr;
     use crate::dial::websocket::WebSocket;
     use crate::testing::Names;
 
@@ -177,17 +181,22 @@ mod tests {
         recorder: Recorder,
         names: Arc<Names>,
         policy: Arc<Policy>,
+        clock: Arc<ManualClock>,
     }
 
     impl Rig {
         fn new() -> Self {
             let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
-            let policy = Arc::new(Policy::new(false, clock));
-            Self { recorder: Recorder::default(), names: Arc::default(), policy }
+            let policy = Arc::new(Policy::new(false, clock.clone()));
+            Self { recorder: Recorder::default(), names: Arc::default(), policy, clock }
         }
 
         fn gate(&self) -> Gate<Recorder> {
             Gate::new(self.recorder.clone(), Carrier::Tcp, self.policy.clone(), self.names.clone())
+        }
+
+        fn dnsaddr(&self) -> Dnsaddr<Gate<Recorder>> {
+            Dnsaddr::new(self.gate(), self.policy.clone(), self.names.clone(), self.clock.clone())
         }
 
         async fn dial<T>(&self, mut transport: T, address: &str) -> Option<String>
@@ -244,6 +253,28 @@ mod tests {
             rig.names.answer("many.example.net", &addresses.iter().map(String::as_str).collect::<Vec<_>>());
             rig.dial(rig.gate(), "/dns4/many.example.net/tcp/4001").await;
             assert_eq!(rig.dialled().len(), count.min(MAX_ADDRESSES_PER_NAME));
+        }
+    }
+
+    /// The story: eight addresses were dialled of each name, and a `/dnsaddr` stood for eight names, so that one origin had
+    /// the node dial 64 addresses of a stranger's choice.
+    #[tokio::test]
+    async fn t11_addresses_behind_a_dnsaddr_are_bounded_in_all() {
+        const MOST: usize = MAX_ADDRESSES_PER_NAME;
+        for (names, each) in
+            [(1, MOST - 1), (1, MOST + 1), (2, MOST / 2), (3, 3), (MOST + 1, 1), (MOST, MOST)]
+        {
+            let rig = Rig::new();
+            for name in 0..names {
+                let entry = format!("dnsaddr=/dns4/n{name}.example.net/tcp/4001");
+                rig.names.text("_dnsaddr.many.example.net", &entry);
+                let addresses: Vec<String> = (0..each).map(|n| format!("8.8.{name}.{n}")).collect();
+                let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+                rig.names.answer(&format!("n{name}.example.net"), &addresses);
+            }
+            let error = rig.dial(rig.dnsaddr(), "/dnsaddr/many.example.net").await;
+            assert_eq!(rig.dialled().len(), MOST.min(names * each), "{names} names of {each} addresses");
+            assert!(error.is_some());
         }
     }
 

@@ -1,6 +1,10 @@
 //! The transport below a filter: shared between the filter and the dials that it has begun, which look names up
 //! before they dial.
+//!
+//! A name stands for addresses, and a `/dnsaddr` for names. Whatever a dial meets on its way down, it tries so many
+//! addresses in all: [`bounded`] begins the count, [`may_try`] goes on with it.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::io;
 use std::pin::Pin;
@@ -11,6 +15,28 @@ use futures::future::{MapErr, TryFutureExt as _};
 use libp2p::Multiaddr;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, Transport, TransportError, TransportEvent};
 use parking_lot::Mutex;
+
+use crate::limits::{self, MAX_ADDRESSES_PER_NAME};
+
+tokio::task_local! {
+    /// Addresses that this dial may still try. The transports in between have no place for it in their calls.
+    static LEFT: Cell<usize>;
+}
+
+/// Lets `dial` try so many addresses and no more, whatever names it meets.
+pub(super) fn bounded<T>(dial: impl Future<Output = T>) -> impl Future<Output = T> {
+    LEFT.scope(Cell::new(MAX_ADDRESSES_PER_NAME), dial)
+}
+
+/// Counts an address that is about to be dialled. Whether it may be.
+pub(super) fn may_try() -> bool {
+    // A gate by itself, in a test: there is one name, whose addresses are bounded where they are found.
+    let left = LEFT.try_with(|left| left.replace(left.get().saturating_sub(1))).unwrap_or(1);
+    if left == 0 {
+        limits::hit("dial_addresses");
+    }
+    left > 0
+}
 
 /// A shared transport. `wrap`, in what it does, makes the filter's errors of the transport's.
 pub(super) struct Inner<T>(Arc<Mutex<T>>);

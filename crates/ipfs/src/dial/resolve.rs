@@ -1,4 +1,5 @@
-//! Names: the port to the resolver, and the transport that expands `/dnsaddr`.
+//! Names: the port to the resolver, and the transport that expands `/dnsaddr` and bounds every dial, in addresses and
+//! in time.
 //!
 //! `/dns`, `/dns4` and `/dns6` are resolved by the gates, below WebSocket, which needs the name for TLS. A
 //! `/dnsaddr` stands for whole multiaddrs of any transport, so it is expanded above them all, and what it expands
@@ -9,18 +10,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use floe_core::Clock;
 use floe_core::clock::BoxFuture;
-use futures::future::{Either, FutureExt as _};
+use futures::future::{self, FutureExt as _};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::proto::rr::RData;
 use libp2p::Multiaddr;
 use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
 use libp2p::multiaddr::Protocol;
 
-use super::inner::{Dial, Inner, Upgrade};
+use super::inner::{Inner, Upgrade, bounded, may_try};
 use super::policy::Policy;
 use super::target::{Family, peer_of};
-use crate::limits::{self, MAX_ADDRESSES_PER_NAME, MAX_DNSADDR_LOOKUPS};
+use crate::deadline::within;
+use crate::limits::{self, MAX_ADDRESSES_PER_NAME, MAX_DNSADDR_LOOKUPS, TRANSPORT_TIMEOUT};
 
 /// Looks names up. Each call is one look-up: the caller dials what it got and does not ask again.
 pub(crate) trait Resolve: Send + Sync + 'static {
@@ -92,20 +95,29 @@ impl Family {
 pub(crate) enum DnsaddrError<E: std::error::Error + 'static> {
     #[error("the name has no address for this peer")]
     NoAddress,
+    #[error("timeout")]
+    Timeout,
     #[error(transparent)]
     Inner(E),
 }
 
-/// A transport that dials what a `/dnsaddr` stands for, one after another.
+/// The outermost transport: all that a `/dnsaddr` stands for is dialled at once, as the swarm does with the addresses of
+/// a peer, because a silent one may not use up the time of the others. The first that answers is taken.
 pub(crate) struct Dnsaddr<T> {
     inner: Inner<T>,
     policy: Arc<Policy>,
     resolver: Arc<dyn Resolve>,
+    clock: Arc<dyn Clock>,
 }
 
 impl<T: Transport + Unpin> Dnsaddr<T> {
-    pub(crate) fn new(inner: T, policy: Arc<Policy>, resolver: Arc<dyn Resolve>) -> Self {
-        Self { inner: Inner::new(inner), policy, resolver }
+    pub(crate) fn new(
+        inner: T,
+        policy: Arc<Policy>,
+        resolver: Arc<dyn Resolve>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { inner: Inner::new(inner), policy, resolver, clock }
     }
 }
 
@@ -122,7 +134,7 @@ where
     type Output = T::Output;
     type Error = InnerError<T>;
     type ListenerUpgrade = Upgrade<T, Self::Error>;
-    type Dial = Either<Dial<T, Self::Error>, BoxFuture<'static, Result<T::Output, Self::Error>>>;
+    type Dial = BoxFuture<'static, Result<T::Output, Self::Error>>;
 
     fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<Self::Error>> {
         self.inner.listen_on(id, addr, DnsaddrError::Inner)
@@ -133,15 +145,21 @@ where
     }
 
     fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<Self::Error>> {
+        let clock = self.clock.clone();
         if !matches!(addr.iter().next(), Some(Protocol::Dnsaddr(_))) {
-            return self.inner.dial(addr, opts, DnsaddrError::Inner).map(Either::Left);
+            let dial = self.inner.dial(addr, opts, DnsaddrError::Inner)?;
+            return Ok(in_time(clock, dial).boxed());
         }
         let (inner, policy, resolver) = (self.inner.clone(), self.policy.clone(), self.resolver.clone());
         let dial = async move {
-            let addresses = expand(addr, &policy, &*resolver).await;
-            inner.dial_first(addresses, opts, DnsaddrError::NoAddress, DnsaddrError::Inner).await
+            let found = expand(addr, &policy, &*resolver).await;
+            let dials: Vec<_> = found.into_iter().map(|address| one(inner.clone(), address, opts)).collect();
+            if dials.is_empty() {
+                return Err(DnsaddrError::NoAddress);
+            }
+            future::select_ok(dials).await.map(|(output, _)| output)
         };
-        Ok(Either::Right(dial.boxed()))
+        Ok(in_time(clock, dial).boxed())
     }
 
     fn poll(
@@ -150,6 +168,41 @@ where
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
         self.inner.poll(cx, DnsaddrError::Inner)
     }
+}
+
+/// Dials one of the addresses that a `/dnsaddr` stands for.
+fn one<T>(inner: Inner<T>, address: Multiaddr, opts: DialOpts) -> BoxFuture<'static, DialResult<T>>
+where
+    T: Transport + Send + Unpin + 'static,
+    T::Error: Send + 'static,
+    T::Dial: Send + 'static,
+    T::Output: Send + 'static,
+{
+    Box::pin(async move {
+        // Its relay is dialled by the swarm, where this dial does not count.
+        let address = Some(address).filter(|address| !is_relayed(address) || may_try());
+        inner.dial_first(address, opts, DnsaddrError::NoAddress, DnsaddrError::Inner).await
+    })
+}
+
+type DialResult<T> = Result<<T as Transport>::Output, InnerError<T>>;
+
+/// A dial with its bounds: whatever it stands for, it tries so many addresses and takes so long.
+async fn in_time<T, E: std::error::Error + 'static>(
+    clock: Arc<dyn Clock>,
+    dial: impl Future<Output = Result<T, DnsaddrError<E>>>,
+) -> Result<T, DnsaddrError<E>> {
+    let dialled = within(&*clock, TRANSPORT_TIMEOUT, bounded(dial)).await;
+    dialled.unwrap_or(Err(DnsaddrError::Timeout))
+}
+
+fn is_relayed(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// Whether the dial of a relay would look a name up, for addresses that nobody counts.
+fn is_relayed_by_name(address: &Multiaddr) -> bool {
+    is_relayed(address) && !matches!(address.iter().next(), Some(Protocol::Ip4(_) | Protocol::Ip6(_)))
 }
 
 /// The addresses behind a `/dnsaddr`, for the peer it names; what the operator's names lead to is permitted.
@@ -166,7 +219,7 @@ async fn expand(address: Multiaddr, policy: &Policy, resolver: &dyn Resolve) -> 
             if let Some(Protocol::Dnsaddr(name)) = entry.iter().next() {
                 names.push((name.to_ascii_lowercase(), operators));
                 names.truncate(MAX_DNSADDR_LOOKUPS);
-            } else if found.len() < MAX_ADDRESSES_PER_NAME {
+            } else if found.len() < MAX_ADDRESSES_PER_NAME && !is_relayed_by_name(&entry) {
                 if operators {
                     policy.permit_derived(&entry);
                 }
@@ -191,9 +244,16 @@ fn operators_name(address: &Multiaddr, policy: &Policy) -> Option<(String, bool)
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use floe_core::{ManualClock, Timestamp};
+    use libp2p::core::Endpoint;
+    use libp2p::core::transport::PortUse;
+
     use super::*;
     use crate::testing::Names;
-    use floe_core::{ManualClock, Timestamp};
 
     fn policy() -> Policy {
         Policy::new(false, Arc::new(ManualClock::new(Timestamp::from_millis(0))))
@@ -233,6 +293,73 @@ mod tests {
             }
             let found = expand("/dnsaddr/a.test".parse().unwrap(), &policy(), &names).await;
             assert_eq!(found.len(), count.min(MAX_ADDRESSES_PER_NAME));
+        }
+    }
+
+    #[tokio::test]
+    async fn t11_a_relay_behind_a_dnsaddr_has_an_address() {
+        let names = Names::default();
+        let circuit = |relay: &str| format!("{relay}/tcp/4001/p2p/{PEER}/p2p-circuit");
+        names.text("_dnsaddr.a.test", &format!("dnsaddr={}", circuit("/dns4/many.test")));
+        names.text("_dnsaddr.a.test", &format!("dnsaddr={}", circuit("/ip4/1.1.1.1")));
+        let found = expand("/dnsaddr/a.test".parse().unwrap(), &policy(), &names).await;
+        assert_eq!(found, [circuit("/ip4/1.1.1.1").parse().unwrap()]);
+    }
+
+    /// A transport where nobody ever answers. Counts the dials.
+    #[derive(Default)]
+    struct Silent(Arc<AtomicUsize>);
+
+    impl Transport for Silent {
+        type Output = ();
+        type Error = io::Error;
+        type ListenerUpgrade = future::Pending<Result<(), io::Error>>;
+        type Dial = future::Pending<Result<(), io::Error>>;
+
+        fn listen_on(&mut self, _: ListenerId, addr: Multiaddr) -> Result<(), TransportError<io::Error>> {
+            Err(TransportError::MultiaddrNotSupported(addr))
+        }
+
+        fn remove_listener(&mut self, _: ListenerId) -> bool {
+            false
+        }
+
+        fn dial(&mut self, _: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(future::pending())
+        }
+
+        fn poll(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
+            Poll::Pending
+        }
+    }
+
+    /// The story: each step of a dial had its 20 s, so that a name of eight silent addresses held one of the few places
+    /// for pending dials for 160 s.
+    #[tokio::test]
+    async fn t11_a_dial_ends_in_time_whatever_it_stands_for() {
+        let names = Arc::new(Names::default());
+        for n in 0..MAX_ADDRESSES_PER_NAME {
+            names.text("_dnsaddr.a.test", &format!("dnsaddr=/ip4/1.1.1.{n}/tcp/4001"));
+        }
+        for (address, addresses) in
+            [("/dnsaddr/a.test", MAX_ADDRESSES_PER_NAME), ("/ip4/1.1.1.1/tcp/4001", 1)]
+        {
+            let (silent, clock) = (Silent::default(), ManualClock::new(Timestamp::from_millis(0)));
+            let dialled = silent.0.clone();
+            let policy = Arc::new(policy());
+            let mut transport = Dnsaddr::new(silent, policy, names.clone(), Arc::new(clock.clone()));
+            let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
+            let mut dial = transport.dial(address.parse().unwrap(), options).unwrap();
+            assert!(futures::poll!(&mut dial).is_pending());
+            assert_eq!(dialled.load(Ordering::Relaxed), addresses, "all at once");
+            clock.advance(TRANSPORT_TIMEOUT - Duration::from_millis(1));
+            assert!(futures::poll!(&mut dial).is_pending());
+            clock.advance(Duration::from_millis(1));
+            assert!(matches!(dial.now_or_never(), Some(Err(DnsaddrError::Timeout))), "{address}");
         }
     }
 }

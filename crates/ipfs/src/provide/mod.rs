@@ -1,12 +1,14 @@
 //! Announcing roots to the DHT: durable, paced, bounded.
 //!
-//! [`store`] holds the roots on disk, [`pacer`] says when, [`worker`] does it: one task that takes the roots that are due, asks
+//! [`store`] holds the roots on disk, in a [`file`] that remembers a failed sync, [`pacer`] says when, [`worker`] does it: one task that takes the roots that are due, asks
 //! the swarm to announce each, and writes down when it is due again. [`Provided`] is what the DHT's server side
 //! answers from.
 //!
 //! A crash loses at most the results of the last seconds: those roots are announced once more. Nothing is announced
-//! while the node is offline or knows no peer of the DHT; the roots stay due.
+//! while the node is offline or knows no peer of the DHT; the roots stay due. While the disk is full the results wait in
+//! memory, and with them what would be announced next; a failed sync ends the node.
 
+pub(crate) mod file;
 pub(crate) mod pacer;
 pub(crate) mod store;
 pub(crate) mod worker;

@@ -8,17 +8,25 @@
 //! The two tables change in one transaction. Adding and removing is synced before it is acknowledged; the result of an
 //! announcement is synced with its batch, and what a crash loses of it is announced once more. Every call
 //! blocks on disk.
+//!
+//! redb takes nothing more after a write that failed, so after any error the database is closed, and the next call
+//! opens it again: a full disk refuses what it has no room for, and nothing else. A failed sync is fatal: from then on
+//! every call is refused, and the process should end.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fail::fail_point;
 use floe_core::Timestamp;
+use parking_lot::Mutex;
 use redb::{
-    Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition,
+    Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition,
 };
 
 use super::Provided;
+use super::file::{OpenFile, Watched};
 use crate::Error;
 use crate::limits::{MAX_COUNTED_BACKLOG, PROVIDES_CACHE};
 
@@ -30,9 +38,47 @@ pub(crate) const FILE: &str = "provides-1.redb";
 
 /// See the module.
 pub(crate) struct Store {
-    database: Database,
+    /// Empty after an error (or a panic of redb), and once it is closed.
+    database: Mutex<Option<Database>>,
+    /// Changes under the lock of `database`.
+    closed: AtomicBool,
+    open_file: OpenFile,
+    sync_failed: Arc<AtomicBool>,
     path: PathBuf,
     provided: Arc<Provided>,
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    /// Nothing was acknowledged; the same call may go well later.
+    #[error("{path}: {source}")]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: redb::Error,
+    },
+    /// What is on disk is unknown. Fatal.
+    #[error("{path} could not be synced")]
+    Sync {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The node has stopped, and the file may be another node's by now.
+    #[error("the node has stopped")]
+    Closed,
+}
+
+impl Failed {
+    /// A call panicked, as redb does on some damaged files.
+    pub(crate) fn panicked(path: PathBuf, panic: &tokio::task::JoinError) -> Self {
+        Self::Refused { path, source: redb::Error::Corrupted(panic.to_string()) }
+    }
+
+    fn is_full_disk(&self) -> bool {
+        matches!(self, Self::Refused { source: redb::Error::Io(e), .. } if e.kind() == io::ErrorKind::StorageFull)
+    }
 }
 
 /// The first roots that are due, and how many there are.
@@ -47,122 +93,185 @@ pub(crate) struct Batch {
 }
 
 type Outcome<T> = Result<T, redb::Error>;
+type Roots<'a> = Table<'a, &'static [u8], u64>;
+type Due<'a> = Table<'a, (u64, &'static [u8]), ()>;
 
 impl Store {
-    /// Opens the table, or makes it; fills `provided`.
-    pub(crate) fn open(dir: &Path, provided: Arc<Provided>) -> Result<Self, Error> {
-        let path = dir.join(FILE);
-        let damaged = |e: redb::Error| Error::Provides { path: path.clone(), reason: e.to_string() };
-        let database = Database::builder()
-            .set_cache_size(PROVIDES_CACHE)
-            .create(&path)
-            .map_err(|e| damaged(e.into()))?;
-        let store = Self { database, path: path.clone(), provided };
-        store.load().map_err(damaged)?;
+    /// Opens the table, or makes it; fills `provided`. On a full disk it may stay closed for now.
+    pub(crate) fn open(dir: &Path, open_file: OpenFile, provided: Arc<Provided>) -> Result<Self, Error> {
+        let store = Self {
+            database: Mutex::default(),
+            closed: AtomicBool::new(false),
+            open_file,
+            sync_failed: Arc::default(),
+            path: dir.join(FILE),
+            provided,
+        };
+        match store.with(|_| Ok(())) {
+            Ok(()) => {}
+            Err(failed) if failed.is_full_disk() => {
+                tracing::warn!(file = %store.path.display(), "the disk is full: {failed}; it is opened when there is space");
+            }
+            Err(Failed::Refused { path, source }) => {
+                return Err(Error::Provides { path, reason: source.to_string() });
+            }
+            Err(failed) => return Err(Error::SyncFailed(failed.to_string())),
+        }
         Ok(store)
     }
 
-    fn load(&self) -> Outcome<()> {
-        let write = self.database.begin_write()?;
-        {
-            write.open_table(DUE)?;
-            let roots = write.open_table(ROOTS)?;
-            for entry in roots.iter()? {
-                self.provided.insert(entry?.0.value());
-            }
-        }
-        write.commit()?;
-        Ok(())
+    /// Waits for the calls under way, and closes the file for good: it can be opened again by others.
+    pub(crate) fn close(&self) {
+        let mut slot = self.database.lock();
+        self.closed.store(true, Ordering::Relaxed);
+        *slot = None;
     }
 
-    /// Adds roots that are not there yet, due at once. Durable on return.
-    pub(crate) fn add(&self, hashes: &[Vec<u8>]) -> Outcome<()> {
-        let write = self.database.begin_write()?;
-        {
-            let mut roots = write.open_table(ROOTS)?;
-            let mut due = write.open_table(DUE)?;
-            for hash in hashes {
-                if roots.get(hash.as_slice())?.is_none() {
-                    roots.insert(hash.as_slice(), 0)?;
-                    due.insert((0, hash.as_slice()), ())?;
-                }
-            }
+    /// Works with the database, which is opened where it is not. After an error it is closed.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Outcome<T>) -> Result<T, Failed> {
+        let mut slot = self.database.lock();
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Failed::Closed);
         }
-        fail_point!("provides.added");
-        write.commit()?;
-        hashes.iter().for_each(|hash| self.provided.insert(hash));
-        Ok(())
-    }
-
-    /// Removes roots. Durable on return.
-    pub(crate) fn remove(&self, hashes: &[Vec<u8>]) -> Outcome<()> {
-        let write = self.database.begin_write()?;
-        {
-            let mut roots = write.open_table(ROOTS)?;
-            let mut due = write.open_table(DUE)?;
-            for hash in hashes {
-                if let Some(at) = roots.remove(hash.as_slice())?.map(|at| at.value()) {
-                    due.remove((at, hash.as_slice()))?;
-                }
-            }
+        let synced = || !self.sync_failed.load(Ordering::Acquire);
+        let done = match slot.take() {
+            _ if !synced() => return Err(Failed::Sync { path: self.path.clone() }),
+            Some(database) => Ok(database),
+            None => self.open_database(),
         }
-        fail_point!("provides.removed");
-        write.commit()?;
-        hashes.iter().for_each(|hash| self.provided.remove(hash));
-        Ok(())
-    }
-
-    /// Notes when roots are due next; those that were removed meanwhile stay removed.
-    pub(crate) fn announced(&self, results: &[(Vec<u8>, Timestamp)]) -> Outcome<()> {
-        let write = self.database.begin_write()?;
-        {
-            let mut roots = write.open_table(ROOTS)?;
-            let mut due = write.open_table(DUE)?;
-            for (hash, next) in results {
-                let Some(at) = roots.get(hash.as_slice())?.map(|at| at.value()) else { continue };
-                due.remove((at, hash.as_slice()))?;
-                roots.insert(hash.as_slice(), next.as_millis())?;
-                due.insert((next.as_millis(), hash.as_slice()), ())?;
+        .and_then(|database| Ok((work(&database)?, database)));
+        match done {
+            Ok((done, database)) => {
+                *slot = Some(database);
+                Ok(done)
             }
+            Err(source) if synced() => Err(Failed::Refused { path: self.path.clone(), source }),
+            Err(_) => Err(Failed::Sync { path: self.path.clone() }),
         }
-        write.commit()?;
-        Ok(())
-    }
-
-    /// The first `most` roots by due time that `skip` does not name.
-    pub(crate) fn first(&self, now: Timestamp, most: usize, skip: impl Fn(&[u8]) -> bool) -> Outcome<Batch> {
-        let read = self.database.begin_read()?;
-        let due = read.open_table(DUE)?;
-        let mut batch = Batch { total: due.len()?, ..Batch::default() };
-        for entry in due.iter()? {
-            let (key, _) = entry?;
-            let (at, hash) = key.value();
-            let late = at <= now.as_millis();
-            if batch.roots.len() < most && !skip(hash) {
-                batch.roots.push((Timestamp::from_millis(at), hash.to_vec()));
-            }
-            batch.backlog += u64::from(late);
-            let full = batch.roots.len() >= most;
-            if full && !late || batch.backlog >= MAX_COUNTED_BACKLOG as u64 {
-                break;
-            }
-        }
-        Ok(batch)
     }
 
     /// The file, for messages.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    fn open_database(&self) -> Outcome<Database> {
+        let file = Watched { file: (self.open_file)(&self.path)?, sync_failed: self.sync_failed.clone() };
+        let database = Database::builder().set_cache_size(PROVIDES_CACHE).create_with_backend(file)?;
+        self.load(&database)?;
+        Ok(database)
+    }
+
+    fn load(&self, database: &Database) -> Outcome<()> {
+        // Opened again on a full disk, it must not need space.
+        if database.begin_read()?.open_table(DUE).is_err() {
+            // A table that was never written cannot be opened for reading.
+            let write = database.begin_write()?;
+            write.open_table(DUE)?;
+            write.open_table(ROOTS)?;
+            write.commit()?;
+        }
+        let roots = database.begin_read()?.open_table(ROOTS)?;
+        for entry in roots.iter()? {
+            self.provided.insert(entry?.0.value());
+        }
+        Ok(())
+    }
+
+    /// Adds roots that are not there yet, due at once. Durable on return.
+    pub(crate) fn add(&self, hashes: &[Vec<u8>]) -> Result<(), Failed> {
+        self.change(|roots, due| {
+            for hash in hashes {
+                if roots.get(hash.as_slice())?.is_none() {
+                    roots.insert(hash.as_slice(), 0)?;
+                    due.insert((0, hash.as_slice()), ())?;
+                }
+            }
+            fail_point!("provides.added");
+            Ok(())
+        })?;
+        hashes.iter().for_each(|hash| self.provided.insert(hash));
+        Ok(())
+    }
+
+    /// Removes roots. Durable on return.
+    pub(crate) fn remove(&self, hashes: &[Vec<u8>]) -> Result<(), Failed> {
+        self.change(|roots, due| {
+            for hash in hashes {
+                if let Some(at) = roots.remove(hash.as_slice())?.map(|at| at.value()) {
+                    due.remove((at, hash.as_slice()))?;
+                }
+            }
+            fail_point!("provides.removed");
+            Ok(())
+        })?;
+        hashes.iter().for_each(|hash| self.provided.remove(hash));
+        Ok(())
+    }
+
+    /// Notes when roots are due next; those that were removed meanwhile stay removed.
+    pub(crate) fn announced(&self, results: &[(Vec<u8>, Timestamp)]) -> Result<(), Failed> {
+        self.change(|roots, due| {
+            for (hash, next) in results {
+                let Some(at) = roots.get(hash.as_slice())?.map(|at| at.value()) else { continue };
+                due.remove((at, hash.as_slice()))?;
+                roots.insert(hash.as_slice(), next.as_millis())?;
+                due.insert((next.as_millis(), hash.as_slice()), ())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Changes both tables in one transaction.
+    fn change(&self, work: impl FnOnce(&mut Roots<'_>, &mut Due<'_>) -> Outcome<()>) -> Result<(), Failed> {
+        self.with(|database| {
+            let write = database.begin_write()?;
+            work(&mut write.open_table(ROOTS)?, &mut write.open_table(DUE)?)?;
+            Ok(write.commit()?)
+        })
+    }
+
+    /// The first `most` roots by due time that `skip` does not name.
+    pub(crate) fn first(
+        &self,
+        now: Timestamp,
+        most: usize,
+        skip: impl Fn(&[u8]) -> bool,
+    ) -> Result<Batch, Failed> {
+        self.with(|database| {
+            let due = database.begin_read()?.open_table(DUE)?;
+            let mut batch = Batch { total: due.len()?, ..Batch::default() };
+            for entry in due.iter()? {
+                let (key, _) = entry?;
+                let (at, hash) = key.value();
+                let late = at <= now.as_millis();
+                if batch.roots.len() < most && !skip(hash) {
+                    batch.roots.push((Timestamp::from_millis(at), hash.to_vec()));
+                }
+                batch.backlog += u64::from(late);
+                let full = batch.roots.len() >= most;
+                if full && !late || batch.backlog >= MAX_COUNTED_BACKLOG as u64 {
+                    break;
+                }
+            }
+            Ok(batch)
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provide::file::on_disk;
+    use crate::testing::FaultyFile;
 
     fn open(dir: &Path) -> (Store, Arc<Provided>) {
+        open_on(on_disk(), dir)
+    }
+
+    fn open_on(file: OpenFile, dir: &Path) -> (Store, Arc<Provided>) {
         let provided = Arc::new(Provided::new([1; 16]));
-        (Store::open(dir, provided.clone()).unwrap(), provided)
+        (Store::open(dir, file, provided.clone()).unwrap(), provided)
     }
 
     fn hash(n: u8) -> Vec<u8> {
@@ -223,7 +332,59 @@ mod tests {
     fn a_foreign_file_is_an_error_that_names_it() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), b"no database").unwrap();
-        let error = Store::open(dir.path(), Arc::new(Provided::new([0; 16]))).err().unwrap();
+        let error = Store::open(dir.path(), on_disk(), Arc::new(Provided::new([0; 16]))).err().unwrap();
         assert!(error.to_string().contains(FILE), "{error}");
+    }
+
+    /// The story: after one write that a full disk refused, redb refused every call for good, so that nothing was
+    /// announced again until somebody restarted the node, and its provider records ran out.
+    #[test]
+    fn r03_a_full_disk_refuses_and_space_is_enough_to_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultyFile::default();
+        let (store, provided) = open_on(disk.open(), dir.path());
+        store.add(&[hash(1), hash(2)]).unwrap();
+        disk.fill(true);
+        for _ in 0..2 {
+            assert!(store.add(&[hash(3)]).unwrap_err().is_full_disk());
+            assert!(store.remove(&[hash(1)]).unwrap_err().is_full_disk());
+            assert!(store.announced(&[(hash(1), at(500))]).unwrap_err().is_full_disk());
+        }
+        disk.fill(false);
+        assert!(provided.contains(&hash(1)) && !provided.contains(&hash(3)), "nothing was acknowledged");
+        assert_eq!(store.first(at(0), 10, |_| false).unwrap().roots, [(at(0), hash(1)), (at(0), hash(2))]);
+        store.announced(&[(hash(2), at(500))]).unwrap();
+        store.remove(&[hash(1)]).unwrap();
+        store.add(&[hash(3)]).unwrap();
+        drop(store);
+        let (store, _) = open(dir.path());
+        assert_eq!(store.first(at(0), 10, |_| false).unwrap().roots, [(at(0), hash(3)), (at(500), hash(2))]);
+    }
+
+    #[test]
+    fn r03_a_node_that_died_starts_on_a_full_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultyFile::default();
+        let (store, _) = open_on(disk.open(), dir.path());
+        store.add(&[hash(1)]).unwrap();
+        // What is on disk now was not closed: opening it writes.
+        disk.fill(true);
+        drop(store);
+        let (store, _) = open_on(disk.open(), dir.path());
+        assert!(store.first(at(0), 10, |_| false).unwrap_err().is_full_disk());
+        disk.fill(false);
+        assert_eq!(store.first(at(0), 10, |_| false).unwrap().total, 1);
+    }
+
+    #[test]
+    fn r03_a_failed_sync_ends_the_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultyFile::default();
+        let (store, _) = open_on(disk.open(), dir.path());
+        disk.fail_syncs(true);
+        assert!(matches!(store.add(&[hash(1)]), Err(Failed::Sync { .. })));
+        disk.fail_syncs(false);
+        assert!(matches!(store.add(&[hash(1)]), Err(Failed::Sync { .. })), "never tried again");
+        assert!(matches!(store.first(at(0), 10, |_| false), Err(Failed::Sync { .. })));
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
+use floe_core::Clock;
 use futures::StreamExt as _;
 use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
@@ -15,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::Task;
 use crate::Error;
 use crate::behaviour::BehaviourEvent;
+use crate::deadline::within;
 use crate::limits::{FREE_WITHIN, LISTEN_WITHIN, RELAY_PAUSE};
 
 /// Interfaces behind a wildcard are reported one after another; this is how long the start waits for another.
@@ -58,8 +60,7 @@ impl Task {
             let id = self.swarm.listen_on(address.clone()).map_err(|error| refused(address, error))?;
             waiting.insert(id, address.clone());
         }
-        let deadline = tokio::time::sleep(LISTEN_WITHIN);
-        tokio::pin!(deadline);
+        let mut deadline = self.clock.sleep(LISTEN_WITHIN);
         while let Some(first) = waiting.values().next().cloned() {
             let event = tokio::select! {
                 event = self.swarm.select_next_some() => event,
@@ -79,7 +80,7 @@ impl Task {
             self.on_event(event);
         }
         while addresses.iter().any(is_wildcard)
-            && let Ok(event) = tokio::time::timeout(MORE_INTERFACES, self.swarm.select_next_some()).await
+            && let Some(event) = within(&*self.clock, MORE_INTERFACES, self.swarm.select_next_some()).await
         {
             self.on_event(event);
         }
@@ -155,13 +156,13 @@ fn probe(address: &Multiaddr) -> Result<(), Error> {
 
 /// Waits until nobody listens on `addresses` any more, for a bounded time: whoever starts a node on them next finds
 /// them free.
-pub(super) async fn until_free(addresses: &[Multiaddr]) {
+pub(super) async fn until_free(clock: &dyn Clock, addresses: &[Multiaddr]) {
     let free = async {
         while addresses.iter().any(|address| probe(address).is_err()) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            clock.sleep(Duration::from_millis(20)).await;
         }
     };
-    if tokio::time::timeout(FREE_WITHIN, free).await.is_err() {
+    if within(clock, FREE_WITHIN, free).await.is_none() {
         debug!("a port is still in use after the node has stopped");
     }
 }

@@ -161,7 +161,7 @@ async fn t08_peers_of_a_search_at_the_boundary_are_let_go_with_it() {
         let mut session = searching(&client, &[]);
         for some in peers.chunks(MAX_ORIGINS) {
             let origins: Vec<String> = some.iter().map(|peer| format!("/p2p/{peer}")).collect();
-            session.add_origins(&origins, true);
+            session.add_origins(&Origins { addresses: origins.clone(), local_request: true });
         }
         assert_eq!(count(&client, &peers).await.0, named.min(MAX_SEARCH_PEERS));
         drop(session);

@@ -139,6 +139,29 @@ async fn t11_one_requests_permit_is_not_anothers() {
     assert!(error.contains("private"), "{error}");
 }
 
+/// What a request from this machine may dial, everybody's pin of the same root could have dialled: the origins of all of
+/// them were taken for its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn t11_a_local_pin_lends_its_right_to_no_other_pin_of_its_root() {
+    let trap = Trap::start().await;
+    let mut server = Peer::start(|_| {}).await;
+    let client = Peer::start(|_| {}).await;
+    let root = *block(8).cid();
+    let elsewhere = format!("/ip4/127.0.0.1/tcp/{}/p2p/{}", trap.port, PeerId::random());
+    // Under the peer that the local request names too.
+    let theirs = format!("/ip4/127.0.0.1/tcp/{}/p2p/{}", trap.port, server.node.peer_id());
+    let stranger = Origins { addresses: vec![elsewhere, theirs], local_request: false };
+    let local = Origins { addresses: server.addresses(), local_request: true };
+    let hints = SessionHints { root, origins: vec![local.clone(), stranger.clone()] };
+    let mut session = client.node.open(hints);
+    session.want(&[root]);
+    session.add_origins(&stranger);
+    session.add_origins(&local);
+    server.connected(&client).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(trap.hits(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn t45_a_failed_dial_is_told_without_the_address() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -90,7 +90,7 @@ async fn origins_may_come_later() {
     server.blocks.put(&block);
     let mut session = client.open(*block.cid(), &[], true);
     session.want(&[*block.cid()]);
-    session.add_origins(&server.addresses(), true);
+    session.add_origins(&Origins { addresses: server.addresses(), local_request: true });
     assert_eq!(take(&mut session, 1).await, [block]);
 }
 
@@ -148,6 +148,20 @@ async fn a_delegated_router_names_the_provider() {
     session.want(&[*block.cid()]);
     assert_eq!(take(&mut session, 1).await, [block]);
     assert!(!router.paths().is_empty());
+}
+
+/// S7: an origin that cannot be reached fails nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn s7_other_routing_is_the_fallback_for_a_dead_origin() {
+    let (server, router) = server_and_router().await;
+    let block = block(1_000);
+    server.blocks.put(&block);
+    let client = Peer::start(|s| s.routers = vec![router.url()]).await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let dead = format!("/ip4/127.0.0.1/tcp/{closed}/p2p/{}", PeerId::random());
+    let mut session = client.open(*block.cid(), &[dead], true);
+    session.want(&[*block.cid()]);
+    assert_eq!(take(&mut session, 1).await, [block]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

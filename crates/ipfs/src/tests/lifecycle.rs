@@ -7,6 +7,7 @@ use libp2p::swarm::{SwarmEvent, dummy};
 use libp2p::{Multiaddr, Swarm, websocket};
 
 use super::*;
+use crate::testing::FaultyFile;
 use crate::{CertificateFiles, Error};
 
 async fn start_on(dir: &Path, identity: Identity, swarm: &[&str]) -> Result<Node, Error> {
@@ -112,7 +113,7 @@ async fn a_panic_in_the_swarms_task_is_reported() {
     let mut session = peer.open(*block(8).cid(), &[], true);
     peer.node.command(crate::task::Command::Panic).await;
     let reason = soon(peer.node.failed()).await;
-    assert!(reason.contains("swarm"), "{reason}");
+    assert!(matches!(&reason, Error::TaskEnded(what) if what.contains("swarm")), "{reason}");
     // Sessions end, and stopping a dead node is harmless.
     let ended = soon(std::future::poll_fn(|cx| session.poll_blocks(cx))).await;
     assert!(ended.is_err());
@@ -127,6 +128,42 @@ async fn a_stopped_node_has_not_failed_and_its_sessions_end() {
     soon(peer.node.stop()).await;
     assert!(soon(std::future::poll_fn(|cx| session.poll_blocks(cx))).await.is_err());
     assert!(tokio::time::timeout(Duration::from_millis(50), peer.node.failed()).await.is_err());
+}
+
+/// The story: another program filled the disk, a pin was removed, and the node ended because its root could not be taken
+/// out of the table; started again it ended again, until somebody made space.
+#[tokio::test(flavor = "multi_thread")]
+async fn r03_a_full_disk_refuses_announcements_and_does_not_end_the_node() {
+    let disk = FaultyFile::default();
+    let peer = Peer::start_in(|_| {}, World { open_provides: disk.open(), ..world() }).await;
+    let (kept, gone) = (*block(8).cid(), *block(8).cid());
+    peer.node.provide(&[gone]).await.unwrap();
+    disk.fill(true);
+    for _ in 0..2 {
+        let error = peer.node.unprovide(&[gone]).await.unwrap_err();
+        assert!(error.to_string().contains("provides-1.redb"), "{error}");
+        peer.node.provide(&[kept]).await.unwrap_err();
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(50), peer.node.failed()).await.is_err());
+    assert_eq!(peer.node.status().provided, 1);
+    disk.fill(false);
+    peer.node.provide(&[kept]).await.unwrap();
+    peer.node.unprovide(&[gone]).await.unwrap();
+    assert_eq!(peer.node.status().provided, 1);
+    soon(peer.node.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r03_a_failed_sync_ends_the_node_and_nothing_more_is_acknowledged() {
+    let disk = FaultyFile::default();
+    let peer = Peer::start_in(|_| {}, World { open_provides: disk.open(), ..world() }).await;
+    disk.fail_syncs(true);
+    peer.node.provide(&[*block(8).cid()]).await.unwrap_err();
+    let reason = soon(peer.node.failed()).await;
+    assert!(matches!(&reason, Error::SyncFailed(what) if what.contains("provides-1.redb")), "{reason}");
+    disk.fail_syncs(false);
+    peer.node.provide(&[*block(8).cid()]).await.unwrap_err();
+    soon(peer.node.stop()).await;
 }
 
 /// What a page that came over HTTPS needs: a socket behind a certificate that its browser believes.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use floe_core::ports::{Exchange as _, Network as _, NetworkEvent, Session, SessionHints};
+use floe_core::ports::{Exchange as _, Network as _, NetworkEvent, Origins, Session, SessionHints};
 use floe_core::{Block, Cid};
 use libp2p::core::Transport as _;
 use libp2p::core::muxing::StreamMuxerBox;
@@ -58,6 +58,7 @@ fn world() -> World {
         resolver: Arc::new(Names::default()),
         memory: Memory::with(1 << 40, || 0),
         connections: Connections::default(),
+        open_provides: crate::provide::file::on_disk(),
     }
 }
 
@@ -82,7 +83,10 @@ impl Peer {
     }
 
     fn open(&self, root: Cid, origins: &[String], local_request: bool) -> Box<dyn Session> {
-        self.node.open(SessionHints { root, origins: origins.to_vec(), local_request })
+        self.node.open(SessionHints {
+            root,
+            origins: vec![Origins { addresses: origins.to_vec(), local_request }],
+        })
     }
 
     /// Waits for `peer` to connect.

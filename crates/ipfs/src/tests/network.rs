@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicBool;
 use futures::StreamExt as _;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{NetworkBehaviour, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, identify, ping, relay};
+use libp2p::{Multiaddr, autonat, identify, ping, relay};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::PrivateAddresses;
@@ -65,6 +67,35 @@ async fn t45_delegates_of_a_running_node() {
     assert_eq!(open.node.delegates(false), open.addresses());
 }
 
+/// Where `peer` says that it listens, to somebody who dials in.
+async fn identified(peer: &Peer) -> Vec<String> {
+    let key = Keypair::generate_ed25519();
+    let identify = identify::Behaviour::new(identify::Config::new("test".into(), key.public()));
+    let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(SOON);
+    let mut swarm = Swarm::new(plain_transport(&key), identify, key.public().to_peer_id(), config);
+    let tcp = peer.addresses().into_iter().find(|a| a.contains("/tcp/") && !a.contains("/ws")).unwrap();
+    swarm.dial(tcp.parse::<Multiaddr>().unwrap()).unwrap();
+    loop {
+        if let SwarmEvent::Behaviour(identify::Event::Received { info, .. }) = swarm.select_next_some().await
+        {
+            return info.listen_addrs.iter().map(ToString::to_string).collect();
+        }
+    }
+}
+
+/// Every peer was told each address of the inner network that a public service listened on, under `deny` as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn t45_identify_tells_no_inner_addresses_of_a_public_service() {
+    let told = |local: bool, private: PrivateAddresses| async move {
+        let peer = Peer::start(|s| (s.api_is_local, s.private_addresses) = (local, private)).await;
+        soon(identified(&peer)).await
+    };
+    assert_eq!(told(true, PrivateAddresses::Deny).await, [""; 0]);
+    assert_eq!(told(false, PrivateAddresses::Auto).await, [""; 0]);
+    assert!(!told(true, PrivateAddresses::Auto).await.is_empty());
+    assert!(!told(false, PrivateAddresses::Allow).await.is_empty());
+}
+
 #[derive(NetworkBehaviour)]
 struct RelayServer {
     relay: relay::Behaviour,
@@ -73,17 +104,36 @@ struct RelayServer {
 }
 
 /// A relay on loopback, with the library's own parts.
-async fn relay_server() -> (Multiaddr, tokio::task::JoinHandle<()>) {
+async fn relay_server() -> (Multiaddr, JoinHandle<()>) {
     let key = Keypair::generate_ed25519();
-    let peer = key.public().to_peer_id();
-    let transport = plain_transport(&key);
     let behaviour = RelayServer {
-        relay: relay::Behaviour::new(peer, relay::Config::default()),
+        relay: relay::Behaviour::new(key.public().to_peer_id(), relay::Config::default()),
         identify: identify::Behaviour::new(identify::Config::new("test".into(), key.public())),
         ping: ping::Behaviour::default(),
     };
+    server(key, behaviour).await
+}
+
+#[derive(NetworkBehaviour)]
+struct AutonatServer {
+    autonat: autonat::v2::server::Behaviour,
+    identify: identify::Behaviour,
+}
+
+/// A peer that probes on request whether an address can be dialled.
+async fn autonat_server() -> (Multiaddr, JoinHandle<()>) {
+    let key = Keypair::generate_ed25519();
+    let behaviour = AutonatServer {
+        autonat: autonat::v2::server::Behaviour::default(),
+        identify: identify::Behaviour::new(identify::Config::new("test".into(), key.public())),
+    };
+    server(key, behaviour).await
+}
+
+async fn server(key: Keypair, behaviour: impl NetworkBehaviour + Send) -> (Multiaddr, JoinHandle<()>) {
+    let peer = key.public().to_peer_id();
     let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(SOON);
-    let mut swarm = Swarm::new(transport, behaviour, peer, config);
+    let mut swarm = Swarm::new(plain_transport(&key), behaviour, peer, config);
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
     let address = loop {
         if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
@@ -97,6 +147,71 @@ async fn relay_server() -> (Multiaddr, tokio::task::JoinHandle<()>) {
         }
     });
     (address.with(Protocol::P2p(peer)), task)
+}
+
+/// How many addresses AutoNAT is to probe.
+async fn candidates(peer: &Peer) -> usize {
+    let (answer, candidates) = oneshot::channel();
+    peer.node.command(Command::Candidates { answer }).await;
+    candidates.await.unwrap()
+}
+
+/// A peer's word alone confirms nothing; that a peer could dial it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_confirmed_by_a_probe_and_by_nothing_else() {
+    let (talker, talking) = relay_server().await;
+    let (prober, probing) = autonat_server().await;
+    // Loopback addresses are candidates in a closed network alone.
+    let peer = Peer::start(|s| {
+        s.offline = false;
+        s.private_addresses = PrivateAddresses::Allow;
+    })
+    .await;
+    let mut session = peer.open(*block(8).cid(), &[talker.to_string()], true);
+    session.want(&[*block(8).cid()]);
+    soon(async {
+        while candidates(&peer).await == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(peer.node.status().external.is_empty());
+    session.add_origins(&Origins { addresses: vec![prober.to_string()], local_request: true });
+    until(|| !peer.node.status().external.is_empty()).await;
+    assert_eq!(peer.node.status().external, peer.addresses());
+    // A closed network's addresses count as public ones do elsewhere.
+    until(|| peer.node.status().kad == "server").await;
+    talking.abort();
+    probing.abort();
+}
+
+/// A relay carries 128 KiB and ends the circuit: blocks of a mebibyte come over a connection that both ends have made
+/// meanwhile, and so do those that are asked for when the relay is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_know_each_other_through_a_relay_come_to_a_connection_of_their_own() {
+    let (relay, task) = relay_server().await;
+    let behind_the_relay = |s: &mut Settings| {
+        s.relays = vec![relay.clone()];
+        // Loopback addresses are told to the other end in a closed network alone.
+        s.private_addresses = PrivateAddresses::Allow;
+    };
+    let (hidden, client) = (Peer::start(behind_the_relay).await, Peer::start(behind_the_relay).await);
+    let circuits = |peer: &Peer| -> Vec<String> {
+        let delegates = peer.node.delegates(true).into_iter();
+        delegates.filter(|address| address.contains("/p2p-circuit")).collect()
+    };
+    until(|| !circuits(&hidden).is_empty() && !circuits(&client).is_empty()).await;
+
+    let first: Vec<Block> = (0..3).map(|_| block(1 << 20)).collect();
+    let then = block(1 << 20);
+    first.iter().chain([&then]).for_each(|block| hidden.blocks.put(block));
+    let mut session = client.open(*first[0].cid(), &circuits(&hidden), true);
+    session.want(&first.iter().map(|block| *block.cid()).collect::<Vec<_>>());
+    assert_eq!(take(&mut session, first.len()).await.len(), first.len());
+    task.abort();
+    until(|| client.node.status().peers == 1 && hidden.node.status().peers == 1).await;
+    session.want(&[*then.cid()]);
+    assert_eq!(take(&mut session, 1).await[0].cid(), then.cid());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,11 +9,13 @@
 
 use std::time::Duration;
 
+use floe_core::ports::Origins;
 use floe_core::{AccountId, Cid, Timestamp, cid};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use super::{FRESH, IDLE, RETRY, WAITING, WOKEN, set_state, wait_until};
+use super::join::wait_until;
+use super::{FRESH, IDLE, RETRY, WAITING, WOKEN, set_state};
 use crate::pins::change::{step, unsettled};
 use crate::pins::row::{Stored, db, intact, key, num, uuid_of};
 use crate::writer::Tx;
@@ -25,18 +27,19 @@ pub(crate) async fn claim(tx: &mut Tx, most: usize, per_account: usize) -> Resul
     let mut turns = accounts_in_turn(tx).await?;
     while !turns.is_empty() && claimed.len() < most {
         let mut still = Vec::with_capacity(turns.len());
-        for account in turns {
+        for (account, in_flight) in turns {
             if claimed.len() >= most {
                 break;
             }
-            if in_flight(tx, account).await? >= db(per_account as u64) {
+            if in_flight >= db(per_account as u64) {
                 limits::hit("claims_per_account");
                 continue;
             }
             if let Some(dag) = first_due(tx, account).await? {
-                claimed.extend(take(tx, account, dag).await?);
+                let taken = take(tx, account, dag).await?;
                 tx.last_claimed_for = account;
-                still.push(account);
+                still.push((account, in_flight + i64::from(taken.is_some())));
+                claimed.extend(taken);
             }
         }
         turns = still;
@@ -44,39 +47,40 @@ pub(crate) async fn claim(tx: &mut Tx, most: usize, per_account: usize) -> Resul
     Ok(claimed)
 }
 
-/// Accounts that wait, from the one after the last that had a turn, round to it; so many that a claim stays short.
-async fn accounts_in_turn(tx: &mut Tx) -> Result<Vec<i64>, Error> {
-    let mut accounts = Vec::new();
-    let (mut from, mut wrapped) = (tx.last_claimed_for, false);
-    while accounts.len() < limits::ACCOUNTS_PER_CLAIM {
-        let next: Option<i64> = sqlx::query_scalar("SELECT MIN(account) FROM waits WHERE account > $1")
-            .bind(from)
-            .fetch_one(&mut tx.conn)
-            .await?;
-        match next {
-            Some(account) if wrapped && account > tx.last_claimed_for => break,
-            Some(account) => {
-                accounts.push(account);
-                from = account;
-            }
-            None if wrapped => break,
-            None => (from, wrapped) = (0, true),
-        }
+/// Accounts that wait, from the one after the last that had a turn, round to it; so many that a claim stays short. With
+/// each, how many DAGs are claimed for it.
+async fn accounts_in_turn(tx: &mut Tx) -> Result<Vec<(i64, i64)>, Error> {
+    let last = tx.last_claimed_for;
+    let mut accounts = waiting_behind(tx, last, limits::ACCOUNTS_PER_CLAIM).await?;
+    let rest = limits::ACCOUNTS_PER_CLAIM - accounts.len();
+    if last > 0 && rest > 0 {
+        let round = waiting_behind(tx, 0, rest).await?;
+        accounts.extend(round.into_iter().take_while(|(account, _)| *account <= last));
     }
-    if accounts.len() == limits::ACCOUNTS_PER_CLAIM {
+    if let Some((end, _)) = accounts.get(limits::ACCOUNTS_PER_CLAIM - 1) {
         limits::hit("accounts_per_claim");
         // Nobody of these may be due: the next claim looks at others.
-        tx.last_claimed_for = from;
+        tx.last_claimed_for = *end;
     }
     Ok(accounts)
 }
 
-async fn in_flight(tx: &mut Tx, account: i64) -> Result<i64, Error> {
-    let claimed = sqlx::query_scalar("SELECT COUNT(*) FROM dags WHERE claimed_for = $1 AND state = 1")
-        .bind(account)
-        .fetch_one(&mut tx.conn)
-        .await?;
-    Ok(claimed)
+/// The next accounts that wait, each found by one look at the index, and how many DAGs are claimed for each. A new pin
+/// makes a claim likely, so this is one statement however many accounts there are.
+async fn waiting_behind(tx: &mut Tx, account: i64, most: usize) -> Result<Vec<(i64, i64)>, Error> {
+    let mut accounts: Vec<(i64, i64)> = sqlx::query_as(
+        "WITH RECURSIVE turn (account, nth) AS (SELECT MIN(account), 1 FROM waits WHERE account > $1 UNION ALL \
+         SELECT (SELECT MIN(w.account) FROM waits w WHERE w.account > turn.account), turn.nth + 1 FROM turn \
+         WHERE turn.account IS NOT NULL AND turn.nth < $2) \
+         SELECT t.account, (SELECT COUNT(*) FROM dags d WHERE d.claimed_for = t.account AND d.state = 1) \
+         FROM turn t WHERE t.account IS NOT NULL",
+    )
+    .bind(account)
+    .bind(db(most as u64))
+    .fetch_all(&mut tx.conn)
+    .await?;
+    accounts.sort_unstable();
+    Ok(accounts)
 }
 
 async fn first_due(tx: &mut Tx, account: i64) -> Result<Option<Uuid>, Error> {
@@ -135,7 +139,6 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
         root,
         account: AccountId(account),
         origins: origins_of(&pins),
-        local_request: pins.iter().any(|pin| pin.local_request),
         attempts: u32::try_from(attempts - 1).unwrap_or(u32::MAX),
         tried_at: tried_at.map_or(tx.now, |at| Timestamp::from_millis(num(at))),
         searched: Duration::from_millis(num(searched - before)),
@@ -143,10 +146,17 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
     }))
 }
 
-/// Origins of all pins, each once.
-fn origins_of(pins: &[Stored]) -> Vec<String> {
+/// Origins of all pins, each once for those that came from this machine and once for the others. Either is there
+/// where it has pins, be it without an origin.
+fn origins_of(pins: &[Stored]) -> Vec<Origins> {
+    let (local, others): (Vec<_>, Vec<_>) = pins.iter().partition(|pin| pin.local_request);
+    let groups = [(local, true), (others, false)].into_iter().filter(|(pins, _)| !pins.is_empty());
+    groups.map(|(pins, local_request)| Origins { addresses: addresses_of(&pins), local_request }).collect()
+}
+
+fn addresses_of(pins: &[&Stored]) -> Vec<String> {
     let mut origins = Vec::new();
-    let parse = |pin: &Stored| {
+    let parse = |pin: &&Stored| {
         serde_json::from_str(&pin.origins)
             .map_err(|_| Error::Damaged(format!("the row of pin {} has origins that do not parse", pin.id)))
     };
@@ -162,7 +172,7 @@ fn origins_of(pins: &[Stored]) -> Vec<String> {
     origins
 }
 
-fn root_of(dag: Uuid, bytes: &[u8]) -> Result<Cid, Error> {
+pub(crate) fn root_of(dag: Uuid, bytes: &[u8]) -> Result<Cid, Error> {
     cid::parse_bytes(bytes)
         .map_err(|error| Error::Damaged(format!("the root of DAG {dag} is damaged: {error}")))
 }
@@ -190,9 +200,8 @@ pub(super) async fn give_back(tx: &mut Tx, dag: Uuid, lane: i64, next_at: i64) -
             .bind(key(dag))
             .fetch_all(&mut tx.conn)
             .await?;
-    for account in &accounts {
-        wait_until(&mut tx.conn, *account, dag, lane, next_at).await?;
-    }
+    let waits: Vec<_> = accounts.iter().map(|account| (*account, dag)).collect();
+    wait_until(&mut tx.conn, &waits, lane, next_at).await?;
     sqlx::query("UPDATE dags SET claimed_for = NULL WHERE id = $1")
         .bind(key(dag))
         .execute(&mut tx.conn)

@@ -5,13 +5,13 @@
 
 use floe_core::PinStatus;
 use floe_core::pin::PinEvent;
-use sqlx::SqliteConnection;
+use sqlx::{QueryBuilder, SqliteConnection};
 use uuid::Uuid;
 
 use super::counts;
 use super::row::{Stored, code, intact, key, select_pins};
 use crate::writer::Tx;
-use crate::{Error, dags};
+use crate::{Error, dags, limits};
 
 /// The row of one account's pin.
 pub(crate) async fn load(conn: &mut SqliteConnection, account: i64, id: Uuid) -> Result<Stored, Error> {
@@ -44,32 +44,23 @@ async fn up_to(conn: &mut SqliteConnection, dag: Uuid, status: PinStatus) -> Res
     Ok(rows.iter().filter_map(|row| intact(Stored::read(row))).collect())
 }
 
-/// Writes a new row.
-pub(crate) async fn insert(conn: &mut SqliteConnection, pin: &Stored) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO pins (id, account, created, status, cid_text, root, name, folded, origins, meta, \
-         local_request, dag, reason, charged, kept, searched_before, digest) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
-    )
-    .bind(key(pin.id))
-    .bind(pin.account)
-    .bind(pin.created)
-    .bind(code(pin.status))
-    .bind(&pin.cid_text)
-    .bind(&pin.root)
-    .bind(&pin.name)
-    .bind(&pin.folded)
-    .bind(&pin.origins)
-    .bind(&pin.meta)
-    .bind(i64::from(pin.local_request))
-    .bind(key(pin.dag))
-    .bind(&pin.reason)
-    .bind(pin.charged)
-    .bind(pin.kept)
-    .bind(pin.searched_before)
-    .bind(pin.digest())
-    .execute(conn)
-    .await?;
+/// Writes new rows.
+pub(crate) async fn insert(conn: &mut SqliteConnection, pins: &[Stored]) -> Result<(), Error> {
+    for some in pins.chunks(limits::ROWS_PER_STATEMENT) {
+        let mut sql = QueryBuilder::new(
+            "INSERT INTO pins (id, account, created, status, cid_text, root, name, folded, origins, meta, \
+             local_request, dag, reason, charged, kept, searched_before, digest) ",
+        );
+        sql.push_values(some, |mut row, pin| {
+            row.push_bind(key(pin.id)).push_bind(pin.account).push_bind(pin.created);
+            row.push_bind(code(pin.status)).push_bind(&pin.cid_text).push_bind(&pin.root);
+            row.push_bind(&pin.name).push_bind(&pin.folded).push_bind(&pin.origins).push_bind(&pin.meta);
+            row.push_bind(i64::from(pin.local_request)).push_bind(key(pin.dag)).push_bind(&pin.reason);
+            row.push_bind(pin.charged).push_bind(pin.kept).push_bind(pin.searched_before);
+            row.push_bind(pin.digest());
+        });
+        sql.build().execute(&mut *conn).await?;
+    }
     Ok(())
 }
 

@@ -8,11 +8,13 @@
 //! A crash takes a counter back together with the change that it counts. `floe verify` compares all of them with
 //! the pins ([`crate::verify`]).
 
+use std::collections::BTreeMap;
+
 use floe_core::PinStatus;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::row::{code, db, num};
-use crate::Error;
+use crate::{Error, limits};
 
 /// A short stretch, in milliseconds: about 16 s. It is what a count reads pin by pin, at most this many, because an
 /// account makes a pin a millisecond. Half would be twice the rows to keep, double twice the pins to read.
@@ -25,43 +27,66 @@ const EVER: i64 = 0;
 /// The account whose row counts all accounts.
 pub(crate) const EVERYBODY: i64 = 0;
 
-/// Pins to add to each status.
-#[derive(Debug, Clone, Copy, Default)]
-struct Change {
-    queued: i64,
-    pinning: i64,
-    pinned: i64,
-    failed: i64,
-}
+/// What is to be added to the counters, each of them once however many pins change it.
+#[derive(Debug, Default)]
+pub(crate) struct Changes(BTreeMap<Counter, [i64; 4]>);
 
-impl Change {
-    fn with(mut self, status: PinStatus, pins: i64) -> Self {
-        match status {
-            PinStatus::Queued => self.queued += pins,
-            PinStatus::Pinning => self.pinning += pins,
-            PinStatus::Pinned => self.pinned += pins,
-            PinStatus::Failed => self.failed += pins,
+/// Account, width, start.
+type Counter = (i64, i64, i64);
+
+impl Changes {
+    /// `pins` queued pins came, the first made at `first` and each a millisecond after the one before.
+    pub(crate) fn added(&mut self, account: i64, first: i64, pins: usize) {
+        let end = first + db(pins as u64);
+        let mut from = first;
+        while from < end {
+            let to = end.min(from - from % SHORT + SHORT);
+            self.add(account, from, PinStatus::Queued, to - from);
+            from = to;
         }
-        self
+    }
+
+    fn add(&mut self, account: i64, created: i64, status: PinStatus, pins: i64) {
+        for counter in counters(account, created) {
+            let by = self.0.entry(counter).or_default();
+            for (n, _) in by.iter_mut().zip(PinStatus::ALL).filter(|(_, of)| *of == status) {
+                *n += pins;
+            }
+        }
+    }
+
+    /// Writes them.
+    pub(crate) async fn write(self, conn: &mut SqliteConnection) -> Result<(), Error> {
+        let changes: Vec<_> = self.0.into_iter().collect();
+        for some in changes.chunks(limits::ROWS_PER_STATEMENT) {
+            let mut sql = QueryBuilder::new(
+                "INSERT INTO counts (account, width, start, queued, pinning, pinned, failed) ",
+            );
+            sql.push_values(some, |mut row, ((account, width, start), by)| {
+                row.push_bind(*account).push_bind(*width).push_bind(*start);
+                by.iter().for_each(|pins| {
+                    row.push_bind(*pins);
+                });
+            });
+            sql.push(
+                " ON CONFLICT (account, width, start) DO UPDATE SET \
+                 queued = counts.queued + excluded.queued, pinning = counts.pinning + excluded.pinning, \
+                 pinned = counts.pinned + excluded.pinned, failed = counts.failed + excluded.failed",
+            );
+            sql.build().execute(&mut *conn).await?;
+        }
+        Ok(())
     }
 }
 
-/// `pins` queued pins came, the first made at `first` and each a millisecond after the one before.
-pub(crate) async fn added(
-    conn: &mut SqliteConnection,
-    account: i64,
-    first: i64,
-    pins: usize,
-) -> Result<(), Error> {
-    let end = first + db(pins as u64);
-    let mut from = first;
-    while from < end {
-        let to = end.min(from - from % SHORT + SHORT);
-        let came = Change::default().with(PinStatus::Queued, to - from);
-        change(conn, account, from, came).await?;
-        from = to;
-    }
-    Ok(())
+/// The four that a pin is counted in.
+fn counters(account: i64, created: i64) -> [Counter; 4] {
+    [
+        (EVERYBODY, EVER, 0),
+        (account, EVER, 0),
+        (account, SHORT, created - created % SHORT),
+        (account, LONG, created - created % LONG),
+    ]
 }
 
 /// A pin took a step.
@@ -72,7 +97,10 @@ pub(crate) async fn moved(
     from: PinStatus,
     to: PinStatus,
 ) -> Result<(), Error> {
-    change(conn, account, created, Change::default().with(from, -1).with(to, 1)).await
+    let mut changes = Changes::default();
+    changes.add(account, created, from, -1);
+    changes.add(account, created, to, 1);
+    changes.write(conn).await
 }
 
 /// A pin went. A stretch that is empty goes with its last pin, so that there are never more stretches than pins.
@@ -82,7 +110,9 @@ pub(crate) async fn removed(
     created: i64,
     status: PinStatus,
 ) -> Result<(), Error> {
-    change(conn, account, created, Change::default().with(status, -1)).await?;
+    let mut changes = Changes::default();
+    changes.add(account, created, status, -1);
+    changes.write(conn).await?;
     sqlx::query(
         "DELETE FROM counts WHERE account = $1 AND ((width = $2 AND start = $3) OR (width = $4 AND start = $5)) \
          AND queued + pinning + pinned + failed = 0",
@@ -92,29 +122,6 @@ pub(crate) async fn removed(
     .bind(created - created % SHORT)
     .bind(LONG)
     .bind(created - created % LONG)
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-async fn change(conn: &mut SqliteConnection, account: i64, created: i64, by: Change) -> Result<(), Error> {
-    sqlx::query(
-        "INSERT INTO counts (account, width, start, queued, pinning, pinned, failed) VALUES \
-         (0, 0, 0, $6, $7, $8, $9), ($1, 0, 0, $6, $7, $8, $9), \
-         ($1, $2, $3, $6, $7, $8, $9), ($1, $4, $5, $6, $7, $8, $9) \
-         ON CONFLICT (account, width, start) DO UPDATE SET \
-         queued = counts.queued + excluded.queued, pinning = counts.pinning + excluded.pinning, \
-         pinned = counts.pinned + excluded.pinned, failed = counts.failed + excluded.failed",
-    )
-    .bind(account)
-    .bind(SHORT)
-    .bind(created - created % SHORT)
-    .bind(LONG)
-    .bind(created - created % LONG)
-    .bind(by.queued)
-    .bind(by.pinning)
-    .bind(by.pinned)
-    .bind(by.failed)
     .execute(conn)
     .await?;
     Ok(())

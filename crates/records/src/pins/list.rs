@@ -9,14 +9,16 @@
 //! A row that is damaged is left out of its page and of the count that comes with it, and named in the log: whoever
 //! lists wants to see the others. Asked for by its id it is an error.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use floe_core::{AccountId, Clock, PinStatus, cid};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
+use uuid::Uuid;
 
 use super::counts;
-use super::row::{Stored, code, db, intact, num, select_pins};
+use super::row::{Stored, code, db, intact, key, num, select_pins};
 use crate::fold::fold;
 use crate::{Error, NameMatch, PinFilter, PinPage, PinRow, limits};
 
@@ -284,22 +286,46 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// How many DAGs of the account are before this one, as far as it is counted.
-pub(crate) async fn queue_position(conn: &mut SqliteConnection, pin: &Stored) -> Result<Option<u64>, Error> {
-    if pin.status != PinStatus::Queued {
-        return Ok(None);
-    }
-    let before = sqlx::query(
-        "SELECT COUNT(*) FROM (SELECT 1 FROM waits w JOIN waits me ON me.account = w.account AND me.lane = w.lane \
-         WHERE me.account = $1 AND me.dag = $2 AND (w.next_at < me.next_at OR (w.next_at = me.next_at AND w.dag < me.dag)) \
-         LIMIT $3) b",
-    )
-    .bind(pin.account)
-    .bind(super::row::key(pin.dag))
+/// One pin. While it is queued, with how many DAGs of its account are before its own, as far as that is counted.
+pub(crate) async fn one(conn: &mut SqliteConnection, account: i64, id: Uuid) -> Result<PinRow, Error> {
+    let row = sqlx::query(select_pins!(
+        ", CASE p.status WHEN 0 THEN (SELECT COUNT(*) FROM (SELECT 1 FROM waits w \
+         JOIN waits me ON me.account = w.account AND me.lane = w.lane WHERE me.account = p.account AND me.dag = p.dag \
+         AND (w.next_at, w.dag) < (me.next_at, me.dag) LIMIT $3) b) END AS place",
+        "WHERE p.id = $1 AND p.account = $2"
+    ))
+    .bind(key(id))
+    .bind(account)
     .bind(limits::QUEUE_POSITION)
-    .fetch_one(conn)
+    .fetch_optional(conn)
     .await?;
-    Ok(Some(num(before.try_get(0)?)))
+    let row = row.ok_or(Error::NotFound)?;
+    let mut pin = Stored::read(&row)?.into_row()?;
+    pin.progress.queue_position = row.try_get::<Option<i64>, _>("place")?.map(num);
+    Ok(pin)
+}
+
+/// The same for the pins of a page: one look at the account's queue, as far as positions are counted.
+pub(crate) async fn queue_positions(
+    conn: &mut SqliteConnection,
+    account: AccountId,
+    pins: &mut [PinRow],
+) -> Result<(), Error> {
+    let queue: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT dag FROM waits WHERE account = $1 AND lane = $2 ORDER BY next_at, dag LIMIT $3",
+    )
+    .bind(account.0)
+    .bind(crate::dags::FRESH)
+    .bind(limits::QUEUE_POSITION)
+    .fetch_all(conn)
+    .await?;
+    let places: HashMap<Vec<u8>, u64> = queue.into_iter().zip(0..).collect();
+    // A DAG behind those is at least there; one that is being taken up at this moment is in no queue.
+    let behind = (db(places.len() as u64) == limits::QUEUE_POSITION).then_some(places.len() as u64);
+    for pin in pins.iter_mut().filter(|pin| pin.status == PinStatus::Queued) {
+        pin.progress.queue_position = places.get(&key(pin.dag)[..]).copied().or(behind);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

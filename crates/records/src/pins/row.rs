@@ -12,14 +12,18 @@ use uuid::Uuid;
 use crate::{DagProgress, Error, PinRow, PinSpec};
 
 /// Pins `p` with their DAGs' progress, for [`Stored::read`]; what follows says which. A pin whose DAG is not there
-/// comes without: it is damaged, and is to be named rather than passed over.
+/// comes without: it is damaged, and is to be named rather than passed over. More columns may come behind these.
 macro_rules! select_pins {
     ($which:literal) => {
+        select_pins!("", $which)
+    };
+    ($more:literal, $which:literal) => {
         concat!(
             "SELECT p.id, p.account, p.created, p.status, p.cid_text, p.root, p.name, p.folded, p.origins, p.meta, \
              p.local_request, p.dag, p.reason, p.charged, p.kept, p.searched_before, p.digest, \
-             d.blocks, d.bytes, d.attempts, d.last_error, d.next_at, d.state, d.root AS dag_root \
-             FROM pins p LEFT JOIN dags d ON d.id = p.dag ",
+             d.blocks, d.bytes, d.attempts, d.last_error, d.next_at, d.state, d.root AS dag_root",
+            $more,
+            " FROM pins p LEFT JOIN dags d ON d.id = p.dag ",
             $which
         )
     };

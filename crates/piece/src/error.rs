@@ -1,0 +1,34 @@
+//! Why a piece cannot be made.
+
+use std::io;
+
+use crate::PaddedSize;
+
+/// Why a piece cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// More payload than the largest piece holds. Split it.
+    #[error("a payload of more than {} bytes, which no sector holds: split it", PaddedSize::MAX.unpadded_bytes())]
+    TooLarge,
+    /// A target size that is too small for the payload.
+    #[error("a payload of {payload_bytes} bytes does not fit in {size}: choose a larger size")]
+    DoesNotFit {
+        /// Bytes of payload.
+        payload_bytes: u64,
+        /// The target.
+        size: PaddedSize,
+    },
+    /// A thread did not start, or ended before its work.
+    #[error("a hashing thread failed: {0}; hash with fewer threads, or again")]
+    Thread(String),
+}
+
+impl Error {
+    pub(crate) fn into_io(self) -> io::Error {
+        let kind = match self {
+            Self::TooLarge | Self::DoesNotFit { .. } => io::ErrorKind::FileTooLarge,
+            Self::Thread(_) => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, self)
+    }
+}

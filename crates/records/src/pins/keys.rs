@@ -1,0 +1,147 @@
+//! Idempotency keys: what a request was answered, for a day, so that a retry makes no second pin (threat T46).
+
+use std::collections::HashMap;
+
+use floe_core::{AccountId, PinStatus, RequestId, Timestamp};
+use sqlx::QueryBuilder;
+use uuid::Uuid;
+
+use super::add::Add;
+use super::change;
+use super::row::db;
+use crate::writer::Tx;
+use crate::{DagProgress, Error, IdempotencyKey, PinRow, limits};
+
+/// The answers that were given to the requests' keys, if they are still kept. An error is the database's; what is wrong
+/// with one request is its answer.
+pub(super) async fn answered(
+    tx: &mut Tx,
+    requests: &[&Add],
+) -> Result<Vec<Option<Result<Vec<PinRow>, Error>>>, Error> {
+    let asked: Vec<(i64, &str)> =
+        requests.iter().filter_map(|r| Some((r.account, r.key.as_ref()?.key.as_str()))).collect();
+    let kept = look_up(tx, &asked).await?;
+    let mut answers = Vec::with_capacity(requests.len());
+    for request in requests {
+        answers.push(match &request.key {
+            None => None,
+            Some(asked) if asked.key.len() > limits::KEY_BYTES => Some(Err(too_long())),
+            Some(asked) => match kept.get(&(request.account, asked.key.clone())) {
+                None => None,
+                Some((body_hash, _)) if *body_hash != asked.body_hash => Some(Err(Error::KeyReused)),
+                Some((_, answer)) => match repeat(tx, request, answer).await {
+                    Err(error) if error.spoils_batch() => return Err(error),
+                    answer => Some(answer),
+                },
+            },
+        });
+    }
+    Ok(answers)
+}
+
+fn too_long() -> Error {
+    limits::hit("idempotency_key_bytes");
+    Error::Conflict(format!("an Idempotency-Key has at most {} bytes", limits::KEY_BYTES))
+}
+
+type Kept = HashMap<(i64, String), (Vec<u8>, String)>;
+
+/// Forgets some keys that have expired, and finds the hashes and answers of these.
+async fn look_up(tx: &mut Tx, asked: &[(i64, &str)]) -> Result<Kept, Error> {
+    let mut kept = HashMap::new();
+    if asked.is_empty() {
+        return Ok(kept);
+    }
+    let now = db(tx.now.as_millis());
+    sqlx::query(
+        "DELETE FROM idempotency_keys WHERE (account, key) IN \
+         (SELECT account, key FROM idempotency_keys WHERE expires <= $1 ORDER BY expires LIMIT $2)",
+    )
+    .bind(now)
+    .bind(limits::KEYS_PURGED * db(asked.len() as u64))
+    .execute(&mut tx.conn)
+    .await?;
+    for some in asked.chunks(limits::ROWS_PER_STATEMENT) {
+        let mut sql = QueryBuilder::new(
+            "SELECT account, key, body_hash, answer FROM idempotency_keys WHERE expires > ",
+        );
+        sql.push_bind(now).push(" AND (");
+        let mut either = sql.separated(" OR ");
+        for (account, key) in some {
+            either.push("(account = ").push_bind_unseparated(*account);
+            either.push_unseparated(" AND key = ").push_bind_unseparated(*key).push_unseparated(")");
+        }
+        sql.push(")");
+        let rows: Vec<(i64, String, Vec<u8>, String)> = sql.build_query_as().fetch_all(&mut tx.conn).await?;
+        kept.extend(rows.into_iter().map(|(account, key, hash, answer)| ((account, key), (hash, answer))));
+    }
+    Ok(kept)
+}
+
+/// The pins of an answer, as they are now. Pins removed since are shown as they were made: the client asks what it was
+/// told then.
+async fn repeat(tx: &mut Tx, request: &Add, answer: &str) -> Result<Vec<PinRow>, Error> {
+    let made: Vec<(Uuid, u64, Uuid)> = serde_json::from_str(answer).map_err(|error| {
+        Error::Damaged(format!("the answer kept for an Idempotency-Key is damaged: {error}"))
+    })?;
+    let mut rows = Vec::with_capacity(made.len());
+    for ((id, created, dag), spec) in made.into_iter().zip(&request.specs) {
+        rows.push(match change::load(&mut tx.conn, request.account, id).await {
+            Ok(pin) => pin.into_row()?,
+            Err(Error::NotFound) => PinRow {
+                id: RequestId(id),
+                account: AccountId(request.account),
+                spec: spec.clone(),
+                status: PinStatus::Queued,
+                created: Timestamp::from_millis(created),
+                dag,
+                reason: None,
+                local_request: request.local_request,
+                progress: DagProgress::default(),
+            },
+            Err(error) => return Err(error),
+        });
+    }
+    Ok(rows)
+}
+
+/// An answer that is to be kept.
+pub(super) struct Answer {
+    account: i64,
+    key: IdempotencyKey,
+    /// Id, moment and DAG of each pin, as JSON.
+    made: String,
+}
+
+/// What is to be kept of an answer, if its request has a key.
+pub(super) fn kept(request: &Add, rows: &[PinRow]) -> Result<Option<Answer>, Error> {
+    let Some(key) = &request.key else { return Ok(None) };
+    let made: Vec<(Uuid, u64, Uuid)> =
+        rows.iter().map(|row| (row.id.0, row.created.as_millis(), row.dag)).collect();
+    Ok(Some(Answer { account: request.account, key: key.clone(), made: json(&made)? }))
+}
+
+/// Keeps answers, each of another key.
+pub(super) async fn remember(tx: &mut Tx, answers: &[Answer]) -> Result<(), Error> {
+    let expires = db(tx.now.after(limits::KEY_KEPT).as_millis());
+    for some in answers.chunks(limits::ROWS_PER_STATEMENT) {
+        let mut sql =
+            QueryBuilder::new("INSERT INTO idempotency_keys (account, key, body_hash, answer, expires) ");
+        sql.push_values(some, |mut row, answer| {
+            row.push_bind(answer.account).push_bind(&answer.key.key);
+            row.push_bind(answer.key.body_hash.to_vec()).push_bind(&answer.made).push_bind(expires);
+        });
+        // An expired answer may still be there: only so many are purged at a time.
+        sql.push(
+            " ON CONFLICT (account, key) DO UPDATE SET body_hash = excluded.body_hash, \
+             answer = excluded.answer, expires = excluded.expires",
+        );
+        sql.build().execute(&mut tx.conn).await?;
+    }
+    Ok(())
+}
+
+/// Text of a value that is kept as JSON.
+pub(super) fn json(value: &impl serde::Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|error| Error::Sql(error.to_string()))
+}
