@@ -42,13 +42,13 @@ pub(crate) fn scan<'a>(data: &'a [u8], on_link: &mut dyn FnMut(Link<'a>)) -> Res
     }
 }
 
-struct Reader<'a> {
-    data: &'a [u8],
-    at: usize,
+pub(crate) struct Reader<'a> {
+    pub(crate) data: &'a [u8],
+    pub(crate) at: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn malformed(&self, what: &'static str) -> ScanError {
+    pub(crate) fn malformed(&self, what: &'static str) -> ScanError {
         ScanError::Malformed { at: self.at, what }
     }
 
@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A major type and its argument in the shortest form.
-    fn head(&mut self) -> Result<(u8, u64), ScanError> {
+    pub(crate) fn head(&mut self) -> Result<(u8, u64), ScanError> {
         let first = self.take(1)?[0];
         let (major, info) = (first >> 5, first & 0x1f);
         if major == 7 {
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn link(&mut self, tag: u64) -> Result<Link<'a>, ScanError> {
+    pub(crate) fn link(&mut self, tag: u64) -> Result<Link<'a>, ScanError> {
         if tag != 42 {
             return Err(self.malformed("a tag other than 42"));
         }
@@ -126,7 +126,7 @@ impl<'a> Reader<'a> {
         Ok(self.take(bytes)?.iter().fold(0, |n, b| n << 8 | u64::from(*b)))
     }
 
-    fn take(&mut self, len: u64) -> Result<&'a [u8], ScanError> {
+    pub(crate) fn take(&mut self, len: u64) -> Result<&'a [u8], ScanError> {
         let left = &self.data[self.at..];
         let len = usize::try_from(len).ok().filter(|len| *len <= left.len());
         let len = len.ok_or(ScanError::Malformed { at: self.at, what: "a value ends past the end" })?;

@@ -40,6 +40,28 @@ pub const MAX_PENDING: usize = 16_384;
 /// Nodes that are being read again at one time. One is the rule; more only while damaged blocks are mended.
 pub const MAX_RELOADS: usize = 64;
 
+/// The longest header of a CAR. A usual one has 60 bytes; go-car allowed 32 MiB (GHSA-9x4h-8wgm-8xfg). Hard.
+pub const MAX_CAR_HEADER_BYTES: usize = 64 << 10;
+
+/// The most roots of a CAR. Their number is also bounded by the header. Hard.
+pub const MAX_CAR_ROOTS: usize = 128;
+
+/// The longest section of a CAR, without the length before it: one CID and one block. Hard.
+pub const MAX_CAR_SECTION_BYTES: usize = floe_core::cid::MAX_CID_BYTES + floe_core::block::MAX_BLOCK_BYTES;
+
+/// The most bytes between the header of a CARv2 and its data. They are there to align the data for a device, and no page
+/// is larger than 2 MiB. Hard.
+pub const MAX_CAR_V2_PADDING_BYTES: u64 = 2 << 20;
+
+/// The most sections of a layout, about 55 bytes each: 230 MB at the most, for a piece of 32 GiB in blocks of 8 KiB.
+pub const MAX_LAYOUT_SECTIONS: usize = 4 << 20;
+
+/// Data of a section that fills a gap: as a block, it is one that every reader takes.
+pub const FILLER_BYTES: usize = 1 << 20;
+
+/// What is read at a time from where a CAR comes from.
+pub(crate) const CAR_READ_BYTES: usize = 64 << 10;
+
 pub(crate) fn hit(limit: &'static str) {
     metrics::counter!("floe_limit_hits_total", "limit" => limit).increment(1);
 }

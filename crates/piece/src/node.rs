@@ -47,7 +47,7 @@ fn finish(state: [u32; 8]) -> Node {
 /// Hashes a row of nodes, an even number of them, to the row above, in place: the parents are the first half. Returns how
 /// many they are.
 pub(crate) fn hash_row(row: &mut [Node]) -> usize {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
     if let Some(parents) = crate::sha_ni::hash_row(row) {
         return parents;
     }
