@@ -7,7 +7,7 @@
 
 use crate::rpc::answers::MarketBalance;
 use crate::types::cbor::Cbor as _;
-use crate::types::{Address, Message, TokenAmount};
+use crate::types::{Address, AttoFil, Message};
 
 /// The market's method that takes a deposit.
 const ADD_BALANCE: u64 = 2;
@@ -18,13 +18,13 @@ pub struct Policy {
     /// Below this times what is committed, in tenths, it is topped up to it: 12 is 1.2 times.
     pub keep_tenths: u32,
     /// A smaller top-up is not worth its gas, and waits.
-    pub least_top_up: TokenAmount,
+    pub least_top_up: AttoFil,
     /// What the caps still permit to be sent now. 0 permits nothing.
-    pub may_spend: TokenAmount,
+    pub may_spend: AttoFil,
     /// Left in the wallet for gas.
-    pub wallet_reserve: TokenAmount,
+    pub wallet_reserve: AttoFil,
     /// Less than this free raises the alarm, whatever is committed.
-    pub alarm_below: TokenAmount,
+    pub alarm_below: AttoFil,
 }
 
 /// What is known.
@@ -33,18 +33,18 @@ pub struct State {
     /// The market's word, at the head or at finality.
     pub market: MarketBalance,
     /// Top-ups that are sent and not yet in it.
-    pub on_the_way: TokenAmount,
+    pub on_the_way: AttoFil,
     /// What proposals that are signed and not yet published will lock.
-    pub committed: TokenAmount,
+    pub committed: AttoFil,
     /// What the wallet has.
-    pub wallet: TokenAmount,
+    pub wallet: AttoFil,
 }
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Send this much; `None` for nothing.
-    pub top_up: Option<TokenAmount>,
+    pub top_up: Option<AttoFil>,
     /// What someone should look at.
     pub alarm: Option<Alarm>,
 }
@@ -56,33 +56,33 @@ pub enum Alarm {
     #[error("free escrow is {free} attoFIL, below the line of {line}")]
     Low {
         /// Free.
-        free: TokenAmount,
+        free: AttoFil,
         /// The line.
-        line: TokenAmount,
+        line: AttoFil,
     },
     /// What is signed is not covered: providers refuse deals or drop them at publishing.
     #[error("free escrow is {free} attoFIL, and signed proposals need {committed}")]
     NotCovered {
         /// Free, with what is on the way.
-        free: TokenAmount,
+        free: AttoFil,
         /// Needed.
-        committed: TokenAmount,
+        committed: AttoFil,
     },
     /// The caps permit less than is needed.
     #[error("escrow needs {needed} attoFIL more, and the spending caps permit {permitted}")]
     CapReached {
         /// Needed.
-        needed: TokenAmount,
+        needed: AttoFil,
         /// Permitted.
-        permitted: TokenAmount,
+        permitted: AttoFil,
     },
     /// The wallet has less than is needed.
     #[error("escrow needs {needed} attoFIL more, and the wallet can give {available}: send FIL to it")]
     WalletEmpty {
         /// Needed.
-        needed: TokenAmount,
+        needed: AttoFil,
         /// There.
-        available: TokenAmount,
+        available: AttoFil,
     },
 }
 
@@ -93,9 +93,9 @@ pub enum EscrowError {
     #[error("the node says that {locked} attoFIL of {escrow} in escrow are locked: it cannot be believed")]
     Impossible {
         /// Said to be locked.
-        locked: TokenAmount,
+        locked: AttoFil,
         /// Said to be there.
-        escrow: TokenAmount,
+        escrow: AttoFil,
     },
     /// Sums beyond all FIL that there is.
     #[error("the figures about escrow are beyond all FIL that there is: they cannot be believed")]
@@ -107,7 +107,7 @@ impl MarketBalance {
     ///
     /// # Errors
     /// [`EscrowError::Impossible`].
-    pub fn free(&self) -> Result<TokenAmount, EscrowError> {
+    pub fn free(&self) -> Result<AttoFil, EscrowError> {
         let Self { escrow, locked } = *self;
         escrow.checked_sub(locked).ok_or(EscrowError::Impossible { locked, escrow })
     }
@@ -120,7 +120,8 @@ impl MarketBalance {
 pub fn plan(state: &State, policy: &Policy) -> Result<Plan, EscrowError> {
     let free = state.market.free()?;
     let coming = free.checked_add(state.on_the_way).ok_or(EscrowError::Overflow)?;
-    let keep = state.committed.checked_ratio_up(u128::from(policy.keep_tenths), 10);
+    let keep = state.committed.checked_mul(u128::from(policy.keep_tenths));
+    let keep = keep.map(|tenths| AttoFil::new(tenths.get().div_ceil(10)));
     let keep = keep.ok_or(EscrowError::Overflow)?.max(state.committed);
     let Some(missing) = keep.checked_sub(coming).filter(|missing| !missing.is_zero()) else {
         return Ok(Plan { top_up: None, alarm: low(free, policy) });
@@ -143,12 +144,12 @@ pub fn plan(state: &State, policy: &Policy) -> Result<Plan, EscrowError> {
     })
 }
 
-fn low(free: TokenAmount, policy: &Policy) -> Option<Alarm> {
+fn low(free: AttoFil, policy: &Policy) -> Option<Alarm> {
     (free < policy.alarm_below).then_some(Alarm::Low { free, line: policy.alarm_below })
 }
 
 /// The message that pays `amount` out of `wallet` into escrow for `wallet`.
-pub fn top_up_message(wallet: Address, amount: TokenAmount) -> Message {
+pub fn top_up_message(wallet: Address, amount: AttoFil) -> Message {
     Message::new(wallet, Address::STORAGE_MARKET, amount, ADD_BALANCE, wallet.to_cbor())
 }
 
@@ -157,8 +158,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn atto(amount: u128) -> TokenAmount {
-        TokenAmount::from_atto(amount)
+    fn atto(amount: u128) -> AttoFil {
+        AttoFil::new(amount)
     }
 
     fn policy() -> Policy {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::Rules;
 use crate::rpc::answers::{HeadChange, HeadChangeKind, TipSet};
-use crate::types::{ChainEpoch, TipSetKey};
+use crate::types::{Epoch, TipSetKey};
 
 /// What a message of the subscription means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub enum HeadMove {
     /// It was rewound: whatever was seen above this height is void, and is to be looked at anew.
     Reorg {
         /// The highest tipset that still stands.
-        down_to: ChainEpoch,
+        down_to: Epoch,
     },
     /// The message does not fit onto what is known: ask for the head, and take everything that is not final for void.
     Lost,
@@ -27,7 +27,7 @@ pub enum HeadMove {
 #[derive(Debug)]
 pub struct HeadTracker {
     /// From the oldest to the head.
-    recent: VecDeque<(ChainEpoch, TipSetKey)>,
+    recent: VecDeque<(Epoch, TipSetKey)>,
     keep: usize,
 }
 
@@ -39,7 +39,7 @@ impl HeadTracker {
     }
 
     /// The head.
-    pub fn head(&self) -> Option<&(ChainEpoch, TipSetKey)> {
+    pub fn head(&self) -> Option<&(Epoch, TipSetKey)> {
         self.recent.back()
     }
 
@@ -86,11 +86,11 @@ impl HeadTracker {
         }
     }
 
-    fn revert(&mut self, tipset: &TipSet, lowest: &mut Option<ChainEpoch>) -> bool {
+    fn revert(&mut self, tipset: &TipSet, lowest: &mut Option<Epoch>) -> bool {
         match self.recent.back() {
             Some((_, key)) if *key == tipset.key => {
                 self.recent.pop_back();
-                let below = tipset.height.after(-1);
+                let below = tipset.height.plus(-1);
                 let stands = self.recent.back().map_or(below, |(height, _)| *height);
                 *lowest = Some(lowest.map_or(stands, |lowest| lowest.min(stands)));
                 true
@@ -113,7 +113,7 @@ impl HeadTracker {
 mod tests {
     use super::*;
     use crate::chain::NetworkPin;
-    use crate::types::TokenAmount;
+    use crate::types::AttoFil;
     use crate::types::cid::blake2b_cid;
     use proptest::prelude::*;
 
@@ -124,10 +124,10 @@ mod tests {
     fn tipset(height: i64, name: &str, parent: &str) -> TipSet {
         TipSet {
             key: key(name),
-            height: ChainEpoch(height),
+            height: Epoch::new(height),
             timestamp: 30 * height as u64,
             parents: key(parent),
-            base_fee: TokenAmount::ZERO,
+            base_fee: AttoFil::ZERO,
         }
     }
 
@@ -149,7 +149,7 @@ mod tests {
         // Height 12 is a null round.
         assert_eq!(tracker.take(&[change(Apply, 13, "c", "b")]), HeadMove::Forward);
         let reorg = [change(Revert, 13, "c", "b"), change(Revert, 11, "b", "a"), change(Apply, 12, "d", "a")];
-        assert_eq!(tracker.take(&reorg), HeadMove::Reorg { down_to: ChainEpoch(10) });
+        assert_eq!(tracker.take(&reorg), HeadMove::Reorg { down_to: Epoch::new(10) });
         assert_eq!(tracker.head().unwrap().1, key("d"));
         assert_eq!(tracker.take(&[change(Apply, 20, "y", "x")]), HeadMove::Lost, "a gap");
         assert!(tracker.head().is_none());
@@ -182,7 +182,7 @@ mod tests {
             let base = tip - depth;
             let fork = |height: i64| if height == base { name(base) } else { format!("f{height}") };
             changes.extend((base + 1..=base + length).map(|h| change(HeadChangeKind::Apply, h, &fork(h), &fork(h - 1))));
-            prop_assert_eq!(tracker.take(&changes), HeadMove::Reorg { down_to: ChainEpoch(base) });
+            prop_assert_eq!(tracker.take(&changes), HeadMove::Reorg { down_to: Epoch::new(base) });
             prop_assert_eq!(&tracker.head().unwrap().1, &key(&fork(base + length)));
             prop_assert!(tracker.recent.len() <= 901);
         }

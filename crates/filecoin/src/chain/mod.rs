@@ -16,7 +16,7 @@ mod network;
 use floe_core::Cid;
 
 use crate::rpc::RpcError;
-use crate::types::ChainEpoch;
+use crate::types::Epoch;
 
 pub use head::{HeadMove, HeadTracker};
 pub use network::{EPOCH_SECONDS, NetworkPin, Rules};
@@ -57,7 +57,7 @@ pub enum ChainError {
     )]
     Stale {
         /// The head's height.
-        height: ChainEpoch,
+        height: Epoch,
         /// How old it is, in epochs.
         age: i64,
     },
@@ -67,7 +67,7 @@ pub enum ChainError {
     )]
     Ahead {
         /// The head's height.
-        height: ChainEpoch,
+        height: Epoch,
         /// How far ahead, in epochs.
         lead: i64,
     },
@@ -77,21 +77,21 @@ pub enum ChainError {
     )]
     FellBack {
         /// The highest seen.
-        from: ChainEpoch,
+        from: Epoch,
         /// Now.
-        to: ChainEpoch,
+        to: Epoch,
     },
     /// The final tipset does not lie below the head.
     #[error("the Lotus node gave a tipset at epoch {found} where one at or before {asked} was asked for")]
     NotBelow {
         /// Asked for.
-        asked: ChainEpoch,
+        asked: Epoch,
         /// Given.
-        found: ChainEpoch,
+        found: Epoch,
     },
     /// The network is younger than its finality.
     #[error("nothing is final yet: the head is at epoch {0}")]
-    TooYoung(ChainEpoch),
+    TooYoung(Epoch),
 }
 
 impl ChainError {

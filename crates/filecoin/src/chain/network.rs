@@ -111,7 +111,7 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{ChainEpoch, TipSetKey, TokenAmount};
+    use crate::types::{AttoFil, Epoch, TipSetKey};
 
     fn pin(name: &str, genesis: &str) -> NetworkPin {
         NetworkPin::new(name, genesis.parse().unwrap()).unwrap()
@@ -119,7 +119,7 @@ mod tests {
 
     fn head() -> TipSet {
         let (key, parents) = (TipSetKey::HEAD, TipSetKey::HEAD);
-        TipSet { key, height: ChainEpoch(1_000), timestamp: 30_000, parents, base_fee: TokenAmount::ZERO }
+        TipSet { key, height: Epoch::new(1_000), timestamp: 30_000, parents, base_fee: AttoFil::ZERO }
     }
 
     const OTHER: &str = "bafy2bzacebt2ee4rg3gcnnyayymqe2tnjucon3nice6xkwjlar5vbtlfkayxg";
@@ -144,9 +144,9 @@ mod tests {
         let made = 30_000;
         assert_eq!(at(made), Ok(()));
         assert_eq!(at(made + 5 * 30 + 29), Ok(()));
-        assert_eq!(at(made + 6 * 30), Err(ChainError::Stale { height: ChainEpoch(1_000), age: 6 }));
+        assert_eq!(at(made + 6 * 30), Err(ChainError::Stale { height: Epoch::new(1_000), age: 6 }));
         assert_eq!(at(made - 2 * 30 - 29), Ok(()));
-        assert_eq!(at(made - 3 * 30), Err(ChainError::Ahead { height: ChainEpoch(1_000), lead: 3 }));
+        assert_eq!(at(made - 3 * 30), Err(ChainError::Ahead { height: Epoch::new(1_000), lead: 3 }));
         // The recorded node's head is 116 days behind.
         assert_eq!(
             Rules::new(&pin("testing", OTHER), true, 900)

@@ -10,7 +10,7 @@ use floe_core::Cid;
 
 use super::{ClientDealProposal, DealProposal};
 use crate::types::cbor::{Cbor, CborError, Reader, Writer};
-use crate::types::{Address, ChainEpoch, Signature, TokenAmount};
+use crate::types::{Address, AttoFil, Epoch, PaddedSize, Signature};
 
 /// Takes deals, over libp2p.
 pub const STORE_PROTOCOL: &str = "/fil/storage/mk/1.2.1";
@@ -361,26 +361,25 @@ pub struct StorageAsk {
     /// Whose.
     pub miner: Address,
     /// For one GiB (padded) and epoch.
-    pub price: TokenAmount,
+    pub price: AttoFil,
     /// The same for verified deals.
-    pub verified_price: TokenAmount,
+    pub verified_price: AttoFil,
     /// The smallest piece, padded.
     pub min_piece_size: u64,
     /// The largest piece, padded.
     pub max_piece_size: u64,
     /// When it was made.
-    pub timestamp: ChainEpoch,
+    pub timestamp: Epoch,
     /// Until when it stands.
-    pub expiry: ChainEpoch,
+    pub expiry: Epoch,
     /// Its number among this provider's.
     pub sequence: u64,
 }
 
 impl StorageAsk {
-    /// The least that a provider with this ask takes for a piece of `size` and one epoch, as it computes it itself
-    /// (rounded down there, so up here); `None` where that cannot be held.
-    pub fn price_per_epoch(&self, size: super::PieceSize) -> Option<TokenAmount> {
-        self.price.checked_ratio_up(u128::from(size.bytes()), 1 << 30)
+    /// The least that a provider with this ask takes for a piece of `size` and one epoch; `None` where that cannot be held.
+    pub fn price_per_epoch(&self, size: PaddedSize) -> Option<AttoFil> {
+        self.price.for_piece(size)
     }
 }
 
@@ -390,8 +389,8 @@ impl Cbor for StorageAsk {
         to.entry("Miner", |to| self.miner.write(to));
         to.entry("Price", |to| self.price.write(to));
         to.entry("SeqNo", |to| to.uint(self.sequence));
-        to.entry("Expiry", |to| to.int(self.expiry.0));
-        to.entry("Timestamp", |to| to.int(self.timestamp.0));
+        to.entry("Expiry", |to| to.int(self.expiry.get()));
+        to.entry("Timestamp", |to| to.int(self.timestamp.get()));
         to.entry("MaxPieceSize", |to| to.uint(self.max_piece_size));
         to.entry("MinPieceSize", |to| to.uint(self.min_piece_size));
         to.entry("VerifiedPrice", |to| self.verified_price.write(to));
@@ -403,13 +402,13 @@ impl Cbor for StorageAsk {
         from.map(|from, key| {
             match key {
                 "Miner" => miner = Some(Address::read(from)?),
-                "Price" => price = Some(TokenAmount::read(from)?),
-                "VerifiedPrice" => verified_price = Some(TokenAmount::read(from)?),
+                "Price" => price = Some(AttoFil::read(from)?),
+                "VerifiedPrice" => verified_price = Some(AttoFil::read(from)?),
                 "SeqNo" => sequence = Some(from.uint()?),
                 "MinPieceSize" => min = Some(from.uint()?),
                 "MaxPieceSize" => max = Some(from.uint()?),
-                "Timestamp" => timestamp = Some(ChainEpoch(from.int()?)),
-                "Expiry" => expiry = Some(ChainEpoch(from.int()?)),
+                "Timestamp" => timestamp = Some(Epoch::new(from.int()?)),
+                "Expiry" => expiry = Some(Epoch::new(from.int()?)),
                 _ => from.skip()?,
             }
             Ok(())

@@ -5,4 +5,4 @@
 pub mod mk12;
 pub mod proposal;
 
-pub use proposal::{ClientDealProposal, DealProposal, Label, PieceSize};
+pub use proposal::{ClientDealProposal, DealProposal, Label};

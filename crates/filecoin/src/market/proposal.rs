@@ -11,35 +11,7 @@ use serde::{Deserialize, Deserializer};
 use crate::limits::MAX_LABEL_BYTES;
 use crate::types::cbor::{Cbor, CborError, Reader, Writer};
 use crate::types::cid::{blake2b_cid, json, sha2_cid};
-use crate::types::{Address, ChainEpoch, Signature, TokenAmount};
-
-/// The smallest piece, padded.
-const MIN_PIECE: u64 = 128;
-
-/// The padded size of a piece, in bytes: a power of two of at least 128.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "u64")]
-pub struct PieceSize(u64);
-
-impl PieceSize {
-    /// `bytes` with padding; `None` where no piece has that size.
-    pub fn new(bytes: u64) -> Option<Self> {
-        (bytes.is_power_of_two() && bytes >= MIN_PIECE).then_some(Self(bytes))
-    }
-
-    /// In bytes, with padding.
-    pub const fn bytes(self) -> u64 {
-        self.0
-    }
-}
-
-impl TryFrom<u64> for PieceSize {
-    type Error = &'static str;
-
-    fn try_from(bytes: u64) -> Result<Self, &'static str> {
-        Self::new(bytes).ok_or("a piece size that is no power of two of at least 128")
-    }
-}
+use crate::types::{Address, AttoFil, Epoch, PaddedSize, Signature};
 
 /// What the client calls the deal: text, or bytes. Over JSON a label of bytes comes back as empty text, so
 /// never rebuild a proposal from JSON unless its label is known to be text.
@@ -113,7 +85,7 @@ pub struct DealProposal {
     #[serde(rename = "PieceCID", with = "json")]
     pub piece_cid: Cid,
     /// Its size with padding.
-    pub piece_size: PieceSize,
+    pub piece_size: PaddedSize,
     /// Whether DataCap pays. Floe never sets it.
     pub verified_deal: bool,
     /// Who pays.
@@ -123,15 +95,15 @@ pub struct DealProposal {
     /// The client's own note; public for ever.
     pub label: Label,
     /// Before this the sector must be proven, or the deal cannot become active.
-    pub start_epoch: ChainEpoch,
+    pub start_epoch: Epoch,
     /// When it ends.
-    pub end_epoch: ChainEpoch,
+    pub end_epoch: Epoch,
     /// For the whole piece.
-    pub storage_price_per_epoch: TokenAmount,
+    pub storage_price_per_epoch: AttoFil,
     /// What the provider loses with the data.
-    pub provider_collateral: TokenAmount,
+    pub provider_collateral: AttoFil,
     /// Unused on the chain; 0.
-    pub client_collateral: TokenAmount,
+    pub client_collateral: AttoFil,
 }
 
 impl DealProposal {
@@ -148,14 +120,13 @@ impl DealProposal {
 
     /// What the client pays over the whole term, without collateral; `None` where the term is empty or the product
     /// cannot be held.
-    pub fn total_price(&self) -> Option<TokenAmount> {
-        let epochs =
-            u128::try_from(self.end_epoch.since(self.start_epoch)).ok().filter(|epochs| *epochs > 0)?;
-        self.storage_price_per_epoch.checked_mul(epochs)
+    pub fn total_price(&self) -> Option<AttoFil> {
+        let epochs = u128::from(self.end_epoch.since(self.start_epoch));
+        if epochs == 0 { None } else { self.storage_price_per_epoch.checked_mul(epochs) }
     }
 
     /// What must be free in escrow before a provider takes it.
-    pub fn escrow_needed(&self) -> Option<TokenAmount> {
+    pub fn escrow_needed(&self) -> Option<AttoFil> {
         self.total_price()?.checked_add(self.client_collateral)
     }
 }
@@ -164,13 +135,13 @@ impl Cbor for DealProposal {
     fn write(&self, to: &mut Writer) {
         to.array(11);
         to.cid(&self.piece_cid);
-        to.uint(self.piece_size.bytes());
+        to.uint(self.piece_size.get());
         to.bool(self.verified_deal);
         self.client.write(to);
         self.provider.write(to);
         self.label.write(to);
-        to.int(self.start_epoch.0);
-        to.int(self.end_epoch.0);
+        to.int(self.start_epoch.get());
+        to.int(self.end_epoch.get());
         self.storage_price_per_epoch.write(to);
         self.provider_collateral.write(to);
         self.client_collateral.write(to);
@@ -180,16 +151,17 @@ impl Cbor for DealProposal {
         from.tuple(11)?;
         Ok(Self {
             piece_cid: from.cid()?,
-            piece_size: PieceSize::try_from(from.uint()?).map_err(|what| from.malformed(what))?,
+            piece_size: PaddedSize::new(from.uint()?)
+                .map_err(|_| from.malformed("a size that no piece has"))?,
             verified_deal: from.bool()?,
             client: Address::read(from)?,
             provider: Address::read(from)?,
             label: Label::read(from)?,
-            start_epoch: ChainEpoch(from.int()?),
-            end_epoch: ChainEpoch(from.int()?),
-            storage_price_per_epoch: TokenAmount::read(from)?,
-            provider_collateral: TokenAmount::read(from)?,
-            client_collateral: TokenAmount::read(from)?,
+            start_epoch: Epoch::new(from.int()?),
+            end_epoch: Epoch::new(from.int()?),
+            storage_price_per_epoch: AttoFil::read(from)?,
+            provider_collateral: AttoFil::read(from)?,
+            client_collateral: AttoFil::read(from)?,
         })
     }
 }

@@ -7,7 +7,7 @@ use super::Permission;
 use crate::market::DealProposal;
 use crate::types::cid::json;
 use crate::types::signature::base64;
-use crate::types::{Address, ChainEpoch, TipSetKey, TokenAmount};
+use crate::types::{Address, AttoFil, Epoch, TipSetKey};
 
 /// `Version`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -26,13 +26,13 @@ pub struct TipSet {
     /// Which blocks.
     pub key: TipSetKey,
     /// Its height.
-    pub height: ChainEpoch,
+    pub height: Epoch,
     /// When it was made by the producers' clocks, in seconds since the Unix epoch.
     pub timestamp: u64,
     /// The tipset before it.
     pub parents: TipSetKey,
     /// What one unit of gas costs in it, at least.
-    pub base_fee: TokenAmount,
+    pub base_fee: AttoFil,
 }
 
 #[derive(Deserialize)]
@@ -40,16 +40,16 @@ pub struct TipSet {
 struct RawTipSet {
     cids: TipSetKey,
     blocks: Vec<RawBlock>,
-    height: ChainEpoch,
+    height: Epoch,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct RawBlock {
     parents: TipSetKey,
-    height: ChainEpoch,
+    height: Epoch,
     timestamp: u64,
-    parent_base_fee: TokenAmount,
+    parent_base_fee: AttoFil,
 }
 
 impl TryFrom<RawTipSet> for TipSet {
@@ -61,7 +61,7 @@ impl TryFrom<RawTipSet> for TipSet {
             return Err("a tipset with more names than blocks, or fewer");
         }
         let one = |b: &RawBlock| b.height == raw.height && b.parents == first.parents;
-        if raw.height.0 < 0 || !raw.blocks.iter().all(one) {
+        if raw.height < Epoch::default() || !raw.blocks.iter().all(one) {
             return Err("a tipset whose blocks do not belong together");
         }
         Ok(Self {
@@ -104,7 +104,7 @@ pub struct Actor {
     /// The nonce its next message must have.
     pub nonce: u64,
     /// What it has.
-    pub balance: TokenAmount,
+    pub balance: AttoFil,
 }
 
 /// `StateMinerInfo`.
@@ -155,7 +155,7 @@ pub struct Power {
 
 /// Lotus writes every big number in the form of an amount.
 fn decimal<'de, D: Deserializer<'de>>(from: D) -> Result<u128, D::Error> {
-    TokenAmount::deserialize(from).map(TokenAmount::atto)
+    AttoFil::deserialize(from).map(AttoFil::get)
 }
 
 /// `StateSectorGetInfo`.
@@ -165,9 +165,9 @@ pub struct SectorInfo {
     /// Its number.
     pub sector_number: u64,
     /// When it was proven first.
-    pub activation: ChainEpoch,
+    pub activation: Epoch,
     /// When it ends.
-    pub expiration: ChainEpoch,
+    pub expiration: Epoch,
 }
 
 /// `StateSectorExpiration`.
@@ -175,9 +175,9 @@ pub struct SectorInfo {
 #[serde(rename_all = "PascalCase")]
 pub struct SectorExpiration {
     /// When it ends by plan.
-    pub on_time: ChainEpoch,
+    pub on_time: Epoch,
     /// When it ends early; 0 for never.
-    pub early: ChainEpoch,
+    pub early: Epoch,
 }
 
 /// `StateMarketBalance`: what lies in escrow.
@@ -185,9 +185,9 @@ pub struct SectorExpiration {
 #[serde(rename_all = "PascalCase")]
 pub struct MarketBalance {
     /// All of it.
-    pub escrow: TokenAmount,
+    pub escrow: AttoFil,
     /// What published deals hold.
-    pub locked: TokenAmount,
+    pub locked: AttoFil,
 }
 
 /// `StateMarketStorageDeal`.
@@ -208,17 +208,17 @@ pub struct DealState {
     #[serde(default)]
     pub sector_number: u64,
     /// When it became active; not above 0 before.
-    pub sector_start_epoch: ChainEpoch,
+    pub sector_start_epoch: Epoch,
     /// When the market last settled it.
-    pub last_updated_epoch: ChainEpoch,
+    pub last_updated_epoch: Epoch,
     /// Never set since FIP-0074: a terminated deal is gone.
-    pub slash_epoch: ChainEpoch,
+    pub slash_epoch: Epoch,
 }
 
 impl DealState {
     /// Whether the deal is active at the tipset that was asked for.
     pub fn is_active(&self) -> bool {
-        self.sector_start_epoch.0 > 0
+        self.sector_start_epoch > Epoch::default()
     }
 }
 
@@ -227,9 +227,9 @@ impl DealState {
 #[serde(rename_all = "PascalCase")]
 pub struct CollateralBounds {
     /// The least. Lotus' is the chain's and a tenth more.
-    pub min: TokenAmount,
+    pub min: AttoFil,
     /// The most.
-    pub max: TokenAmount,
+    pub max: AttoFil,
 }
 
 /// `StateSearchMsg` and `StateWaitMsg`: a message on the chain.
@@ -244,7 +244,7 @@ pub struct MessageLookup {
     /// The tipset that executed it.
     pub tip_set: TipSetKey,
     /// Its height.
-    pub height: ChainEpoch,
+    pub height: Epoch,
 }
 
 /// What came of a message.

@@ -107,10 +107,12 @@ fn split_token(text: &str) -> (Option<&str>, &str) {
     if schemes.iter().any(|scheme| text.starts_with(scheme)) {
         return (None, text);
     }
+    let is_address = |address: &str| {
+        // Two slashes stand behind a scheme that we do not know.
+        !address.starts_with("//") && schemes.iter().any(|scheme| address.starts_with(scheme))
+    };
     match text.split_once(':') {
-        Some((token, address)) if schemes.iter().any(|scheme| address.starts_with(scheme)) => {
-            (Some(token), address)
-        }
+        Some((token, address)) if is_address(address) => (Some(token), address),
         _ => (None, text),
     }
 }

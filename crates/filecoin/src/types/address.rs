@@ -302,7 +302,7 @@ mod tests {
             ("", "begin"),
             ("x05", "begin"),
             ("f", "protocol"),
-            ("f5aaaa", "unknown"),
+            ("f5aaaaaaaaaaaaaaaa", "unknown"),
             ("f0", "number"),
             ("f005", "leading zeros"),
             ("f0-1", "number"),

@@ -1,12 +1,12 @@
-//! Money: whole attoFIL (10^-18 FIL), and nothing else.
+//! Money on the wire: whole attoFIL (10^-18 FIL), and nothing else.
 //!
-//! [`TokenAmount`] is never negative: what we pay, hold or reserve. [`SignedAmount`] is a difference. All
-//! arithmetic is checked; there is no way to a float. Text is decimal, as JSON has it; CBOR is a byte string
-//! with a sign byte and the magnitude, empty for zero.
+//! [`AttoFil`] is never negative: what we pay, hold or reserve. [`SignedAmount`] is a difference. There is no way to a
+//! float. CBOR is a byte string with a sign byte and the magnitude, empty for zero.
 
 use std::fmt;
 use std::str::FromStr;
 
+use floe_core::AttoFil;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::cbor::{Cbor, CborError, Reader, Writer};
@@ -18,63 +18,9 @@ pub enum AmountError {
     /// Not decimal digits without a leading zero.
     #[error("{0:?} is not an amount of attoFIL: write whole attoFIL in decimal digits")]
     Malformed(String),
-    /// Negative where nothing can be.
-    #[error("the amount {0} is negative")]
-    Negative(String),
     /// More than can be held.
     #[error("an amount of more than 10^38 attoFIL")]
     TooLarge,
-}
-
-/// Attofil, never negative.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct TokenAmount(u128);
-
-impl TokenAmount {
-    /// None.
-    pub const ZERO: Self = Self(0);
-
-    /// `atto` attoFIL.
-    pub const fn from_atto(atto: u128) -> Self {
-        Self(atto)
-    }
-
-    /// In attoFIL.
-    pub const fn atto(self) -> u128 {
-        self.0
-    }
-
-    /// Whether there is none.
-    pub const fn is_zero(self) -> bool {
-        self.0 == 0
-    }
-
-    /// The sum, or `None` where it cannot be held.
-    pub fn checked_add(self, other: Self) -> Option<Self> {
-        self.0.checked_add(other.0).map(Self)
-    }
-
-    /// The difference, or `None` where it would be negative.
-    pub fn checked_sub(self, other: Self) -> Option<Self> {
-        self.0.checked_sub(other.0).map(Self)
-    }
-
-    /// The product, or `None` where it cannot be held.
-    pub fn checked_mul(self, by: u128) -> Option<Self> {
-        self.0.checked_mul(by).map(Self)
-    }
-
-    /// `self * numerator / denominator`, rounded up; `None` where the product cannot be held or `denominator` is 0.
-    pub fn checked_ratio_up(self, numerator: u128, denominator: u128) -> Option<Self> {
-        let product = self.0.checked_mul(numerator)?;
-        (denominator != 0).then(|| Self(product.div_ceil(denominator)))
-    }
-
-    /// This minus `other`, or `None` where the difference cannot be held.
-    pub fn difference(self, other: Self) -> Option<SignedAmount> {
-        let (this, other) = (i128::try_from(self.0).ok()?, i128::try_from(other.0).ok()?);
-        this.checked_sub(other).map(SignedAmount)
-    }
 }
 
 /// A difference of amounts.
@@ -93,19 +39,13 @@ impl SignedAmount {
     }
 
     /// The amount, where it is not negative.
-    pub fn non_negative(self) -> Option<TokenAmount> {
-        u128::try_from(self.0).ok().map(TokenAmount)
+    pub fn non_negative(self) -> Option<AttoFil> {
+        u128::try_from(self.0).ok().map(AttoFil::new)
     }
 
     /// The sum, or `None` where it cannot be held.
     pub fn checked_add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
-    }
-}
-
-impl fmt::Display for TokenAmount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 
@@ -127,17 +67,6 @@ fn parse(text: &str) -> Result<(bool, u128), AmountError> {
     digits.parse().map(|magnitude| (negative, magnitude)).map_err(|_| AmountError::TooLarge)
 }
 
-impl FromStr for TokenAmount {
-    type Err = AmountError;
-
-    fn from_str(text: &str) -> Result<Self, AmountError> {
-        match parse(text)? {
-            (false, magnitude) => Ok(Self(magnitude)),
-            (true, magnitude) => Err(AmountError::Negative(format!("-{magnitude}"))),
-        }
-    }
-}
-
 impl FromStr for SignedAmount {
     type Err = AmountError;
 
@@ -153,24 +82,18 @@ fn signed(negative: bool, magnitude: u128) -> Option<SignedAmount> {
     value.map(SignedAmount)
 }
 
-macro_rules! amount_as_json_text {
-    ($name:ident) => {
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<str>::deserialize(from)?;
-                text.parse().map_err(serde::de::Error::custom)
-            }
-        }
-    };
+impl Serialize for SignedAmount {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
 }
-amount_as_json_text!(TokenAmount);
-amount_as_json_text!(SignedAmount);
+
+impl<'de> Deserialize<'de> for SignedAmount {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
 
 fn write(negative: bool, magnitude: u128, to: &mut Writer) {
     if magnitude == 0 {
@@ -200,14 +123,14 @@ fn read(from: &mut Reader<'_>) -> Result<(bool, u128), CborError> {
     Ok((negative, magnitude.iter().fold(0, |n, b| n << 8 | u128::from(*b))))
 }
 
-impl Cbor for TokenAmount {
+impl Cbor for AttoFil {
     fn write(&self, to: &mut Writer) {
-        write(false, self.0, to);
+        write(false, self.get(), to);
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Self, CborError> {
         match read(from)? {
-            (false, magnitude) => Ok(Self(magnitude)),
+            (false, magnitude) => Ok(Self::new(magnitude)),
             (true, _) => Err(from.malformed("an amount that is negative")),
         }
     }
@@ -231,51 +154,35 @@ mod tests {
 
     /// Prices as a hostile ask has them (threat T35): not a number, negative, a float, above 128 bits.
     #[test]
-    fn amounts_have_one_text_and_no_float() {
-        for bad in ["", "-", "+1", "01", "-0", "1.0", "1e3", "NaN", "0x1", " 1", "1 ", "Infinity", "１"] {
-            assert!(matches!(bad.parse::<TokenAmount>(), Err(AmountError::Malformed(_))), "{bad:?}");
+    fn amounts_have_no_float_and_no_other_form() {
+        for bad in ["", "-", "+1", "1.0", "1e3", "NaN", "0x1", " 1", "1 ", "Infinity", "１"] {
+            assert!(bad.parse::<AttoFil>().is_err(), "{bad:?}");
             assert!(matches!(bad.parse::<SignedAmount>(), Err(AmountError::Malformed(_))), "{bad:?}");
         }
-        assert!(matches!("-1".parse::<TokenAmount>(), Err(AmountError::Negative(_))));
-        let most = u128::MAX.to_string();
-        assert_eq!(most.parse(), Ok(TokenAmount(u128::MAX)));
-        assert_eq!(
-            "340282366920938463463374607431768211456".parse::<TokenAmount>(),
-            Err(AmountError::TooLarge)
-        );
-        assert_eq!(most.parse::<SignedAmount>(), Err(AmountError::TooLarge));
-        assert!(serde_json::from_str::<TokenAmount>("1").is_err(), "a JSON number may have been a float");
+        assert!("-1".parse::<AttoFil>().is_err() && "-0".parse::<SignedAmount>().is_err());
+        assert_eq!("-1".parse(), Ok(SignedAmount(-1)));
+        assert_eq!(u128::MAX.to_string().parse::<SignedAmount>(), Err(AmountError::TooLarge));
+        assert!(serde_json::from_str::<AttoFil>("1").is_err(), "a JSON number may have been a float");
+        assert_eq!(SignedAmount(-1).non_negative(), None);
+        assert_eq!(SignedAmount(i128::MAX).checked_add(SignedAmount(1)), None);
     }
 
     #[test]
     fn cbor_forms_that_are_not_the_only_one_are_refused() {
         for bad in [&[0x41, 0][..], &[0x42, 0, 0], &[0x42, 2, 1], &[0x42, 1, 1], &[0xf6], &[0x01]] {
-            assert!(TokenAmount::from_cbor(bad).is_err(), "{bad:?}");
+            assert!(AttoFil::from_cbor(bad).is_err(), "{bad:?}");
         }
         assert_eq!(SignedAmount::from_cbor(&[0x42, 1, 1]), Ok(SignedAmount(-1)));
         let mut wide = vec![0x52, 0, 1];
         wide.extend([0; 16]);
-        assert!(TokenAmount::from_cbor(&wide).is_err());
-    }
-
-    #[test]
-    fn arithmetic_stops_at_the_ends() {
-        let most = TokenAmount(u128::MAX);
-        assert_eq!(most.checked_add(TokenAmount(1)), None);
-        assert_eq!(TokenAmount(1).checked_sub(TokenAmount(2)), None);
-        assert_eq!(most.checked_mul(2), None);
-        assert_eq!(TokenAmount(5).checked_ratio_up(12, 10), Some(TokenAmount(6)));
-        assert_eq!(TokenAmount(1).checked_ratio_up(11, 10), Some(TokenAmount(2)));
-        assert_eq!(TokenAmount(1).checked_ratio_up(1, 0), None);
-        assert_eq!(TokenAmount(1).difference(TokenAmount(3)), Some(SignedAmount(-2)));
-        assert_eq!(most.difference(TokenAmount(0)), None);
+        assert!(AttoFil::from_cbor(&wide).is_err());
     }
 
     proptest! {
         #[test]
         fn amounts_come_back(atto: u128, difference: i128) {
-            let (amount, difference) = (TokenAmount(atto), SignedAmount(difference));
-            prop_assert_eq!(TokenAmount::from_cbor(&amount.to_cbor()), Ok(amount));
+            let (amount, difference) = (AttoFil::new(atto), SignedAmount(difference));
+            prop_assert_eq!(AttoFil::from_cbor(&amount.to_cbor()), Ok(amount));
             prop_assert_eq!(amount.to_string().parse(), Ok(amount));
             prop_assert_eq!(SignedAmount::from_cbor(&difference.to_cbor()), Ok(difference));
             prop_assert_eq!(difference.to_string().parse(), Ok(difference));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::cbor::{Cbor, CborError, Reader, Writer};
 use super::cid::blake2b_cid;
 use super::signature::{SignatureKind, base64};
-use super::{Address, Signature, TokenAmount};
+use super::{Address, AttoFil, Signature};
 use crate::limits::MAX_PARAMS_BYTES;
 
 /// The only version of messages that there is.
@@ -28,13 +28,13 @@ pub struct Message {
     /// Its place among the sender's messages.
     pub nonce: u64,
     /// What goes along.
-    pub value: TokenAmount,
+    pub value: AttoFil,
     /// The most gas it may use. The chain has it signed, and refuses what is negative.
     pub gas_limit: u64,
     /// The most attoFIL for one unit of gas, premium included.
-    pub gas_fee_cap: TokenAmount,
+    pub gas_fee_cap: AttoFil,
     /// What the block's producer gets for one unit of gas, at most.
-    pub gas_premium: TokenAmount,
+    pub gas_premium: AttoFil,
     /// Which method; 0 only transfers.
     pub method: u64,
     /// The method's parameters, in CBOR.
@@ -44,8 +44,8 @@ pub struct Message {
 
 impl Message {
     /// A message whose nonce and gas are still to be filled in.
-    pub fn new(from: Address, to: Address, value: TokenAmount, method: u64, params: Vec<u8>) -> Self {
-        let none = TokenAmount::ZERO;
+    pub fn new(from: Address, to: Address, value: AttoFil, method: u64, params: Vec<u8>) -> Self {
+        let none = AttoFil::ZERO;
         Self {
             version: VERSION,
             to,
@@ -66,7 +66,7 @@ impl Message {
     }
 
     /// The most attoFIL that its gas can cost; `None` where that cannot be held.
-    pub fn max_fee(&self) -> Option<TokenAmount> {
+    pub fn max_fee(&self) -> Option<AttoFil> {
         self.gas_fee_cap.checked_mul(u128::from(self.gas_limit))
     }
 
@@ -99,10 +99,10 @@ impl Cbor for Message {
             to: Address::read(from)?,
             from: Address::read(from)?,
             nonce: from.uint()?,
-            value: TokenAmount::read(from)?,
+            value: AttoFil::read(from)?,
             gas_limit: from.uint()?,
-            gas_fee_cap: TokenAmount::read(from)?,
-            gas_premium: TokenAmount::read(from)?,
+            gas_fee_cap: AttoFil::read(from)?,
+            gas_premium: AttoFil::read(from)?,
             method: from.uint()?,
             params: from.bytes()?.to_vec(),
         };

@@ -8,10 +8,10 @@ use floe_filecoin::market::mk12::{
     AskRequest, AskResponse, DealParams, DealResponse, DealStatusRequest, DealStatusResponse, DealUuid,
     Transfer, Transports,
 };
-use floe_filecoin::market::{ClientDealProposal, DealProposal, Label, PieceSize};
+use floe_filecoin::market::{ClientDealProposal, DealProposal, Label};
 use floe_filecoin::types::cbor::Cbor;
 use floe_filecoin::types::{
-    Address, ChainEpoch, Message, Signature, SignatureKind, SignedMessage, TokenAmount,
+    Address, AttoFil, Epoch, Message, PaddedSize, Signature, SignatureKind, SignedMessage,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -63,16 +63,16 @@ fn proposal() -> DealProposal {
     let piece = hex(&"0181e203922020496dae0cc9e265efe5a006e80626a5dc5c409e5d3155c13984caf6c8d5cfd605".into());
     DealProposal {
         piece_cid: floe_core::Cid::try_from(piece.as_slice()).unwrap(),
-        piece_size: PieceSize::new(512).unwrap(),
+        piece_size: PaddedSize::new(512).unwrap(),
         verified_deal: false,
         client: "f1ghrejg5rcic6csaduor6ak4wcgj7ikrrxxo72my".parse().unwrap(),
         provider: "f01000".parse().unwrap(),
         label: Label::text(root).unwrap(),
-        start_epoch: ChainEpoch(5_000_000),
-        end_epoch: ChainEpoch(5_518_400),
-        storage_price_per_epoch: TokenAmount::from_atto(500),
-        provider_collateral: TokenAmount::from_atto(1_234_567_890_123_456),
-        client_collateral: TokenAmount::ZERO,
+        start_epoch: Epoch::new(5_000_000),
+        end_epoch: Epoch::new(5_518_400),
+        storage_price_per_epoch: AttoFil::new(500),
+        provider_collateral: AttoFil::new(1_234_567_890_123_456),
+        client_collateral: AttoFil::ZERO,
     }
 }
 
@@ -142,12 +142,8 @@ fn recorded_exchanges_are_read_and_written_byte_for_byte() {
                 same::<AskRequest>(&request);
                 assert_eq!(ask.ask.price.to_string(), decoded["Ask"]["Ask"]["Price"].as_str().unwrap());
                 assert_eq!(ask.ask.max_piece_size, 34_359_738_368);
-                let price = ask.ask.price_per_epoch(PieceSize::new(4_194_304).unwrap());
-                assert_eq!(
-                    price,
-                    Some(TokenAmount::from_atto(195_313)),
-                    "50000000 * 2^22 / 2^30, rounded up"
-                );
+                let price = ask.ask.price_per_epoch(PaddedSize::new(4_194_304).unwrap());
+                assert_eq!(price, Some(AttoFil::new(195_313)), "50000000 * 2^22 / 2^30, rounded up");
                 count[2] += 1;
             }
             "/fil/retrieval/transports/1.0.0" => {
@@ -251,9 +247,9 @@ fn what_is_no_deal_is_refused() {
     }
     assert!(DealProposal::from_cbor(&[good.as_slice(), &[0]].concat()).is_err(), "bytes behind it");
     for size in [0_u64, 1, 127, 129, 1 << 63 | 1] {
-        assert!(PieceSize::new(size).is_none());
+        assert!(PaddedSize::new(size).is_err());
     }
-    assert!(PieceSize::new(128).is_some() && PieceSize::new(1 << 63).is_some());
+    assert!(PaddedSize::new(128).is_ok() && PaddedSize::new(1 << 63).is_ok());
     let uuid_of_15 =
         hex(&"a2684465616c555549444f0011223344556677889900112233445566695369676e617475726540".into());
     assert!(DealStatusRequest::from_cbor(&uuid_of_15).is_err());
@@ -261,10 +257,10 @@ fn what_is_no_deal_is_refused() {
 
 #[test]
 fn prices_are_computed_without_overflow() {
-    assert_eq!(proposal().total_price(), Some(TokenAmount::from_atto(500 * 518_400)));
-    let dear = DealProposal { storage_price_per_epoch: TokenAmount::from_atto(u128::MAX), ..proposal() };
+    assert_eq!(proposal().total_price(), Some(AttoFil::new(500 * 518_400)));
+    let dear = DealProposal { storage_price_per_epoch: AttoFil::new(u128::MAX), ..proposal() };
     assert_eq!((dear.total_price(), dear.escrow_needed()), (None, None));
-    let empty = DealProposal { end_epoch: ChainEpoch(5_000_000), ..proposal() };
+    let empty = DealProposal { end_epoch: Epoch::new(5_000_000), ..proposal() };
     assert_eq!(empty.total_price(), None);
 }
 
@@ -276,14 +272,14 @@ fn any_proposal() -> impl Strategy<Value = DealProposal> {
     (label, 7..63_u32, any::<[i64; 2]>(), any::<[u128; 3]>(), any::<bool>(), 0..=i64::MAX as u64).prop_map(
         |(label, log2, epochs, amounts, verified_deal, id)| DealProposal {
             label,
-            piece_size: PieceSize::new(1 << log2).unwrap(),
+            piece_size: PaddedSize::new(1 << log2).unwrap(),
             verified_deal,
             provider: Address::Id(id),
-            start_epoch: ChainEpoch(epochs[0]),
-            end_epoch: ChainEpoch(epochs[1]),
-            storage_price_per_epoch: TokenAmount::from_atto(amounts[0]),
-            provider_collateral: TokenAmount::from_atto(amounts[1]),
-            client_collateral: TokenAmount::from_atto(amounts[2]),
+            start_epoch: Epoch::new(epochs[0]),
+            end_epoch: Epoch::new(epochs[1]),
+            storage_price_per_epoch: AttoFil::new(amounts[0]),
+            provider_collateral: AttoFil::new(amounts[1]),
+            client_collateral: AttoFil::new(amounts[2]),
             ..proposal()
         },
     )

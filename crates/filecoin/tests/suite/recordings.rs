@@ -12,7 +12,7 @@ use floe_filecoin::rpc::answers::{
 use floe_filecoin::rpc::{Fault, METHODS, Permission, RpcError};
 use floe_filecoin::types::cbor::Cbor as _;
 use floe_filecoin::types::cid::JsonCid;
-use floe_filecoin::types::{Address, ChainEpoch, Message, Signature, SignedMessage, TokenAmount};
+use floe_filecoin::types::{Address, AttoFil, Epoch, Message, Signature, SignedMessage};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -79,7 +79,7 @@ fn read(method: &str, result: &Value) -> Result<(), serde_json::Error> {
         "StateNetworkName" => reads::<String>(result),
         "StateNetworkVersion" | "MpoolGetNonce" => reads::<u64>(result),
         "StateMarketProposalPending" | "WalletHas" | "WalletVerify" => reads::<bool>(result),
-        "WalletBalance" => reads::<TokenAmount>(result),
+        "WalletBalance" => reads::<AttoFil>(result),
         "WalletList" => reads::<Vec<Address>>(result),
         "WalletSign" => reads::<Signature>(result),
         other => panic!("no type for {other}"),
@@ -169,9 +169,9 @@ fn the_codes_of_json_rpc_have_their_meaning() {
 #[test]
 fn what_the_answers_say_is_understood() {
     let head: TipSet = result("ChainHead");
-    assert_eq!((head.height, head.key.blocks().len()), (ChainEpoch(96), 1));
+    assert_eq!((head.height, head.key.blocks().len()), (Epoch::new(96), 1));
     let genesis: TipSet = result("ChainGetGenesis");
-    assert_eq!(genesis.height, ChainEpoch(0));
+    assert_eq!(genesis.height, Epoch::new(0));
     let info: MinerInfo = result("StateMinerInfo");
     assert_eq!((info.owner, info.worker, info.sector_size), (Address::Id(102), Address::Id(102), 8_388_608));
     assert!(info.multiaddrs.is_empty() && info.peer_id.unwrap().starts_with("12D3Koo"));
@@ -180,11 +180,11 @@ fn what_the_answers_say_is_understood() {
     let stranger: MarketBalance = result("StateMarketBalance unknown");
     assert!(stranger.escrow.is_zero());
     let publish: MessageLookup = result("StateSearchMsg publish");
-    assert_eq!((publish.height, publish.receipt.exit_code), (ChainEpoch(21), 0));
+    assert_eq!((publish.height, publish.receipt.exit_code), (Epoch::new(21), 0));
     assert_eq!(data_encoding::BASE64.encode(&publish.receipt.result), "goECQQw=");
     assert!(result::<Option<MessageLookup>>("StateSearchMsg pending").is_none());
     let sector: SectorInfo = result("StateSectorGetInfo");
-    assert_eq!((sector.activation, sector.expiration), (ChainEpoch(65), ChainEpoch(607_855)));
+    assert_eq!((sector.activation, sector.expiration), (Epoch::new(65), Epoch::new(607_855)));
 }
 
 /// The proposal that was accepted over libp2p is on the chain, field for field, with ids for its parties.
