@@ -13,8 +13,6 @@
 mod head;
 mod network;
 
-use floe_core::Cid;
-
 use crate::rpc::RpcError;
 use crate::types::Epoch;
 
@@ -29,18 +27,14 @@ pub enum ChainError {
     Rpc(#[from] RpcError),
     /// Another network than at the first start.
     #[error(
-        "the Lotus node is on network {found_name} (genesis {found}), and this Floe belongs to {pinned_name} \
-         (genesis {pinned}): point filecoin.endpoint to a node of that network, or begin anew in another data directory"
+        "the Lotus node is on network {found}, and this Floe belongs to {pinned}: point filecoin.endpoint to a node of \
+         that network, or begin anew in another data directory"
     )]
     WrongNetwork {
-        /// The name at the first start.
-        pinned_name: String,
-        /// The genesis at the first start.
-        pinned: Cid,
-        /// The node's name.
-        found_name: String,
-        /// The node's genesis.
-        found: Cid,
+        /// At the first start. In a box, as a CID has room for 128 bytes of digest.
+        pinned: Box<NetworkPin>,
+        /// The node's.
+        found: Box<NetworkPin>,
     },
     /// Rules for tests, where money is real.
     #[error("filecoin.test_network is set and the node is on mainnet: unset it")]

@@ -1,6 +1,8 @@
 //! Which network this is, and what its rules are: pinned at the first start, and never lower than the network's own
 //! where money is real.
 
+use std::fmt;
+
 use floe_core::{Cid, Timestamp};
 
 use super::ChainError;
@@ -50,12 +52,13 @@ impl NetworkPin {
         if self == found {
             return Ok(());
         }
-        Err(ChainError::WrongNetwork {
-            pinned_name: self.name.clone(),
-            pinned: self.genesis,
-            found_name: found.name.clone(),
-            found: found.genesis,
-        })
+        Err(ChainError::WrongNetwork { pinned: Box::new(self.clone()), found: Box::new(found.clone()) })
+    }
+}
+
+impl fmt::Display for NetworkPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (genesis {})", self.name, self.genesis)
     }
 }
 
