@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{DocumentMut, Item};
 
-/// Who may name whom. `engine` never names `ipfs`, `api` or `gateway`; the adapters never name `engine`, but for
-/// `api`, whose one call it is.
+/// Who may name whom. `engine` never names `ipfs`, `filecoin`, `api` or `gateway`; the adapters never name `engine`,
+/// but for `api`, whose one call it is.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("floe-core", &[]),
     ("floe-dag", &["floe-core"]),
@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("floe-records", &["floe-core"]),
     ("floe-bitswap", &["floe-core"]),
     ("floe-ipfs", &["floe-bitswap", "floe-core"]),
+    ("floe-filecoin", &["floe-core"]),
     ("floe-engine", &["floe-blockstore", "floe-core", "floe-dag", "floe-records"]),
     ("floe-api", &["floe-core", "floe-engine"]),
     ("floe", &["floe-api", "floe-blockstore", "floe-core", "floe-engine", "floe-ipfs", "floe-records"]),

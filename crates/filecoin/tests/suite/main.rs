@@ -1,0 +1,7 @@
+//! The crate against what is outside of it: published bytes, and recorded traffic of real software.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are outside #[test] functions")]
+
+mod bytes_of_others;
+mod recordings;
+mod signatures;
