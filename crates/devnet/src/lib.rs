@@ -335,3 +335,6 @@ fn exported(key: &Key) -> String {
     let secret = BASE64.encode(&key.secret_bytes());
     HEXLOWER.encode(format!("{{\"Type\":\"secp256k1\",\"PrivateKey\":\"{secret}\"}}").as_bytes())
 }
+
+#[cfg(test)]
+mod tests;
