@@ -1,11 +1,8 @@
 //! R03: a full disk refuses writes and recovers by itself. On a real file system that is small (a tmpfs, which
 //! needs root); elsewhere these tests say `skipped:`, and the one that needs no more than a setting is what is left.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -141,102 +138,6 @@ async fn r03_a_full_disk_refuses_writes_and_recovers() -> Result<()> {
     ensure!(floe.stop()? == 0);
     let verify = run(&["verify", "--offline", "--data-dir", &home.display().to_string()], &[])?;
     ensure!(verify.status.code() == Some(0), "verify --offline: {}", String::from_utf8_lossy(&verify.stdout));
-    Ok(())
-}
-
-/// Another program that takes every byte that is free, and each that becomes free, until it is dropped. Its file goes
-/// with it.
-struct Hog {
-    file: PathBuf,
-    stop: Arc<AtomicBool>,
-    running: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Hog {
-    fn start(file: PathBuf) -> Result<Self> {
-        let mut all = std::fs::File::create(&file)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let running = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                let step = [7u8; 4 << 10];
-                while all.write_all(&step).is_ok() {}
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        });
-        Ok(Self { file, stop, running: Some(running) })
-    }
-}
-
-impl Drop for Hog {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(running) = self.running.take() {
-            let _ = running.join();
-        }
-        let _ = std::fs::remove_file(&self.file);
-    }
-}
-
-/// The story: another program took every byte of the volume, a pin was removed, and the process ended with exit code 1,
-/// because the root could not be taken out of the table of announced ones; started again it ended again.
-#[tokio::test(flavor = "multi_thread")]
-async fn r03_a_disk_without_a_free_byte_does_not_end_the_process() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let Some(disk) = SmallDisk::mount(&dir.path().join("small"), 128) else {
-        skipped(
-            "r03_a_disk_without_a_free_byte_does_not_end_the_process",
-            "a small file system cannot be mounted (needs root)",
-        );
-        return Ok(());
-    };
-    let home = disk.0.join("floe");
-    // Its log is elsewhere, or it would end with the space.
-    std::os::unix::fs::symlink(dir.path().join("log"), home.with_extension("log"))?;
-    let config = "[storage]\nreserve = \"16MiB\"\n".to_owned();
-    let mut floe = Floe::start(&home, &Options { config: Some(config), ..Options::default() })?;
-    let seeder = Seeder::start().await?;
-    let dags: Vec<_> = (0..2).map(|n| dag::over(&noise(1 << 20, 4 + n), 64 << 10)).collect();
-    dags.iter().for_each(|dag| seeder.add(dag));
-    let root = |n: usize| dags[n].last().context("a root").map(|block| block.cid().to_string());
-    let gone = floe.pin(&root(0)?, &seeder.addresses()).await?;
-    floe.wait_for(&gone, "pinned", Duration::from_secs(60)).await?;
-
-    let hog = Hog::start(disk.0.join("ballast"))?;
-    let begun = now();
-    while !read_only(&floe).await? {
-        ensure!(begun.elapsed() < Duration::from_secs(30), "never read-only");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let (code, body) = floe.call("DELETE", &format!("/pins/{gone}"), None).await?;
-    ensure!(code == 202, "DELETE answered {code}: {body}");
-    let begun = now();
-    while !floe.log().contains("provides-1.redb") {
-        ensure!(begun.elapsed() < Duration::from_secs(30), "the table of roots never met the full disk");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    // It is tried again and again.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    ensure!(floe.ended()?.is_none(), "it ended by itself: {}", floe.log());
-
-    // Space comes back; nobody restarts anything.
-    drop(hog);
-    let begun = now();
-    let id = loop {
-        if let Ok(id) = floe.pin(&root(1)?, &seeder.addresses()).await {
-            break id;
-        }
-        ensure!(begun.elapsed() < Duration::from_secs(30), "did not recover");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
-    floe.wait_for(&id, "pinned", Duration::from_secs(60)).await?;
-    // What was removed is announced no more, and the other is.
-    let begun = now();
-    while admin(&floe, &["status"])?["network"]["provided"] != 1 {
-        ensure!(begun.elapsed() < Duration::from_secs(90), "the removal is not taken up again");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    ensure!(floe.stop()? == 0);
     Ok(())
 }
 
