@@ -13,6 +13,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cid::{Cid, Multihash};
 
 /// Multicodec codes of piece CIDs.
@@ -87,6 +89,21 @@ impl PaddedSize {
 impl fmt::Display for PaddedSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} padded bytes", self.bytes())
+    }
+}
+
+/// As its number of padded bytes.
+impl Serialize for PaddedSize {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_u64(self.bytes())
+    }
+}
+
+impl<'de> Deserialize<'de> for PaddedSize {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let bytes = u64::deserialize(d)?;
+        Self::from_bytes(bytes)
+            .ok_or_else(|| serde::de::Error::custom(format!("no piece has {bytes} padded bytes")))
     }
 }
 

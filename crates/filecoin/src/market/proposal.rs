@@ -135,7 +135,7 @@ impl Cbor for DealProposal {
     fn write(&self, to: &mut Writer) {
         to.array(11);
         to.cid(&self.piece_cid);
-        to.uint(self.piece_size.get());
+        to.uint(self.piece_size.bytes());
         to.bool(self.verified_deal);
         self.client.write(to);
         self.provider.write(to);
@@ -151,8 +151,8 @@ impl Cbor for DealProposal {
         from.tuple(11)?;
         Ok(Self {
             piece_cid: from.cid()?,
-            piece_size: PaddedSize::new(from.uint()?)
-                .map_err(|_| from.malformed("a size that no piece has"))?,
+            piece_size: PaddedSize::from_bytes(from.uint()?)
+                .ok_or_else(|| from.malformed("a size that no piece has"))?,
             verified_deal: from.bool()?,
             client: Address::read(from)?,
             provider: Address::read(from)?,
