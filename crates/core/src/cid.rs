@@ -62,6 +62,8 @@ pub mod code {
     pub const DAG_JSON: u64 = 0x0129;
     /// JSON without links.
     pub const JSON: u64 = 0x0200;
+    /// Every codec whose blocks can be walked; of some, because they have no links.
+    pub const WALKED: [u64; 6] = [RAW, DAG_PB, DAG_CBOR, CBOR, DAG_JSON, JSON];
 }
 
 /// Why a CID is not accepted.

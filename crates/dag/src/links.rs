@@ -51,7 +51,7 @@ pub enum ScanError {
 
 /// Whether blocks of this codec can be walked; of some, because they have no links.
 pub fn is_walkable(codec: u64) -> bool {
-    has_links(codec) || matches!(codec, code::RAW | code::CBOR | code::JSON)
+    code::WALKED.contains(&codec)
 }
 
 /// Whether blocks of this codec can hold links.

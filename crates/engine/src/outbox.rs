@@ -9,6 +9,7 @@
 //! Crash: the job is still there. Stop: between two jobs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use floe_core::Cid;
 use floe_records::Job;
@@ -23,12 +24,16 @@ const NAME: &str = "outbox";
 /// Runs until the engine stops.
 pub(crate) async fn run(ctx: Arc<Context>) {
     let mut retry = limits::JOBS_RETRY_FIRST;
-    let mut is_checked = false;
+    // When what is announced is compared next: until it could be once.
+    let mut compare_at = Some(Duration::ZERO);
     loop {
-        if !is_checked {
-            is_checked = announce_again(&ctx).await.is_ok();
+        // First what frees space. Where the network's store refuses, it is not asked again at each wake.
+        let mut done = drain(&ctx).await;
+        if done.is_ok() && compare_at.is_some_and(|at| at <= ctx.clock.monotonic()) {
+            done = announce_again(&ctx).await;
+            compare_at = done.is_err().then(|| ctx.clock.monotonic() + limits::JOBS_RETRY_MOST);
         }
-        let wait = match drain(&ctx).await {
+        let wait = match done {
             Ok(()) => {
                 retry = limits::JOBS_RETRY_FIRST;
                 limits::IDLE_POLL
@@ -82,8 +87,6 @@ async fn announce_again(ctx: &Context) -> Result<(), String> {
     if known >= announced {
         return Ok(());
     }
-    // Nothing is to stop being announced between reading a root and announcing it.
-    let _one_at_a_time = ctx.outbox.lock().await;
     tracing::warn!(
         known,
         announced,
@@ -91,8 +94,11 @@ async fn announce_again(ctx: &Context) -> Result<(), String> {
     );
     let mut after = Uuid::nil();
     while !ctx.stop.is_cancelled() {
+        // Nothing is to stop being announced between reading a root and announcing it.
+        let _one_at_a_time = ctx.outbox.lock().await;
         let page = ctx.records.announced(after, limits::JOBS_PER_PASS).await.map_err(|e| e.to_string())?;
-        let Some((last, _)) = page.last() else { break };
+        // An id that is damaged reads as nil.
+        let Some((last, _)) = page.last().filter(|(last, _)| *last > after) else { break };
         after = *last;
         let roots: Vec<Cid> = page.into_iter().filter_map(|(_, root)| root).collect();
         ctx.network.provide(&roots).await.map_err(|e| e.to_string())?;

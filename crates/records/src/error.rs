@@ -55,6 +55,9 @@ pub enum Error {
     /// The disk is full.
     #[error("the disk is full")]
     Full,
+    /// The disk did not read or write what it was to. SQLite has undone the whole transaction.
+    #[error("the database could not be read or written: {0}")]
+    Io(String),
     /// A sync failed: the process must end.
     #[error("a sync failed: {0}")]
     Poisoned(String),
@@ -66,12 +69,13 @@ pub enum Error {
 impl Error {
     /// Whether the transaction it happened in must be given up, and not only the request.
     pub(crate) fn spoils_batch(&self) -> bool {
-        matches!(self, Self::Full | Self::Poisoned(_))
+        matches!(self, Self::Full | Self::Io(_) | Self::Poisoned(_))
     }
 }
 
 const SQLITE_IOERR_FSYNC: i32 = 1034;
 const SQLITE_IOERR_DIR_FSYNC: i32 = 1290;
+const SQLITE_IOERR: i32 = 10;
 const SQLITE_CORRUPT: i32 = 11;
 const SQLITE_FULL: i32 = 13;
 const SQLITE_NOTADB: i32 = 26;
@@ -85,6 +89,7 @@ impl From<sqlx::Error> for Error {
             }
             // The low byte is the primary code; the rest says which page or index.
             Some(code) if code & 0xff == SQLITE_FULL => Self::Full,
+            Some(code) if code & 0xff == SQLITE_IOERR => Self::Io(error.to_string()),
             Some(code) if code & 0xff == SQLITE_CORRUPT => {
                 Self::Damaged(format!("the database is damaged, restore it from a backup: {error}"))
             }
@@ -96,5 +101,47 @@ impl From<sqlx::Error> for Error {
                 other => Self::Sql(other.to_string()),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    /// What SQLite answers with a code.
+    #[derive(Debug, thiserror::Error)]
+    #[error("SQLite's {0}")]
+    struct Coded(i32);
+
+    impl DatabaseError for Coded {
+        fn message(&self) -> &str {
+            "as SQLite says it"
+        }
+        fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+            Some(self.0.to_string().into())
+        }
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    /// After an error of the disk SQLite has undone the transaction, for a statement that only reads as well. Taken for an
+    /// answer to one request, the others of its group were then written without a transaction.
+    #[test]
+    fn what_undid_the_transaction_is_no_answer_to_one_request() {
+        let spoils = |code| Error::from(sqlx::Error::Database(Box::new(Coded(code)))).spoils_batch();
+        // FULL, IOERR_READ, IOERR_WRITE, IOERR_FSYNC; CONSTRAINT_UNIQUE, CORRUPT.
+        assert_eq!([13, 266, 778, 1034, 2067, 11].map(spoils), [true, true, true, true, false, false]);
     }
 }

@@ -4,8 +4,9 @@ mod support;
 
 use std::time::Duration;
 
-use floe_core::{Clock, PinStatus, RequestId, Timestamp};
-use floe_records::{DagOutcome, Error, Job, NameMatch, PinFilter};
+use floe_core::cid::code;
+use floe_core::{Cid, Clock, PinStatus, RequestId, Timestamp};
+use floe_records::{DagOutcome, Error, Job, NameMatch, PinFilter, PinSpec};
 use support::*;
 
 #[tokio::test]
@@ -247,6 +248,34 @@ async fn t05_what_is_woken_again_and_again_keeps_no_other_pin_waiting() {
     assert_eq!(turns, [false, true, false, true, false, true]);
     assert_eq!(records.claim_dags(9, 9).await.unwrap().len(), 5, "and with nobody else waiting, all of them");
     assert_sound(&records).await;
+}
+
+/// A hash is announced, not a CID. Whoever pinned the bytes of another's root as raw, which is one block and done at once,
+/// and removed that pin again, took the other's root out of the DHT for good.
+#[tokio::test]
+async fn t25_a_root_stays_announced_while_a_pin_of_its_hash_is_left() {
+    let world = World::new();
+    let records = world.open().await;
+    let victim = default_account(&records).await;
+    let attacker = records.create_account("attacker", None, None).await.unwrap().id;
+    let of = |codec| {
+        let cid = Cid::new_v1(codec, *root(1).hash());
+        PinSpec { cid, cid_text: cid.to_string(), ..spec(1) }
+    };
+    let mut pins = Vec::new();
+    for (account, codec) in [(victim, code::DAG_PB), (attacker, code::RAW)] {
+        let row = records.add_pins(account, vec![of(codec)], false, None).await.unwrap().remove(0);
+        complete(&records, &claim_one(&records).await, 10).await;
+        pins.push((account, row.id));
+    }
+    let stops = async || {
+        let jobs = records.jobs(99).await.unwrap();
+        jobs.into_iter().filter(|(_, job)| matches!(job, Job::Unannounce(_))).count()
+    };
+    records.remove_pin(pins[1].0, pins[1].1).await.unwrap();
+    assert_eq!(stops().await, 0, "the victim's root is pinned");
+    records.remove_pin(pins[0].0, pins[0].1).await.unwrap();
+    assert_eq!(stops().await, 1);
 }
 
 /// R23: what came from this machine and what did not were told as one list, with the right to dial of the first.

@@ -32,7 +32,8 @@ pub(crate) use finish::{finish, settle_joined};
 pub(crate) use join::Joins;
 pub(crate) use progress::progress;
 
-use sqlx::SqliteConnection;
+use floe_core::cid::{self, Cid, code};
+use sqlx::{QueryBuilder, SqliteConnection};
 use uuid::Uuid;
 
 use crate::Error;
@@ -100,11 +101,28 @@ pub(crate) async fn let_go(tx: &mut Tx, dag: Uuid, refs: i64) -> Result<(), Erro
     ] {
         sqlx::query(statement).bind(key(dag)).execute(&mut tx.conn).await?;
     }
-    if announced != 0 {
+    if announced != 0 && !is_announced_otherwise(&mut tx.conn, &root).await? {
         crate::jobs::queue(&mut tx.conn, crate::jobs::UNANNOUNCE, root).await?;
     }
     crate::jobs::queue(&mut tx.conn, crate::jobs::RELEASE, key(dag)).await?;
     forget_if_gone(&mut tx.conn, dag).await
+}
+
+/// Whether another DAG whose root has the same hash is announced: a hash is announced, not a CID, and stays so as long as
+/// one of them is pinned. Without this, whoever pinned the bytes of another's root as raw and let go of them took the
+/// other's root out of the DHT.
+async fn is_announced_otherwise(conn: &mut SqliteConnection, root: &[u8]) -> Result<bool, Error> {
+    let Ok(root) = cid::parse_bytes(root) else { return Ok(false) };
+    let others = code::WALKED.into_iter().filter(|codec| *codec != root.codec());
+    let mut sql =
+        QueryBuilder::new("SELECT COUNT(*) FROM dags WHERE state < 4 AND announced = 1 AND root IN (");
+    let mut list = sql.separated(", ");
+    others.for_each(|codec| {
+        list.push_bind(cid::canonical(&Cid::new_v1(codec, *root.hash())).to_bytes());
+    });
+    sql.push(")");
+    let count: i64 = sql.build_query_scalar().fetch_one(conn).await?;
+    Ok(count > 0)
 }
 
 /// Deletes the row of a gone DAG that no failed pin shows any more.

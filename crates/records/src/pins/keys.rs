@@ -30,7 +30,8 @@ pub(super) async fn answered(
                 None => None,
                 Some((body_hash, _)) if *body_hash != asked.body_hash => Some(Err(Error::KeyReused)),
                 Some((_, answer)) => match repeat(tx, request, answer).await {
-                    Err(error) if error.spoils_batch() => return Err(error),
+                    Err(error @ Error::Damaged(_)) => Some(Err(error)),
+                    Err(error) => return Err(error),
                     answer => Some(answer),
                 },
             },
