@@ -166,7 +166,6 @@ fn decode(pack: u32, salt: u64, len: u64, bytes: &[u8]) -> Option<Hint> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::path::Path;
 
     use floe_core::cid::code;
@@ -236,7 +235,7 @@ mod tests {
         let kind = IndexKind::Redb;
         let (disk, layout, packs, hints, mark) = (&shared, &layout, &packs, &hints, &mark);
         let Recovered { tables, hinted, .. } =
-            Recovery { disk, layout, packs, hints, kind, salt, mark, lost_deletion: Cell::default() }
+            Recovery { disk, layout, packs, hints, kind, salt, mark, flush_keys: limits::CHECKPOINT_KEYS }
                 .run()
                 .unwrap();
         let Tables { kv, .. } = &tables;

@@ -13,9 +13,9 @@
 //!
 //! A sealed pack is read by its hint ([`crate::hints`]) where there is one that holds.
 //!
-//! Everything here can be cut off and begun again.
+//! Everything here can be cut off and begun again. A replay notes how far it is, and with that what it learned of lost
+//! records: the next open begins behind them.
 
-use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -45,8 +45,8 @@ pub(crate) struct Recovery<'a> {
     pub(crate) kind: IndexKind,
     pub(crate) salt: u64,
     pub(crate) mark: &'a Arc<Mark>,
-    /// Bytes were lost that may have said which blocks were deleted.
-    pub(crate) lost_deletion: Cell<bool>,
+    /// Changed keys after which a replay notes how far it is: [`limits::CHECKPOINT_KEYS`], but in tests.
+    pub(crate) flush_keys: usize,
 }
 
 /// What open begins with.
@@ -90,7 +90,7 @@ impl Recovery<'_> {
             tables.unlisted = true;
             let lossy = tables.doubt.unknown;
             self.judge(&mut tables, lossy).map_err(index_error)?;
-            self.find_hollow(&tables).map_err(Trouble::into_error)?;
+            self.find_hollow(&mut tables).map_err(Trouble::into_error)?;
             write_checkpoint(&tables).map_err(index_error)?;
         }
         // Last: a rebuild that was cut off begins again.
@@ -182,13 +182,12 @@ impl Recovery<'_> {
         let kv = Arc::new(Layered::new(self.open_index()?, self.mark.clone()));
         let Some(mut tables) = Tables::load(kv, self.salt)? else { return Ok(None) };
         self.agree(&tables, ids)?;
-        let before = std::mem::take(&mut tables.doubt.unknown);
         let hinted = self.replay(&mut tables, ids)?;
+        // Also where an earlier open learned it: it may have died before it judged.
         if tables.doubt.unknown {
             self.judge(&mut tables, true)?;
         }
-        tables.doubt.unknown |= before;
-        self.find_hollow(&tables)?;
+        self.find_hollow(&mut tables)?;
         let damaged = known_damage(&tables)?;
         Ok(Some(Recovered { tables, damaged, hinted }))
     }
@@ -424,7 +423,7 @@ impl Recovery<'_> {
     fn lost(&self, tables: &mut Tables, pack: u32, from: u64, to: u64) {
         self.damage(tables, pack, from, to);
         tables.doubt.unknown = true;
-        self.lost_deletion.set(true);
+        tables.lost_deletion = true;
     }
 
     /// A record of a known kind is damaged. A lost deletion keeps too much, and names blocks that are not there.
@@ -436,7 +435,7 @@ impl Recovery<'_> {
             }
             Kind::Step => {
                 self.damage(tables, pack, from, to);
-                self.lost_deletion.set(true);
+                tables.lost_deletion = true;
             }
             Kind::Block | Kind::Frontier | Kind::Gone | Kind::Commit => self.damage(tables, pack, from, to),
         }
@@ -444,8 +443,8 @@ impl Recovery<'_> {
 
     /// What a lost deletion freed is in the tables again, and its space may have been given back: a block like that
     /// is damaged, so nobody is told that it is here.
-    fn find_hollow(&self, tables: &Tables) -> Result<(), Trouble> {
-        if !self.lost_deletion.get() {
+    fn find_hollow(&self, tables: &mut Tables) -> Result<(), Trouble> {
+        if !tables.lost_deletion {
             return Ok(());
         }
         tracing::warn!("a deletion was lost: looking which blocks are still there");
@@ -468,6 +467,7 @@ impl Recovery<'_> {
             }
         }
         tracing::warn!(found, "blocks had been deleted and their space given back");
+        tables.lost_deletion = false;
         Ok(())
     }
 
@@ -500,7 +500,7 @@ impl Recovery<'_> {
     /// A rebuild must not hold the whole index in memory: notes how far it is, `group` being the last one of a pack
     /// that is read group by group.
     fn flush(&self, tables: &mut Tables, pack: u32, at: u64, group: u64) -> Result<(), Trouble> {
-        if tables.kv.changed() < limits::CHECKPOINT_KEYS {
+        if tables.kv.changed() < self.flush_keys {
             return Ok(());
         }
         let end = u32::try_from(at).unwrap_or(u32::MAX);
@@ -603,5 +603,170 @@ fn known_damage(tables: &Tables) -> Result<BTreeSet<Key>, IndexError> {
             Some((last, _)) => from = std::ops::Bound::Excluded(last),
             None => return Ok(out),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use floe_core::cid::code;
+    use floe_core::{Block, ManualClock};
+
+    use super::*;
+    use crate::disk::Open;
+    use crate::testing::FaultyDisk;
+    use crate::{BlockStore, Claim, Components, ManifestState, Settings, format, tables};
+
+    const ROOT: &str = "/blocks";
+
+    fn wait<T>(f: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(f)
+    }
+
+    fn open(disk: &FaultyDisk) -> BlockStore {
+        let settings = Settings {
+            dir: ROOT.into(),
+            index: IndexKind::Redb,
+            pack_bytes: 1 << 20,
+            reserve_bytes: Some(0),
+        };
+        let clock = Arc::new(ManualClock::default());
+        BlockStore::open(settings, Components { disk: Arc::new(disk.clone()), clock }).unwrap()
+    }
+
+    /// `count` blocks from the number `first` on.
+    fn blocks(first: u8, count: u8, bytes: usize) -> Vec<Block> {
+        (first..first + count).map(|n| Block::of(code::RAW, vec![n; bytes].into()).unwrap()).collect()
+    }
+
+    fn pin(store: &BlockStore, n: u128, blocks: &[Block]) {
+        wait(async {
+            let mut protect = store.protect(Uuid::from_u128(n), *blocks[0].cid()).await.unwrap();
+            let is_absent = |b: &&Block| protect.claim(b.cid().hash()).unwrap() == Claim::Absent;
+            let absent = blocks.iter().filter(is_absent).cloned().collect();
+            protect.put(absent).await.unwrap();
+            protect.seal().await.unwrap();
+        });
+    }
+
+    /// Flips a bit in the one place behind `from` where a pack names the block, the `skip` first ones left out. Returns
+    /// the disk as a power cut leaves it.
+    fn rotten(
+        disk: &FaultyDisk,
+        from: &[(std::path::PathBuf, u64)],
+        block: &Block,
+        skip: usize,
+    ) -> FaultyDisk {
+        let name = block.cid().hash().to_bytes();
+        let mut places = Vec::new();
+        for (path, _) in disk.files().into_iter().filter(|(path, _)| path.starts_with("/blocks/packs")) {
+            let file = disk.open(&path, Open::Existing).unwrap();
+            // The holes too, which are synced by nobody.
+            file.sync().unwrap();
+            let mut bytes = vec![0; usize::try_from(file.size().unwrap()).unwrap()];
+            file.read_at(&mut bytes, 0).unwrap();
+            let known = from.iter().find(|(p, _)| *p == path).map_or(0, |(_, len)| *len);
+            let named = bytes.windows(name.len()).enumerate().filter(|(_, w)| *w == name);
+            places.extend(named.map(|(at, _)| (path.clone(), at as u64)).filter(|(_, at)| *at >= known));
+        }
+        let image = disk.crash(1);
+        let [(path, at)] = &places[skip..] else { panic!("{places:?}") };
+        assert!(image.flip(path, at * 8 + 77));
+        image
+    }
+
+    /// An open that notes how far it is after each change, and dies where it would be done. Returns the disk as it is
+    /// then.
+    fn cut_off(disk: &FaultyDisk) -> FaultyDisk {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (layout, salt) = format::open(&*shared, Path::new(ROOT)).unwrap();
+        let packs = Packs::new(shared.clone(), layout.packs.clone(), salt);
+        let hints = Hints::new(shared.clone(), layout.hints.clone(), salt);
+        let mark = Arc::new(Mark::new(shared.clone(), &layout.root));
+        let kind = IndexKind::Redb;
+        let (disk_of, layout, packs, hints, mark) = (&shared, &layout, &packs, &hints, &mark);
+        let recovery = Recovery { disk: disk_of, layout, packs, hints, kind, salt, mark, flush_keys: 1 };
+        assert!(recovery.resume(&packs.list().unwrap()).is_ok_and(|found| found.is_some()));
+        disk.crash(2)
+    }
+
+    /// The story: a chunk of a manifest had rotted, and the open that found it died behind a checkpoint of its own. The
+    /// next open began behind the rot, told that the pin was whole, and let the collector free the blocks of the chunk.
+    #[test]
+    fn a_lost_chunk_is_not_forgotten_by_an_open_that_is_cut_off() {
+        let disk = FaultyDisk::default();
+        let store = open(&disk);
+        pin(&store, 9, &blocks(90, 1, 100));
+        wait(store.close()).unwrap();
+        drop(store);
+        let store = open(&disk);
+        let pinned = blocks(0, 20, 100);
+        pin(&store, 1, &pinned);
+        pin(&store, 2, &blocks(30, 2, 100));
+        pin(&store, 3, &blocks(40, 2, 100));
+        // The block's record names it first, then the chunk.
+        let image = cut_off(&rotten(&disk, &[], &pinned[1], 1));
+
+        let store = open(&image);
+        let needed: Vec<_> = [1, 2, 3, 9].map(Uuid::from_u128).into();
+        assert_eq!(store.confirm(&needed).unwrap(), needed[..1]);
+        assert!(store.stats().in_doubt);
+        let open: Vec<_> =
+            store.manifests().unwrap().into_iter().filter(|m| m.1 == ManifestState::Open).collect();
+        assert_eq!(open.iter().map(|m| m.0).collect::<Vec<_>>(), needed[..1], "it is to be walked again");
+        pin(&store, 1, &pinned);
+        assert!(store.confirm(&needed).unwrap().is_empty());
+        assert!(!store.stats().in_doubt);
+        wait(store.collect()).unwrap();
+        assert!(pinned.iter().all(|b| store.get(b.cid()).unwrap().is_some()));
+    }
+
+    /// The story: a deletion had rotted, and the open that found it died behind a checkpoint of its own. The next open did
+    /// not look for blocks whose space had been given back: a pin of them was pinned at once, and held nothing.
+    #[test]
+    fn a_lost_deletion_is_not_forgotten_by_an_open_that_is_cut_off() {
+        let disk = FaultyDisk::default();
+        let store = open(&disk);
+        let (freed, kept) = (blocks(1, 2, 100_000), blocks(10, 8, 100_000));
+        pin(&store, 1, &freed);
+        pin(&store, 2, &kept);
+        wait(store.close()).unwrap();
+        drop(store);
+        let before = disk.files();
+        let store = open(&disk);
+        wait(store.release(Uuid::from_u128(1))).unwrap();
+        // Seals the pack, so that it gets its holes.
+        wait(store.collect()).unwrap();
+        pin(&store, 3, &blocks(20, 2, 100));
+        pin(&store, 4, &blocks(30, 2, 100));
+        let image = cut_off(&rotten(&disk, &before, &freed[0], 0));
+
+        let store = open(&image);
+        assert_eq!(store.size(freed[0].cid().hash()).unwrap(), None, "its space was given back");
+        pin(&store, 5, &freed);
+        assert!(
+            freed.iter().chain(&kept).all(|b| store.get(b.cid()).unwrap().is_some()),
+            "pinned means here"
+        );
+    }
+
+    /// The story: the owner of the manifests was told that one was whole because it was sealed, though chunks of it were
+    /// known to be lost, and collection went on without them.
+    #[test]
+    fn a_sealed_manifest_that_lacks_chunks_is_not_confirmed() {
+        let disk = FaultyDisk::default();
+        let store = open(&disk);
+        pin(&store, 1, &blocks(0, 3, 100));
+        let id = Uuid::from_u128(1);
+        {
+            let mut tables = store.shared().tables.lock();
+            let mut manifest = tables.manifest(id).unwrap().unwrap();
+            manifest.blocks -= 1;
+            tables.kv.set(tables::manifest_key(id), Some(manifest.encode()));
+            tables.doubt.unknown = true;
+        }
+        assert_eq!(store.confirm(&[id]).unwrap(), [id]);
+        assert!(store.shared().tables.lock().doubt.unknown, "the doubt stays");
     }
 }

@@ -1,6 +1,5 @@
 //! The handle that the rest of Floe holds.
 
-use std::cell::Cell;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,7 +65,7 @@ impl BlockStore {
             kind: settings.index,
             salt,
             mark: &mark,
-            lost_deletion: Cell::default(),
+            flush_keys: limits::CHECKPOINT_KEYS,
         };
         let Recovered { tables, damaged, hinted } = recovery.run()?;
         metrics::counter!("floe_packs_read_by_hints_total").increment(hinted as u64);
@@ -200,7 +199,7 @@ impl BlockStore {
         let mut lacking = Vec::new();
         for id in needed {
             let manifest = tables::manifest(&shared.kv, *id).map_err(index_error)?;
-            if manifest.is_none_or(|m| m.state != State::Sealed) {
+            if manifest.is_none_or(|m| m.state != State::Sealed || m.lacks()) {
                 lacking.push(*id);
             }
         }

@@ -107,6 +107,9 @@ pub(crate) struct Tables {
     /// One was left out since the collector last began to look.
     pub(crate) unlisted_again: bool,
     pub(crate) doubt: Doubt,
+    /// A record was lost that may have said which blocks were deleted. Ends with a checkpoint behind the look that
+    /// open takes at every block.
+    pub(crate) lost_deletion: bool,
 }
 
 /// Why nothing may be freed: what looks unreferenced may not be. Each reason has its end.
@@ -289,6 +292,7 @@ impl Tables {
             unlisted: false,
             unlisted_again: false,
             doubt: Doubt::default(),
+            lost_deletion: false,
         }
     }
 
@@ -309,7 +313,7 @@ impl Tables {
         (self.group, self.blocks, self.bytes) = (r.u64()?, r.u64()?, r.u64()?);
         let doubt = r.u32()?;
         (self.doubt.index, self.doubt.unknown) = (doubt & 1 != 0, doubt & 2 != 0);
-        self.unlisted = doubt & 4 != 0;
+        (self.unlisted, self.lost_deletion) = (doubt & 4 != 0, doubt & 8 != 0);
         let copies = Copies { pack: r.u32()?, end: r.u32()?, group: r.u64()? };
         self.copies = Some(copies).filter(|c| c.pack != 0);
         for _ in 0..r.u32()? {
@@ -333,8 +337,8 @@ impl Tables {
         put64(&mut w, &[self.salt]);
         put(&mut w, &[self.end.pack, self.end.offset]);
         put64(&mut w, &[self.group, self.blocks, self.bytes]);
-        let unlisted = u32::from(self.unlisted) << 2;
-        put(&mut w, &[u32::from(self.doubt.index) | u32::from(self.doubt.unknown) << 1 | unlisted]);
+        let doubt = [self.doubt.index, self.doubt.unknown, self.unlisted, self.lost_deletion];
+        put(&mut w, &[doubt.iter().zip(0..).map(|(is, bit)| u32::from(*is) << bit).sum()]);
         let copies = self.copies.unwrap_or(Copies { pack: 0, end: 0, group: 0 });
         put(&mut w, &[copies.pack, copies.end]);
         put64(&mut w, &[copies.group]);

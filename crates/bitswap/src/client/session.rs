@@ -35,6 +35,8 @@ pub(super) struct Session {
     pub(super) todo: VecDeque<Key>,
     /// Wants that no known provider has.
     pub(super) seeking: VecDeque<Key>,
+    /// The one that was looked up last.
+    pub(super) looked_up: Option<Key>,
     pub(super) providers: BTreeMap<PeerNo, Provider>,
     /// Peers that should have it and are not connected.
     pub(super) hinted: BTreeSet<PeerId>,
@@ -63,6 +65,7 @@ impl Session {
             keys: HashSet::new(),
             todo: VecDeque::new(),
             seeking: VecDeque::new(),
+            looked_up: None,
             providers: BTreeMap::new(),
             hinted: BTreeSet::new(),
             asked: BTreeSet::new(),

@@ -597,6 +597,29 @@ fn t05_each_round_asks_for_other_blocks() {
     assert!(world.asked_blocks(&peer).contains(has.cid()));
 }
 
+/// The story: the queue of blocks that nobody connected has was turned by 31 in each round, and the first one in it was
+/// looked up. Of 62 blocks only two were ever named to routing, and a pin whose other blocks had providers elsewhere
+/// stood still.
+#[test]
+fn every_block_that_nobody_has_is_looked_up_in_its_turn() {
+    for count in [2, 31, 32, 33, 62, 93, 124] {
+        let mut world = World::new();
+        let wanted = blocks(1..1 + count);
+        let id = world.open(&block(0), &[]);
+        world.want(id, &wanted);
+        let mut looked_up = BTreeSet::new();
+        for _ in 0..count {
+            world.now += NEED_PROVIDERS_BACKOFF.1;
+            world.client.tick(world.now);
+            looked_up.extend(world.events().into_iter().filter_map(|event| match event {
+                Event::NeedProviders { cid, .. } => Some(cid),
+                _ => None,
+            }));
+        }
+        assert_eq!(looked_up.len(), wanted.len(), "of {count} blocks");
+    }
+}
+
 #[test]
 fn parked_roots_are_offered_and_forgotten() {
     let mut world = World::new();

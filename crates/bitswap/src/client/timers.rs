@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use floe_core::Cid;
-
 use super::peer::Ask;
 use super::{Action, Client, PeerNo, Pick, Session, State};
 use crate::behaviour::Event;
@@ -119,8 +117,10 @@ impl Client {
         if !waiting || !stalled || now < session.need_providers_at {
             return;
         }
-        let cid = missing(session);
+        let key = missing(session).clone();
+        let cid = *key.cid();
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.looked_up = Some(key);
         session.asked_for_providers(now);
         let event = Event::NeedProviders { session: id, root: *session.root.cid(), cid };
         self.actions.push(Action::Event(Box::new(event)));
@@ -145,16 +145,20 @@ impl Client {
     }
 }
 
-/// How many blocks give way to others in the next round. Only the first [`PROBES_PER_SESSION`] are asked of everybody,
-/// and only the very first is looked up: a peer may have none of those and all others. By an odd number, so that
-/// the one that is looked up is not the same again after two rounds of 64.
+/// How many blocks give way to others in the next round. Only the first [`PROBES_PER_SESSION`] are asked of everybody: a
+/// peer may have none of those and all others.
 fn next_round(seeking: usize) -> usize {
     if seeking > PROBES_PER_SESSION { PROBES_PER_SESSION - 1 } else { seeking.min(1) }
 }
 
-/// A block to look for: the root where it is missing, else another one in each round.
-fn missing(session: &Session) -> Cid {
+/// A block to look for: the root where it is missing, else the next one in each round. In the order of their keys and not
+/// of the queue, which is turned in each round and changes between them: so none is passed over.
+fn missing(session: &Session) -> &Key {
+    let sought = || session.seeking.iter().chain(&session.todo).filter(|key| session.keys.contains(*key));
+    let next = || sought().filter(|key| Some(*key) > session.looked_up.as_ref()).min();
     let root = session.keys.get(&session.root);
-    let oldest = || session.seeking.iter().chain(&session.todo).find(|key| session.keys.contains(*key));
-    *root.or_else(oldest).or_else(|| session.keys.iter().min()).unwrap_or(&session.root).cid()
+    root.or_else(next)
+        .or_else(|| sought().min())
+        .or_else(|| session.keys.iter().min())
+        .unwrap_or(&session.root)
 }

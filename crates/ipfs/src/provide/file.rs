@@ -1,8 +1,10 @@
 //! The table's file, as redb sees it. It remembers that a sync failed, which redb tells like any other error: a full
 //! disk is waited out, but what a failed sync left on disk is unknown.
 
+use std::fs::File;
 use std::io;
 use std::ops::Bound;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,12 +15,28 @@ use redb::{BackendError, StorageBackend};
 /// Opens the file, or makes it. Tests give one that fails.
 pub(crate) type OpenFile = Arc<dyn Fn(&Path) -> io::Result<Box<dyn StorageBackend>> + Send + Sync>;
 
-/// The file system's.
+/// The file system's. One that was begun and not finished is begun again.
 pub(crate) fn on_disk() -> OpenFile {
     Arc::new(|path| {
-        let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        if is_unfinished(&file)? {
+            tracing::warn!("{} was begun and not finished, and is made again", path.display());
+            file.set_len(0)?;
+        }
         Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
     })
+}
+
+/// Whether redb was cut off while it made the file. It refuses one that has a length and no magic number (its first
+/// nine bytes), and writes the magic number last: there was never anything in it.
+fn is_unfinished(file: &File) -> io::Result<bool> {
+    const MAGIC_BYTES: usize = 9;
+    let mut magic = [0; MAGIC_BYTES];
+    if file.metadata()?.len() < magic.len() as u64 {
+        return Ok(false);
+    }
+    file.read_exact_at(&mut magic, 0)?;
+    Ok(magic == [0; MAGIC_BYTES])
 }
 
 /// See the module. The locks are the file's own, so that two nodes do not share one.

@@ -336,6 +336,39 @@ mod tests {
         assert!(error.to_string().contains(FILE), "{error}");
     }
 
+    /// The story: the node was killed, or its disk was full, while the table was made for the first time. What was left had
+    /// its length and no magic number, and every later start ended with "magic number mismatch" until somebody removed
+    /// the file.
+    #[test]
+    fn a_table_that_was_begun_and_not_finished_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let mut header_only = vec![0; 1 << 20];
+        // Cut off between the header and its magic number.
+        header_only[9..320].fill(7);
+        for begun in [vec![0; 1 << 20], header_only] {
+            std::fs::write(&path, &begun).unwrap();
+            let (store, _) = open(dir.path());
+            store.add(&[hash(1)]).unwrap();
+            drop(store);
+            let (store, _) = open(dir.path());
+            assert_eq!(store.first(at(0), 10, |_| false).unwrap().roots, [(at(0), hash(1))]);
+        }
+    }
+
+    #[test]
+    fn a_file_with_another_magic_is_refused_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let mut other = vec![0; 1 << 20];
+        other[8] = 1;
+        for foreign in [other, vec![0; 8], b"SQLite format 3".to_vec()] {
+            std::fs::write(&path, &foreign).unwrap();
+            assert!(Store::open(dir.path(), on_disk(), Arc::new(Provided::new([0; 16]))).is_err());
+            assert!(std::fs::read(&path).unwrap() == foreign, "it is somebody's");
+        }
+    }
+
     /// The story: after one write that a full disk refused, redb refused every call for good, so that nothing was
     /// announced again until somebody restarted the node, and its provider records ran out.
     #[test]
