@@ -9,6 +9,10 @@ use tokio::net::TcpStream;
 
 use super::*;
 
+mod client;
+mod deals;
+mod socket;
+
 /// Status, content type and body of a request without a body's type.
 async fn ask(
     method: &str,
