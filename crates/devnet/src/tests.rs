@@ -11,6 +11,7 @@ use super::*;
 
 mod client;
 mod deals;
+mod scripts;
 mod socket;
 
 /// Status, content type and body of a request without a body's type.

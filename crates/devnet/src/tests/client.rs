@@ -362,6 +362,10 @@ impl World {
         (number("Escrow"), number("Locked"))
     }
 
+    pub(super) async fn locked(&self) -> i128 {
+        self.balance(&self.devnet.ready().client).await.1
+    }
+
     /// The requests for the CAR at a path, in order.
     pub(super) fn asked(&self, path: &str) -> Vec<Asked> {
         self.source.asked.lock().iter().filter(|asked| asked.path == path).cloned().collect()
