@@ -1,16 +1,20 @@
 //! HTTP/1.1 on one listener: connections are counted, and all end when the server is dropped.
 //!
 //! A handler can hang up without an answer ([`hang_up`]), and send half of one ([`half`]): what a client must live
-//! with.
+//! with. What follows an upgrade ([`AfterUpgrade`]) runs in the connection's own task: it counts as a connection and
+//! ends with the server.
 
 use std::io;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderValue, header};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
@@ -42,11 +46,25 @@ async fn accept(listener: TcpListener, router: axum::Router) {
     }
 }
 
+/// What is done with a connection that was upgraded. In the extensions of every request.
+#[derive(Clone, Default)]
+pub(crate) struct AfterUpgrade(Arc<Mutex<Option<BoxFuture<'static, ()>>>>);
+
+impl AfterUpgrade {
+    /// Sets what is done after this answer. Dropped with the server, wherever it is then.
+    pub(crate) fn run(&self, what: impl Future<Output = ()> + Send + 'static) {
+        *self.0.lock() = Some(Box::pin(what));
+    }
+}
+
 async fn connection(stream: TcpStream, router: axum::Router) {
     // Small answers must not wait for the next.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+    let after = AfterUpgrade::default();
+    let of_requests = after.clone();
+    let service = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         let router = router.clone();
+        request.extensions_mut().insert(of_requests.clone());
         async move {
             // A router does not fail.
             let Ok(response) = router.oneshot(request.map(Body::new)).await;
@@ -62,6 +80,11 @@ async fn connection(stream: TcpStream, router: axum::Router) {
         .await;
     if let Err(error) = served {
         tracing::trace!(%error, "a connection ended early");
+        return;
+    }
+    let upgraded = after.0.lock().take();
+    if let Some(upgraded) = upgraded {
+        upgraded.await;
     }
 }
 

@@ -9,6 +9,11 @@ use tokio::net::TcpStream;
 
 use super::*;
 
+mod client;
+mod deals;
+mod scripts;
+mod socket;
+
 /// Status, content type and body of a request without a body's type.
 async fn ask(
     method: &str,

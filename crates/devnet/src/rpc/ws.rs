@@ -26,10 +26,12 @@ use super::{Call, Caller, Reply};
 use crate::chain::HeadChange;
 use crate::limits::{HEAD_CHANGES, RPC_BODY_BYTES, SUBSCRIPTIONS};
 use crate::node::Node;
+use crate::serve::AfterUpgrade;
 
 /// The answer to a request for a WebSocket; None where it is not asked for as it should be. What follows on the
 /// connection ends when the connection does, or its server.
 pub(super) fn upgrade(caller: Caller, mut request: Request<()>) -> Option<Response> {
+    let after = request.extensions().get::<AfterUpgrade>()?.clone();
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY)?;
     // RFC 6455, 4.2.2: the key and a constant, hashed.
     let hash = Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
@@ -41,7 +43,7 @@ pub(super) fn upgrade(caller: Caller, mut request: Request<()>) -> Option<Respon
         .body(Body::empty())
         .ok()?;
     let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
+    after.run(async move {
         if let Ok(upgraded) = upgraded.await {
             run(caller, TokioIo::new(upgraded)).await;
         }
@@ -149,7 +151,7 @@ async fn notify(node: Arc<Node>, channel: u64, out: mpsc::Sender<String>) {
 }
 
 fn value(channel: u64, value: &Value) -> String {
-    format!("{{\"jsonrpc\":\"2.0\",\"method\":\"xrpc.ch.val\",\"params\":[{channel},{value}]}}")
+    format!("{{\"jsonrpc\":\"2.0\",\"method\":\"xrpc.ch.val\",\"params\":[{channel},{value}]}}\n")
 }
 
 fn close(channel: u64) -> String {

@@ -1,0 +1,230 @@
+//! Each script of a provider once: what a client sees of it, on the provider's side and on the chain's.
+
+use serde_json::json;
+
+use super::client::World;
+use super::*;
+
+const CURIO: &[Manner] = &[Manner::Curio];
+const BOOST: &[Manner] = &[Manner::Boost];
+
+/// Every reason has the text that was read in the sources of Boost and Curio, and leaves nothing behind.
+#[tokio::test]
+async fn reject() {
+    let world = World::start(BOOST).await;
+    let params = world.proposal(0, "0").await;
+    for (reason, text) in [
+        ("price", "failed validation: storage price per epoch less than asking price: 1 < 2"),
+        ("size", "failed validation: piece size less than minimum required size: 128 < 256"),
+        ("start_epoch", "cannot seal a sector before 100"),
+        ("allowlist", "client not allowed by provider"),
+        ("backpressure", "deal rejected due to backpressure. Please retry in some time."),
+        ("capacity", "server error: provider has no space left for storage deals"),
+    ] {
+        world.script(0, json!({"reject": reason})).await;
+        assert_eq!(world.store(0, &params).await, Err(text.into()));
+    }
+    world.script(0, json!({})).await;
+    assert!(world.book(0).await.is_null(), "what was refused is not remembered");
+    assert_eq!(world.asked("0"), []);
+    world.store(0, &params).await.unwrap();
+}
+
+/// Refusals that follow from the proposal itself, without a script.
+#[tokio::test]
+async fn rules() {
+    let world = World::start(&[Manner::Curio, Manner::Boost]).await;
+    let good = world.proposal(1, "1").await;
+    let refusal = async |n: usize, change: fn(&mut crate::wire::deal::DealParams)| {
+        let mut params = world.proposal(n, &n.to_string()).await;
+        change(&mut params);
+        params.deal = world.sign(params.deal.proposal);
+        world.store(n, &params).await.unwrap_err()
+    };
+    let price = refusal(1, |params| params.deal.proposal.price_per_epoch -= 1).await;
+    let least = good.deal.proposal.price_per_epoch;
+    let text = "failed validation: storage price per epoch less than asking price";
+    assert_eq!(price, format!("{text}: {} < {least}", least - 1));
+    let early = refusal(1, |params| params.deal.proposal.start = 10).await;
+    assert_eq!(early, "cannot seal a sector before 22", "head 2, lead 20");
+    let padded = refusal(0, |params| {
+        params.deal.proposal.piece_size *= 2;
+        params.deal.proposal.price_per_epoch = 2 * params.deal.proposal.price_per_epoch + 1;
+        params.deal.proposal.provider_collateral = 2 * params.deal.proposal.provider_collateral + 1;
+    });
+    let size = world.piece_size;
+    let text = format!("deal proposal piece size {} doesn't match padded piece size {size}", 2 * size);
+    assert_eq!(padded.await, text, "Curio pads nothing up");
+    let funds = refusal(1, |params| params.deal.proposal.client_collateral = 1 << 61).await;
+    assert!(funds.starts_with("failed validation: client available funds in escrow 1152921504606846976 not"));
+}
+
+#[tokio::test]
+async fn stall() {
+    let world = World::start(&[Manner::Curio, Manner::Curio]).await;
+    world.script(0, json!({"stall_transfer": true})).await;
+    world.deal(0).await;
+    world.deal(1).await;
+    // When the other is done, this one has had as much time.
+    world.transferred(1).await;
+    world.step(3).await;
+    assert_eq!(world.asked("0"), []);
+    assert_eq!(world.book(0).await["received"], 0);
+    let status = world.status(0).await.unwrap().status.unwrap();
+    assert_eq!((status.status.as_str(), status.error.as_str()), ("Processing", ""));
+    world.script(0, json!({})).await;
+    assert!(world.transferred(0).await["error"].is_null());
+    let id = world.published(0).await;
+    world.active(id).await;
+}
+
+#[tokio::test]
+async fn wrong_commp() {
+    let world = World::start(CURIO).await;
+    world.script(0, json!({"wrong_commp": true})).await;
+    world.deal(0).await;
+    let book = world.transferred(0).await;
+    assert!(book["error"].as_str().unwrap().starts_with("commp mismatch"), "{book}");
+    world.step(5).await;
+    assert_eq!(world.book(0).await["publish"], Value::Null);
+    let status = world.status(0).await.unwrap().status.unwrap();
+    assert_eq!((status.status.as_str(), status.error), ("Failed", book["error"].as_str().unwrap().into()));
+    assert_eq!(world.locked().await, 0);
+}
+
+#[tokio::test]
+async fn never_publish() {
+    let world = World::start(&[Manner::Boost, Manner::Boost]).await;
+    world.script(0, json!({"never_publish": true})).await;
+    world.deal(0).await;
+    let honest = world.deal(1).await;
+    world.transferred(0).await;
+    world.transferred(1).await;
+    let id = world.published(1).await;
+    world.active(id).await;
+    assert_eq!(world.book(0).await["publish"], Value::Null);
+    assert_eq!(world.locked().await, honest.deal.proposal.client_requirement());
+    let status = world.status(0).await.unwrap();
+    assert_eq!((status.error.as_str(), status.status), ("getting sector status from sealer", None));
+}
+
+/// The client is refused, and its signed bytes are used all the same.
+#[tokio::test]
+async fn publish_refused() {
+    let world = World::start(BOOST).await;
+    world.script(0, json!({"reject": "allowlist", "publish_refused": true})).await;
+    let params = world.proposal(0, "0").await;
+    assert_eq!(world.store(0, &params).await, Err("client not allowed by provider".into()));
+    world.published(0).await;
+    assert_eq!(world.locked().await, params.deal.proposal.client_requirement());
+    assert_eq!(world.status(0).await.unwrap().status, None, "it says nothing of that");
+}
+
+#[tokio::test]
+async fn another_deals_id() {
+    let world = World::start(&[Manner::Boost, Manner::Boost]).await;
+    world.deal(0).await;
+    world.transferred(0).await;
+    let theirs = world.published(0).await;
+    world.script(1, json!({"report_deal_id": theirs})).await;
+    world.deal(1).await;
+    world.transferred(1).await;
+    let ours = world.published(1).await;
+    world.active(ours).await;
+    assert_ne!(ours, theirs);
+    let status = world.status(1).await.unwrap().status.unwrap();
+    assert_eq!(status.chain_deal_id, theirs);
+    let shown = world.call("StateMarketStorageDeal", json!([theirs, []])).await;
+    assert_eq!(shown["Proposal"]["Provider"], world.miner(0), "the chain says whose it is");
+}
+
+/// StartEpoch passes; the money stays locked until the market's cron comes by, then the deal is gone.
+#[tokio::test]
+async fn never_seal() {
+    let world = World::start(BOOST).await;
+    world.script(0, json!({"never_seal": true})).await;
+    let params = world.deal(0).await;
+    world.transferred(0).await;
+    let id = world.published(0).await;
+    let start = params.deal.proposal.start;
+    let left = start + 1 - world.step(1).await;
+    assert_eq!(world.step(left.unsigned_abs()).await, start + 1);
+    let shown = world.call("StateMarketStorageDeal", json!([id, []])).await;
+    assert_eq!(shown["State"]["SectorStartEpoch"], -1);
+    assert_eq!(world.locked().await, params.deal.proposal.client_requirement());
+    world.step(10).await;
+    let gone = world.rpc("StateMarketStorageDeal", json!([id, []])).await;
+    assert!(gone["error"]["message"].as_str().unwrap().starts_with(&format!("deal {id} not found")));
+    assert_eq!(world.locked().await, 0);
+}
+
+#[tokio::test]
+async fn terminate_early() {
+    let world = World::start(CURIO).await;
+    world.script(0, json!({"terminate_after": 3})).await;
+    world.deal(0).await;
+    world.transferred(0).await;
+    let id = world.published(0).await;
+    let since = world.active(id).await;
+    let mut height = since;
+    let gone = loop {
+        let answer = world.rpc("StateMarketStorageDeal", json!([id, []])).await;
+        if answer.get("error").is_some() {
+            break answer;
+        }
+        height = world.step(1).await;
+        assert!(height < since + 20, "the deal is not terminated");
+    };
+    assert!(height > since + 3);
+    assert!(gone["error"]["message"].as_str().unwrap().starts_with(&format!("deal {id} not found")));
+    let (_, locked) = world.balance(&world.miner(0)).await;
+    assert_eq!((world.locked().await, locked), (0, 0));
+    world.step(1).await;
+    let events = world.call("GetActorEventsRaw", json!([{"fromHeight": 0, "toHeight": height}])).await;
+    // CBOR text of 15 bytes.
+    let kind = BASE64.encode(b"\x6fdeal-terminated");
+    let all = events.as_array().unwrap().iter();
+    assert_eq!(all.filter(|event| event["entries"][0]["Value"] == kind).count(), 1, "{events}");
+}
+
+#[tokio::test]
+async fn lies_in_the_status() {
+    let world = World::start(CURIO).await;
+    world.script(0, json!({"status": {"lie": "Sealed"}, "never_publish": true})).await;
+    world.deal(0).await;
+    world.transferred(0).await;
+    world.step(5).await;
+    let status = world.status(0).await.unwrap().status.unwrap();
+    assert_eq!((status.status.as_str(), status.chain_deal_id), ("Sealed", 0));
+    assert_eq!(world.control("GET", "/deals", json!(null)).await["published"], 0);
+
+    world.script(0, json!({"status": "not_found"})).await;
+    assert_eq!(world.status(0).await.unwrap().error, "failed to get sealed deal status");
+    world.script(0, json!({"status": {"error": "busy"}})).await;
+    assert_eq!(world.status(0).await.unwrap().error, "busy");
+    world.script(0, json!({"status": "silent"})).await;
+    assert_eq!(world.status(0).await, None);
+}
+
+#[tokio::test]
+async fn offline() {
+    let world = World::start(&[Manner::Curio, Manner::Curio]).await;
+    world.script(0, json!({"offline": true})).await;
+    let params = world.proposal(0, "0").await;
+    assert_eq!(world.store(0, &params).await, Err("no answer".into()));
+    assert_eq!(world.status(0).await, None);
+    world.deal(1).await;
+    world.transferred(1).await;
+    assert!(world.book(0).await.is_null());
+    world.script(0, json!({})).await;
+    world.store(0, &params).await.unwrap();
+    world.transferred(0).await;
+    let id = world.published(0).await;
+    // Away while it should seal: its deal waits, and goes on when it is back.
+    world.script(0, json!({"offline": true})).await;
+    world.step(20).await;
+    let shown = world.call("StateMarketStorageDeal", json!([id, []])).await;
+    assert_eq!(shown["State"]["SectorStartEpoch"], -1);
+    world.script(0, json!({})).await;
+    world.active(id).await;
+}
