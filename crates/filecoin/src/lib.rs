@@ -2,8 +2,8 @@
 //! providers.
 //!
 //! Everything here is one attempt with a typed error. When to try again, what to spend and which deal to make is
-//! decided in the engine; the rows belong to `records`. Not here yet: the connection to the node, messages and their
-//! journal, and the conversation with providers.
+//! decided in the engine; the rows belong to `records`. Not here yet: messages, the conversation
+//! with providers.
 //!
 //! # Reading order
 //! [`types`] (the chain's values and their strict forms), [`market`] (deal proposals and the protocol around them),

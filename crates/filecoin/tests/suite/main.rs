@@ -3,5 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are outside #[test] functions")]
 
 mod bytes_of_others;
+mod lotus;
+mod node;
 mod recordings;
 mod signatures;
