@@ -4,6 +4,7 @@
 
 mod bytes_of_others;
 mod lotus;
+mod messages;
 mod node;
 mod recordings;
 mod signatures;
