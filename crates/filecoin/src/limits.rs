@@ -1,5 +1,7 @@
 //! Every bound of this crate, with its reason.
 
+use std::time::Duration;
+
 /// Bytes of one CBOR document from a provider. The largest that is meant, a deal's status with its proposal and a
 /// long error text, stays under 4 KiB; Curio takes 1 MB itself. Hard.
 pub const MAX_CBOR_DOCUMENT: usize = 1 << 20;
@@ -29,11 +31,39 @@ pub const MAX_PARAMS_BYTES: usize = 60 << 10;
 /// Blocks of one tipset. The chain expects 5, and more than 15 has never been; past this a key is no key. Hard.
 pub const MAX_TIPSET_BLOCKS: usize = 64;
 
+/// Bytes of one JSON-RPC answer, checked while it is read. Hard.
+pub const MAX_ANSWER_BYTES: u32 = 16 << 20;
+
+/// Bytes of one JSON-RPC request of ours: the largest is a signed message. Hard.
+pub const MAX_REQUEST_BYTES: u32 = 1 << 20;
+
+/// How long one call may take. A node that executes a message to estimate its gas needs some seconds.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a connection may take to be made.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls in flight on one endpoint; the rest wait for their turn. Public gateways refuse more.
+pub const MAX_CONCURRENT_CALLS: usize = 32;
+
 /// Characters of a node's or provider's text that are kept: it goes into rows and logs.
 pub const MAX_FOREIGN_TEXT: usize = 1_024;
 
+/// How long a subscription to the head may be silent before it counts as dead: five epochs of 30 s. A node that
+/// closed it says nothing.
+pub const NOTIFY_SILENCE: Duration = Duration::from_secs(150);
+
+/// Head changes in one message of the subscription. A reorg of 900 epochs reverts and applies 1,800. Hard.
+pub const MAX_HEAD_CHANGES: usize = 4_096;
+
+/// Messages of the subscription that wait to be read; past this it ends and is made anew.
+pub const NOTIFY_BUFFER: usize = 64;
+
 /// Bytes of an endpoint's text or of a token's file. A token is a JWT of about 200 bytes.
 pub const MAX_ENDPOINT_BYTES: usize = 8 << 10;
+
+/// Bytes of a key file: it has about 200.
+pub const MAX_KEY_FILE_BYTES: u64 = 4 << 10;
 
 /// How old the head may be, in epochs, before spending pauses.
 pub const MAX_HEAD_AGE: i64 = 5;
@@ -43,6 +73,16 @@ pub const MAX_HEAD_LEAD: i64 = 2;
 
 /// Epochs behind the head at which chain state counts. Not lower on mainnet. Hard there.
 pub const FINALITY: i64 = 900;
+
+/// Epochs after which an unconfirmed message is pushed again.
+pub const REPUSH_EVERY: u64 = 10;
+
+/// Unconfirmed messages of one wallet. Lotus holds 1,000 for each sender that it does not own; a top-up a day needs one.
+pub const MAX_UNCONFIRMED: usize = 32;
+
+/// Versions of one message under the same nonce: each costs a tenth more than the one before, so the last pays eleven
+/// times the first.
+pub const MAX_REPLACEMENTS: usize = 25;
 
 pub(crate) fn hit(limit: &'static str) {
     metrics::counter!("floe_limit_hits_total", "limit" => limit).increment(1);

@@ -12,12 +12,14 @@
 
 mod head;
 mod network;
+mod view;
 
 use crate::rpc::RpcError;
 use crate::types::Epoch;
 
 pub use head::{HeadMove, HeadTracker};
 pub use network::{EPOCH_SECONDS, NetworkPin, Rules};
+pub use view::{Chain, View};
 
 /// Why the chain cannot be used now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

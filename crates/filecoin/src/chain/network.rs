@@ -8,6 +8,8 @@ use floe_core::{Cid, Timestamp};
 use super::ChainError;
 use crate::limits::{FINALITY, MAX_HEAD_AGE, MAX_HEAD_LEAD};
 use crate::rpc::answers::TipSet;
+use crate::rpc::{Lotus, RpcError};
+use crate::types::Epoch;
 
 /// Seconds of one epoch.
 pub const EPOCH_SECONDS: u64 = 30;
@@ -37,6 +39,21 @@ impl NetworkPin {
             return Err(ChainError::NameWithoutGenesis(pin.name));
         }
         Ok(pin)
+    }
+
+    /// Asks a node.
+    ///
+    /// # Errors
+    /// [`ChainError`]; also where the name is mainnet's or the genesis is, and not both.
+    pub async fn of(lotus: &Lotus) -> Result<Self, ChainError> {
+        let (name, genesis) = (lotus.network_name().await?, lotus.genesis().await?);
+        let malformed =
+            |reason: &str| RpcError::Malformed { method: "Filecoin.ChainGetGenesis", reason: reason.into() };
+        let [cid] = genesis.key.blocks() else { return Err(malformed("a genesis of several blocks").into()) };
+        if genesis.height != Epoch::default() {
+            return Err(malformed("a genesis that is not at epoch 0").into());
+        }
+        Self::new(&name, *cid)
     }
 
     /// Whether money is real here.
