@@ -4,6 +4,7 @@ use std::fmt;
 
 use floe_core::clock::BoxFuture;
 use k256::ecdsa::{RecoveryId, Signature as Ecdsa, SigningKey, VerifyingKey};
+use zeroize::Zeroizing;
 
 use super::{SignError, Signer};
 use crate::types::address::blake2b;
@@ -24,6 +25,11 @@ impl LocalKey {
         let key = SigningKey::from_slice(secret).ok()?;
         let address = address_of(key.verifying_key())?;
         Some(Self { key, address })
+    }
+
+    /// The secret itself, for the one place that writes it down.
+    pub(super) fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.key.to_bytes().into())
     }
 
     fn sign_now(&self, bytes: &[u8]) -> Option<Signature> {

@@ -8,3 +8,4 @@ mod messages;
 mod node;
 mod recordings;
 mod signatures;
+mod signers;
