@@ -5,38 +5,15 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use floe_records::{Records, Scope};
+use support::life::Statements;
 use support::*;
-use tracing::span;
 
-#[derive(Clone, Default)]
-struct Count(Arc<AtomicUsize>);
-
-impl tracing::Subscriber for Count {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target() == "sqlx::query"
-    }
-    fn event(&self, _: &tracing::Event<'_>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-}
-
-impl Count {
-    async fn of<T>(&self, call: impl Future<Output = T>) -> (usize, T) {
-        let before = self.0.load(Ordering::SeqCst);
-        let out = call.await;
-        (self.0.load(Ordering::SeqCst) - before, out)
-    }
+/// How many statements `call` takes.
+async fn count<T>(statements: &Statements, call: impl Future<Output = T>) -> (usize, T) {
+    let before = statements.count();
+    let out = call.await;
+    (statements.count() - before, out)
 }
 
 /// One of each of `pins` callers, all waiting at the same time.
@@ -51,32 +28,31 @@ async fn add(records: &Records, account: floe_core::AccountId, first: u32, pins:
 
 #[tokio::test]
 async fn a_group_of_pins_takes_as_many_statements_as_one() {
-    let count = Count::default();
-    tracing::subscriber::set_global_default(count.clone()).unwrap();
+    let statements = Statements::collect();
     let world = World::new();
     let records = world.open().await;
     let account = default_account(&records).await;
-    let (one, ()) = count.of(add(&records, account, 0, 1)).await;
+    let (one, ()) = count(&statements, add(&records, account, 0, 1)).await;
     // BEGIN, SAVEPOINT, accounts, DAGs; DAGs, waits, accounts, pins, counters; RELEASE, COMMIT.
     assert_eq!(one, 11);
     for pins in [2, 20, 32] {
         world.clock.advance(std::time::Duration::from_secs(1));
-        let (group, ()) = count.of(add(&records, account, pins * 100, pins)).await;
+        let (group, ()) = count(&statements, add(&records, account, pins * 100, pins)).await;
         assert_eq!(group, one, "{pins}");
     }
     world.clock.advance(std::time::Duration::from_secs(1));
     // DAGs are looked up, begun and waited for, and pins written, by 32.
-    assert_eq!(count.of(add(&records, account, 9_000, 33)).await.0, one + 4);
+    assert_eq!(count(&statements, add(&records, account, 9_000, 33)).await.0, one + 4);
 
     let row = add_one(&records, account, spec(0)).await;
-    let (look, _) = count.of(records.pin(account, row.id)).await;
+    let (look, _) = count(&statements, records.pin(account, row.id)).await;
     assert_eq!(look, 1, "the row with its place in the queue");
     // BEGIN, SAVEPOINT, the accounts that wait, RELEASE, COMMIT: what each new pin makes the fetcher ask, in vain where
     // its account has as many fetches as it may.
     records.claim_dags(9, 3).await.unwrap();
-    assert_eq!(count.of(records.claim_dags(9, 3)).await.0, 6);
+    assert_eq!(count(&statements, records.claim_dags(9, 3)).await.0, 6);
     let (_, secret) = records.create_token("default", &[Scope::PinsRead], None).await.unwrap();
-    assert_eq!(count.of(records.authenticate(&secret)).await.0, 2);
-    let (known, who) = count.of(records.authenticate(&secret)).await;
+    assert_eq!(count(&statements, records.authenticate(&secret)).await.0, 2);
+    let (known, who) = count(&statements, records.authenticate(&secret)).await;
     assert_eq!((known, who.unwrap().is_some()), (0, true));
 }

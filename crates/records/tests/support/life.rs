@@ -1,6 +1,6 @@
 //! A life of accounts, tokens and pins that takes every statement once, and what it writes down of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::*;
 /// Fewer would mean that the library reports them in another way, and that these tests look at nothing.
 const AT_LEAST: usize = 80;
 
-/// Keeps the text of each statement, in the order in which they came first.
+/// Keeps the text of each statement, in the order in which they came.
 #[derive(Clone, Default)]
 pub(crate) struct Statements(Arc<Mutex<Vec<String>>>);
 
@@ -34,8 +34,15 @@ impl Statements {
         statements
     }
 
+    /// How many there were.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    /// Each once.
     pub(crate) fn written(&self) -> Written {
-        let all = self.0.lock().unwrap().clone();
+        let mut seen = HashSet::new();
+        let all: Vec<_> = self.0.lock().unwrap().iter().filter(|s| seen.insert(*s)).cloned().collect();
         let (tables, rest): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|s| s.starts_with("CREATE") || s.starts_with("--"));
         let queries: Vec<String> = rest.into_iter().filter(|statement| !is_no_query(statement)).collect();
@@ -54,10 +61,7 @@ impl tracing::Subscriber for Statements {
         event.record(&mut said);
         // The library leaves the statement out where the summary is all of it.
         let statement = if said.statement.trim().is_empty() { said.summary } else { said.statement };
-        let (statement, mut all) = (statement.trim().to_owned(), self.0.lock().unwrap());
-        if !all.contains(&statement) {
-            all.push(statement);
-        }
+        self.0.lock().unwrap().push(statement.trim().to_owned());
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
