@@ -7,7 +7,7 @@ use crate::rpc::Lotus;
 use crate::types::{Address, Signature, SignatureKind};
 
 /// A key in the wallet of the Lotus node. Needs a token with `sign`, which may spend everything in that wallet:
-/// prefer [`LocalKey`].
+/// prefer [`LocalKey`](super::LocalKey).
 #[derive(Debug, Clone)]
 pub struct LotusWallet {
     lotus: Lotus,
