@@ -56,6 +56,8 @@ pub(crate) const ACCOUNTS_PER_CLAIM: usize = 1_000;
 pub(crate) const WOKEN: i64 = 10_000;
 /// How far a queue position is counted.
 pub(crate) const QUEUE_POSITION: i64 = 1_000;
+/// Places in the queue looked up by one statement. Fewer texts stay prepared than there are lengths of a page.
+pub(crate) const PLACES_PER_STATEMENT: usize = 100;
 /// Rows of one step of a scan: each step is its own short read, so that the WAL can be checkpointed.
 pub(crate) const SCAN_STEP: i64 = 1_000;
 /// How long a scan by part of a name or by meta may take (storage.md; 503 on expiry).

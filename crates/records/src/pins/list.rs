@@ -311,19 +311,31 @@ pub(crate) async fn queue_positions(
     account: AccountId,
     pins: &mut [PinRow],
 ) -> Result<(), Error> {
-    let queue: Vec<Vec<u8>> = sqlx::query_scalar(
-        "SELECT dag FROM waits WHERE account = $1 AND lane = $2 ORDER BY next_at, dag LIMIT $3",
-    )
-    .bind(account.0)
-    .bind(crate::dags::FRESH)
-    .bind(limits::QUEUE_POSITION)
-    .fetch_all(conn)
-    .await?;
-    let places: HashMap<Vec<u8>, u64> = queue.into_iter().zip(0..).collect();
-    // A DAG behind those is at least there; one that is being taken up at this moment is in no queue.
-    let behind = (db(places.len() as u64) == limits::QUEUE_POSITION).then_some(places.len() as u64);
+    let queued: Vec<Vec<u8>> =
+        pins.iter().filter(|pin| pin.status == PinStatus::Queued).map(|pin| key(pin.dag)).collect();
+    let mut places = HashMap::new();
+    for some in queued.chunks(limits::PLACES_PER_STATEMENT) {
+        // Only the places that are asked for leave the database: handing over a thousand rows costs more than all the rest
+        // of a page.
+        let mut sql = QueryBuilder::<Sqlite>::new(
+            "SELECT dag, place FROM (SELECT dag, ROW_NUMBER() OVER (ORDER BY next_at, dag) AS place FROM waits \
+             WHERE account = ",
+        );
+        sql.push_bind(account.0).push(" AND lane = ").push_bind(crate::dags::FRESH);
+        sql.push(" ORDER BY next_at, dag LIMIT ")
+            .push_bind(limits::QUEUE_POSITION)
+            .push(") q WHERE dag IN (");
+        let mut list = sql.separated(", ");
+        some.iter().for_each(|dag| {
+            list.push_bind(dag.clone());
+        });
+        sql.push(")");
+        let rows: Vec<(Vec<u8>, i64)> = sql.build_query_as().fetch_all(&mut *conn).await?;
+        places.extend(rows.into_iter().map(|(dag, place)| (dag, num(place - 1))));
+    }
+    // One behind those that are counted, or just being taken up, is queued and no more is said.
     for pin in pins.iter_mut().filter(|pin| pin.status == PinStatus::Queued) {
-        pin.progress.queue_position = places.get(&key(pin.dag)[..]).copied().or(behind);
+        pin.progress.queue_position = places.get(&key(pin.dag)[..]).copied();
     }
     Ok(())
 }
