@@ -3,7 +3,7 @@
 //! A [`State`] is a handful of shared maps: a copy costs five counters, and only a map that a message changes is
 //! copied. That is what makes it cheap to keep the state of every tipset, and a reorg a matter of looking up.
 //!
-//! attoFIL is never made nor lost: what gas costs goes to f099, what is slashed too ([`State::supply`]).
+//! attoFIL is never made nor lost: what gas costs goes to f099, what is slashed too, and the tests add it all up.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Announcing roots to the DHT: durable, paced, bounded.
 //!
-//! [`store`] holds the roots on disk, in a [`file`] that remembers a failed sync, [`pacer`] says when, [`worker`] does it: one task that takes the roots that are due, asks
-//! the swarm to announce each, and writes down when it is due again. [`Provided`] is what the DHT's server side
-//! answers from.
+//! [`store`] holds the roots on disk, in a [`mod@file`] that remembers a failed sync, [`pacer`] says when, [`worker`] does
+//! it: one task that takes the roots that are due, asks the swarm to announce each, and writes down when it is due
+//! again. [`Provided`] is what the DHT's server side answers from.
 //!
 //! A crash loses at most the results of the last seconds: those roots are announced once more. Nothing is announced
 //! while the node is offline or knows no peer of the DHT; the roots stay due. While the disk is full the results wait in
