@@ -3,7 +3,6 @@
 //! Nothing keeps this the other way round, because nobody else asks: every chunk of every manifest is read.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
 
 use floe_core::Multihash;
 
@@ -11,7 +10,7 @@ use crate::error::Error;
 use crate::record::Key;
 use crate::shared::{Shared, index_error, key_of};
 use crate::tables::{self, Placed};
-use crate::{BlockStore, ManifestId, limits};
+use crate::{BlockStore, ManifestId};
 
 impl BlockStore {
     /// The manifests that hold any of these blocks, by block; a block that none holds is left out. Blocks on
@@ -36,20 +35,13 @@ impl BlockStore {
 
 fn members_of(shared: &Shared, id: ManifestId, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
     let prefix = tables::chunk_prefix(id);
-    let mut from: Bound<Box<[u8]>> = Bound::Unbounded;
-    loop {
-        let page =
-            shared.kv.scan(&prefix, from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS).map_err(index_error)?;
-        for placed in page.iter().filter_map(|(_, value)| Placed::decode(value)) {
-            if shared.stopping() {
-                return Err(Error::Closed);
-            }
-            let members = shared.read_chunk(placed).unwrap_or_default();
-            members.iter().for_each(|member| each(&member.hash));
+    for pair in shared.kv.pairs(&prefix) {
+        let Some(placed) = Placed::decode(&pair.map_err(index_error)?.1) else { continue };
+        if shared.stopping() {
+            return Err(Error::Closed);
         }
-        match page.into_iter().next_back() {
-            Some((last, _)) => from = Bound::Excluded(last),
-            None => return Ok(()),
-        }
+        let members = shared.read_chunk(placed).unwrap_or_default();
+        members.iter().for_each(|member| each(&member.hash));
     }
+    Ok(())
 }

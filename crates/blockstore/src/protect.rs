@@ -1,7 +1,6 @@
 //! A manifest being written: the visited set of a walk, what keeps its blocks from the collector, and its durable
 //! record.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -76,20 +75,13 @@ impl Protect {
     fn resume(&mut self, manifest: &Manifest) -> Result<(), Error> {
         self.totals = ManifestTotals { blocks: manifest.blocks, bytes: manifest.bytes };
         let prefix = tables::chunk_prefix(self.id);
-        let mut from: Bound<Box<[u8]>> = Bound::Unbounded;
-        loop {
-            let page = self.shared.kv.scan(&prefix, from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS);
-            let page = page.map_err(index_error)?;
-            for (_, value) in &page {
-                let members = Placed::decode(value).and_then(|p| self.shared.read_chunk(p));
-                // Members of a damaged chunk are looked up again: they cost a count too many, not a block.
-                for member in members.unwrap_or_default() {
-                    self.visit(&member.hash)?;
-                }
-            }
-            match page.into_iter().next_back() {
-                Some((last, _)) => from = Bound::Excluded(last),
-                None => break,
+        let kv = self.shared.kv.clone();
+        for pair in kv.pairs(&prefix) {
+            let (_, value) = pair.map_err(index_error)?;
+            let members = Placed::decode(&value).and_then(|p| self.shared.read_chunk(p));
+            // Members of a damaged chunk are looked up again: they cost a count too many, not a block.
+            for member in members.unwrap_or_default() {
+                self.visit(&member.hash)?;
             }
         }
         if manifest.frontier.loc.is_somewhere() {

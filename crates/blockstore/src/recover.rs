@@ -449,21 +449,14 @@ impl Recovery<'_> {
         }
         tracing::warn!("a deletion was lost: looking which blocks are still there");
         let mut found = 0_u64;
-        let mut from: std::ops::Bound<Box<[u8]>> = std::ops::Bound::Unbounded;
-        loop {
-            let page = tables.kv.scan(b"b", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS)?;
-            for (key, value) in &page {
-                let Some(entry) = Entry::decode(value).filter(|e| e.loc.is_somewhere()) else { continue };
-                let (hash, pack) = (&key[1..], entry.loc.pack);
-                let hollow = self.packs.is_hollow(entry.loc, hash.len(), entry.len);
-                if hollow.map_err(|e| self.failed(pack, &e))? {
-                    tables.kv.set(damage_key(hash), Some(Box::default()));
-                    found += 1;
-                }
-            }
-            match page.into_iter().next_back() {
-                Some((last, _)) => from = std::ops::Bound::Excluded(last),
-                None => break,
+        for pair in tables.kv.pairs(b"b") {
+            let (key, value) = pair?;
+            let Some(entry) = Entry::decode(&value).filter(|e| e.loc.is_somewhere()) else { continue };
+            let (hash, pack) = (&key[1..], entry.loc.pack);
+            let hollow = self.packs.is_hollow(entry.loc, hash.len(), entry.len);
+            if hollow.map_err(|e| self.failed(pack, &e))? {
+                tables.kv.set(damage_key(hash), Some(Box::default()));
+                found += 1;
             }
         }
         tracing::warn!(found, "blocks had been deleted and their space given back");
@@ -473,17 +466,11 @@ impl Recovery<'_> {
 
     /// Which manifests have to be walked again. `lossy`: records were lost.
     fn judge(&self, tables: &mut Tables, lossy: bool) -> Result<(), IndexError> {
-        let mut from: std::ops::Bound<Box<[u8]>> = std::ops::Bound::Unbounded;
-        loop {
-            let page = tables.kv.scan(b"m", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS)?;
-            for (key, value) in &page {
-                if let (Ok(id), Some(m)) = (Uuid::from_slice(&key[1..]), Manifest::decode(value)) {
-                    tables.judge(id, m, lossy);
-                }
-            }
-            match page.into_iter().next_back() {
-                Some((last, _)) => from = std::ops::Bound::Excluded(last),
-                None => break,
+        let kv = tables.kv.clone();
+        for pair in kv.pairs(b"m") {
+            let (key, value) = pair?;
+            if let (Ok(id), Some(m)) = (Uuid::from_slice(&key[1..]), Manifest::decode(&value)) {
+                tables.judge(id, m, lossy);
             }
         }
         if tables.doubt.is_any() {
@@ -594,16 +581,7 @@ fn write_checkpoint(tables: &Tables) -> Result<(), IndexError> {
 }
 
 fn known_damage(tables: &Tables) -> Result<BTreeSet<Key>, IndexError> {
-    let mut out = BTreeSet::new();
-    let mut from: std::ops::Bound<Box<[u8]>> = std::ops::Bound::Unbounded;
-    loop {
-        let page = tables.kv.scan(b"d", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS)?;
-        out.extend(page.iter().map(|(k, _)| k[1..].into()));
-        match page.into_iter().next_back() {
-            Some((last, _)) => from = std::ops::Bound::Excluded(last),
-            None => return Ok(out),
-        }
-    }
+    tables.kv.pairs(b"d").map(|pair| Ok(pair?.0[1..].into())).collect()
 }
 
 #[cfg(test)]

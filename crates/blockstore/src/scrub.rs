@@ -14,7 +14,6 @@
 //! its live records were verified when they were copied.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -275,21 +274,15 @@ impl Scrub {
         prefix: &[u8],
         mut look: impl FnMut(&mut Self, &[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut from: Bound<Box<[u8]>> = Bound::Unbounded;
-        loop {
-            let page = self.shared.kv.scan(prefix, from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS);
-            let page = page.map_err(index_error)?;
-            for (key, _) in &page {
-                if self.shared.stopping() {
-                    return Err(Error::Closed);
-                }
-                look(self, key)?;
+        let kv = self.shared.kv.clone();
+        for pair in kv.pairs(prefix) {
+            let (key, _) = pair.map_err(index_error)?;
+            if self.shared.stopping() {
+                return Err(Error::Closed);
             }
-            match page.into_iter().next_back() {
-                Some((last, _)) => from = Bound::Excluded(last),
-                None => return Ok(()),
-            }
+            look(self, &key)?;
         }
+        Ok(())
     }
 
     /// By a look-up, as readers do it: a key that a scan shows and a look-up misses is lost to them.

@@ -172,20 +172,13 @@ impl BlockStore {
     /// [`Error::Io`] where the index cannot be read.
     pub fn manifests(&self) -> Result<Vec<(ManifestId, ManifestState, ManifestTotals)>, Error> {
         let mut out = Vec::new();
-        let mut from: Bound<Box<[u8]>> = Bound::Unbounded;
-        loop {
-            let page = self.shared().kv.scan(b"m", from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS);
-            let page = page.map_err(index_error)?;
-            for (key, value) in &page {
-                if let (Ok(id), Some(m)) = (Uuid::from_slice(&key[1..]), Manifest::decode(value)) {
-                    out.push((id, state(m.state), ManifestTotals { blocks: m.blocks, bytes: m.bytes }));
-                }
-            }
-            match page.into_iter().next_back() {
-                Some((last, _)) => from = Bound::Excluded(last),
-                None => return Ok(out),
+        for pair in self.shared().kv.pairs(b"m") {
+            let (key, value) = pair.map_err(index_error)?;
+            if let (Ok(id), Some(m)) = (Uuid::from_slice(&key[1..]), Manifest::decode(&value)) {
+                out.push((id, state(m.state), ManifestTotals { blocks: m.blocks, bytes: m.bytes }));
             }
         }
+        Ok(out)
     }
 
     /// Compares the manifests with those that somebody `needed`: returns the ones that are not there, not sealed, or

@@ -178,6 +178,28 @@ impl Layered {
             }
         }
     }
+
+    /// All pairs whose key starts with `prefix`, in order of key. Read in pages: what changes meanwhile is seen or not.
+    pub(crate) fn pairs<'a>(
+        &'a self,
+        prefix: &'a [u8],
+    ) -> impl Iterator<Item = Result<Pair, IndexError>> + 'a {
+        let mut page = Vec::new().into_iter();
+        let mut from: Bound<Box<[u8]>> = Bound::Unbounded;
+        std::iter::from_fn(move || {
+            if page.len() == 0 {
+                match self.scan(prefix, from.as_ref().map(|k| &k[..]), limits::SCAN_KEYS) {
+                    Ok(read) => page = read.into_iter(),
+                    Err(e) => return Some(Err(e)),
+                }
+            }
+            let pair = page.next()?;
+            if page.len() == 0 {
+                from = Bound::Excluded(pair.0.clone());
+            }
+            Some(Ok(pair))
+        })
+    }
 }
 
 fn seal(key: &[u8], value: &[u8]) -> Box<[u8]> {
