@@ -29,7 +29,6 @@
 mod behaviour;
 mod client;
 mod config;
-pub mod counters;
 mod frame;
 mod handle;
 mod handler;

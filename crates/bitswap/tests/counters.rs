@@ -7,11 +7,11 @@ mod support;
 use std::time::Duration;
 
 use floe_bitswap::FrameReader;
-use floe_bitswap::counters::Counters;
 use floe_bitswap::message::{Message, Payload};
 use floe_bitswap::wire::{self, Peer};
 use floe_core::Block;
 use futures::{AsyncReadExt as _, StreamExt as _};
+use support::counters::Counters;
 use support::{MapBlocks, Node, Pair, cids, leaves, next, patient};
 
 /// Blocks received that were useful, duplicate and unwanted, and blocks sent.

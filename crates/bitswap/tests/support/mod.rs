@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(unreachable_pub, reason = "a module that test files share")]
 
+pub mod counters;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Poll;

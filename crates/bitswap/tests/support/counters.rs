@@ -1,6 +1,4 @@
-//! What counters come to, in tests.
-//!
-//! Test support, also for other crates. Nothing here is used by a running node.
+//! What counters come to.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
