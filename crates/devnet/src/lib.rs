@@ -9,11 +9,12 @@
 //! ```
 //!
 //! - [`chain`](self) is a model without IO: the same seed and the same calls give the same chain.
-//! - `rpc` shows it as Lotus does, to the letter of a recording (`tests/vectors/lotus-http.json`).
+//! - `rpc` shows it as Lotus does, to the letter of a recording (`lotus-http.json` among the vectors of `filecoin`).
 //! - `provider` has the rules and texts of Boost and Curio, and a CommP of its own ([`wire`](self)).
 //! - `faults` are the scripts of what goes wrong, set over `control`.
 //!
-//! Nothing here is shared with the code that it judges: encoders, signatures and CommP are written a second time.
+//! Nothing here is shared with the code that it judges: encoders, signatures and CommP are written a second time. The
+//! published vectors and the recordings, which are nobody's code, are those of `filecoin` and `piece`.
 //! Nothing is kept on disk. Everything ends when [`Devnet`] is dropped.
 //!
 //! What this is not: a virtual machine or a proof system ([`chain`](self) says what is left out); a libp2p peer (the

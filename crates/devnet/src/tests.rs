@@ -92,7 +92,8 @@ async fn recorded_requests_without_state_are_answered_alike() {
         "F3IsRunning",
         "F3GetLatestCertificate",
     ];
-    let calls: Value = serde_json::from_str(include_str!("../tests/vectors/lotus-http.json")).unwrap();
+    let calls: Value =
+        serde_json::from_str(include_str!("../../filecoin/tests/vectors/lotus-http.json")).unwrap();
     let mut seen = 0;
     for call in calls.as_array().unwrap() {
         let text = |key: &str| call[key].as_str().unwrap_or_default();

@@ -88,7 +88,8 @@ async fn the_recorded_session() {
     // The genesis has no block before it, and looks otherwise.
     step().await;
     let mut socket = Socket::open(ready).await;
-    let recorded: Value = serde_json::from_str(include_str!("../../tests/vectors/lotus-ws.json")).unwrap();
+    let recorded: Value =
+        serde_json::from_str(include_str!("../../../filecoin/tests/vectors/lotus-ws.json")).unwrap();
     let (mut values, mut replies) = (0, 0);
     for frame in recorded.as_array().unwrap() {
         let text = frame["frame"].as_str().unwrap();

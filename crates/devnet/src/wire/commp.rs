@@ -105,7 +105,7 @@ mod tests {
 
     /// The generator that the vectors were made with: x[n] = x[n-607] + x[n-273].
     fn random(bytes: usize) -> Vec<u8> {
-        let mut x: Vec<u64> = include_str!("../../tests/vectors/random_stream_first607.txt")
+        let mut x: Vec<u64> = include_str!("../../../piece/tests/vectors/commp/random_stream_first607.txt")
             .lines()
             .map(|line| line.parse().unwrap())
             .collect();
@@ -121,9 +121,13 @@ mod tests {
     #[test]
     fn published_roots() {
         let most = 256 << 10;
-        assert!(check(include_str!("../../tests/vectors/zero.csv"), |n| vec![0; n], most) >= 9);
-        assert!(check(include_str!("../../tests/vectors/0xCC.csv"), |n| vec![0xcc; n], most) >= 9);
-        assert!(check(include_str!("../../tests/vectors/random.csv"), random, most) >= 30);
+        assert!(
+            check(include_str!("../../../piece/tests/vectors/commp/zero.csv"), |n| vec![0; n], most) >= 9
+        );
+        assert!(
+            check(include_str!("../../../piece/tests/vectors/commp/0xCC.csv"), |n| vec![0xcc; n], most) >= 9
+        );
+        assert!(check(include_str!("../../../piece/tests/vectors/commp/random.csv"), random, most) >= 30);
     }
 
     #[test]

@@ -406,7 +406,7 @@ mod tests {
     use super::*;
 
     fn vectors() -> Value {
-        serde_json::from_str(include_str!("../../tests/vectors/deal_cbor_vectors.json")).unwrap()
+        serde_json::from_str(include_str!("../../../filecoin/tests/vectors/deal_cbor_vectors.json")).unwrap()
     }
 
     fn hex(value: &Value) -> Vec<u8> {
@@ -444,7 +444,8 @@ mod tests {
     /// Every recorded exchange with a real Boost is read, and what was read is written as the same bytes.
     #[test]
     fn recorded_exchanges() {
-        let all: Value = serde_json::from_str(include_str!("../../tests/vectors/boost-libp2p.json")).unwrap();
+        let all: Value =
+            serde_json::from_str(include_str!("../../../filecoin/tests/vectors/boost-libp2p.json")).unwrap();
         for exchange in all["exchanges"].as_array().unwrap() {
             let (request, response) = (hex(&exchange["request_hex"]), hex(&exchange["response_hex"]));
             match exchange["protocol"].as_str().unwrap() {

@@ -161,14 +161,16 @@ mod tests {
     #[test]
     fn published_messages() {
         let cases: Value =
-            serde_json::from_str(include_str!("../../tests/vectors/unsigned_messages.json")).unwrap();
+            serde_json::from_str(include_str!("../../../filecoin/tests/vectors/unsigned_messages.json"))
+                .unwrap();
         for case in cases.as_array().unwrap() {
             let message = message(&case["message"]);
             assert_eq!(data_encoding::HEXLOWER.encode(&message.encode()), case["hex_cbor"]);
             assert_eq!(Message::decode(&message.encode()).unwrap(), message);
         }
         let cases: Value =
-            serde_json::from_str(include_str!("../../tests/vectors/message_signing.json")).unwrap();
+            serde_json::from_str(include_str!("../../../filecoin/tests/vectors/message_signing.json"))
+                .unwrap();
         for case in cases.as_array().unwrap() {
             assert_eq!(message(&case["Unsigned"]).cid().to_string(), case["Cid"]);
         }
@@ -177,7 +179,8 @@ mod tests {
     /// What a real node signed and pushed: the CIDs are its own, and the signature is checked here.
     #[test]
     fn recorded_messages() {
-        let calls: Value = serde_json::from_str(include_str!("../../tests/vectors/lotus-http.json")).unwrap();
+        let calls: Value =
+            serde_json::from_str(include_str!("../../../filecoin/tests/vectors/lotus-http.json")).unwrap();
         let mut seen = 0;
         for call in calls.as_array().unwrap().iter().filter(|c| c["label"] == "WalletSignMessage") {
             let answer: Value = serde_json::from_str(call["response"].as_str().unwrap()).unwrap();
