@@ -43,6 +43,7 @@ mod view;
 mod wss;
 pub mod yamux;
 
+pub use dial::target::{direct_peer, peer_of};
 pub use error::Error;
 pub use node::Node;
 pub use settings::{CertificateFiles, Components, Identity, PrivateAddresses, Settings};

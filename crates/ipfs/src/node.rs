@@ -8,7 +8,6 @@ use floe_core::clock::BoxFuture;
 use floe_core::ports::{EventSink, Exchange, Network, NetworkStatus, ReadError, Session, SessionHints};
 use floe_core::{Cid, Clock};
 use libp2p::identity::Keypair;
-use libp2p::multiaddr::Protocol;
 use libp2p::swarm::Swarm;
 use libp2p::{Multiaddr, PeerId, relay};
 use tokio::sync::{Notify, mpsc, watch};
@@ -20,7 +19,7 @@ use crate::behaviour::{Behaviour, Connections, Parts};
 use crate::deadline::within;
 use crate::dial::policy::Policy;
 use crate::dial::resolve::{Nowhere, Resolve, System};
-use crate::dial::target::peer_of;
+use crate::dial::target::direct_peer;
 use crate::kad_store;
 use crate::limits::{
     self, COMMANDS, IDLE_CONNECTION, MAX_ANNOUNCEMENTS, MAX_NEGOTIATING_STREAMS, MAX_RELAYS, STOP_WITHIN,
@@ -400,7 +399,7 @@ fn configured(
     policy: &Policy,
 ) -> Result<Vec<(PeerId, Multiaddr)>, Error> {
     let peer = |address: &Multiaddr| {
-        let peer = peer_of(address).filter(|_| !address.iter().any(|part| part == Protocol::P2pCircuit));
+        let peer = direct_peer(address);
         let reason = "does not end in the /p2p/ID of a peer that is reached directly";
         let peer = peer.ok_or_else(|| Error::Address { key, address: address.clone(), reason })?;
         policy.permit_operator(address);

@@ -147,23 +147,18 @@ pub(crate) struct PeerAddr(pub(crate) Multiaddr);
 impl Setting for PeerAddr {
     fn read(text: &str) -> Result<Self, String> {
         let addr = Multiaddr::read(text)?;
-        let circuit = addr.iter().any(|part| part.tag() == "p2p-circuit");
-        if names_a_peer(&addr) && !circuit {
-            return Ok(Self(addr));
+        match floe_ipfs::direct_peer(&addr) {
+            Some(_) => Ok(Self(addr)),
+            None => Err(format!("{text} does not end in the /p2p/ID of a peer that is reached directly")),
         }
-        Err(format!("{text} does not end in the /p2p/ID of a peer that is reached directly"))
     }
-}
-
-fn names_a_peer(addr: &Multiaddr) -> bool {
-    addr.iter().last().is_some_and(|part| part.tag() == "p2p")
 }
 
 /// The text of an origin of a pin. The service passes over what names no peer, because an origin is a hint; whoever
 /// types one wants to be told.
 pub(crate) fn origin(text: &str) -> Result<String, String> {
     match text.parse::<Multiaddr>() {
-        Ok(addr) if names_a_peer(&addr) => Ok(text.to_owned()),
+        Ok(addr) if floe_ipfs::peer_of(&addr).is_some() => Ok(text.to_owned()),
         _ => {
             Err("an origin is the multiaddr of a peer, such as /ip4/203.0.113.7/tcp/4001/p2p/12D3Koo…".into())
         }

@@ -126,8 +126,13 @@ fn skip_websocket<'a>(rest: &mut std::iter::Peekable<impl Iterator<Item = Protoc
     }
 }
 
+/// The peer at the end of `address`, unless a relay is on the way: what the operator's own addresses have to name.
+pub fn direct_peer(address: &Multiaddr) -> Option<PeerId> {
+    peer_of(address).filter(|_| !address.iter().any(|part| part == Protocol::P2pCircuit))
+}
+
 /// The peer that `address` leads to: the last `/p2p` of it.
-pub(crate) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
+pub fn peer_of(address: &Multiaddr) -> Option<PeerId> {
     match address.iter().last()? {
         Protocol::P2p(peer) => Some(peer),
         _ => None,
