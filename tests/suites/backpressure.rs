@@ -135,6 +135,7 @@ impl Rig {
             network: Arc::new(node.clone()),
             clock,
             entropy,
+            cold: None,
         };
         let engine = Engine::start(floe_engine::Settings::default(), components).await?;
         Ok(Self { blocks, records, node, engine, syncs })
@@ -151,6 +152,7 @@ impl Rig {
             name: None,
             origins: Vec::new(),
             meta: BTreeMap::new(),
+            policy: Default::default(),
         };
         let id = self.engine.add_pins(&who, vec![spec], true, None).await?.remove(0).id;
         let begun = now();

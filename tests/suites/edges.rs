@@ -19,9 +19,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("floe-bitswap", &["floe-core"]),
     ("floe-ipfs", &["floe-bitswap", "floe-core"]),
     ("floe-filecoin", &["floe-core"]),
-    ("floe-engine", &["floe-blockstore", "floe-core", "floe-dag", "floe-records"]),
+    ("floe-engine", &["floe-blockstore", "floe-core", "floe-dag", "floe-piece", "floe-records"]),
     ("floe-api", &["floe-core", "floe-engine"]),
-    ("floe", &["floe-api", "floe-blockstore", "floe-core", "floe-engine", "floe-ipfs", "floe-records"]),
+    (
+        "floe",
+        &[
+            "floe-api",
+            "floe-blockstore",
+            "floe-core",
+            "floe-devnet",
+            "floe-engine",
+            "floe-filecoin",
+            "floe-ipfs",
+            "floe-records",
+        ],
+    ),
     ("floe-tests", &["floe-core", "floe-ipfs"]),
 ];
 

@@ -171,6 +171,7 @@ impl Floe {
                 max_blocks: config.pin.max_blocks,
                 max_bytes: config.pin.max_bytes,
                 max_depth: config.pin.max_depth,
+                cold: floe_engine::cold::Settings::default(),
             },
             floe_engine::Components {
                 blocks: blocks.clone(),
@@ -179,6 +180,7 @@ impl Floe {
                 network: Arc::new(node.clone()),
                 clock: Arc::clone(&clock),
                 entropy: Arc::clone(&entropy),
+                cold: None,
             },
         )
         .await

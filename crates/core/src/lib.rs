@@ -13,15 +13,17 @@
 //! # Reading order
 //! [`pin`] (the machine each pin goes through), [`aggregate`] and [`deal`] (the same for the cold half, with the [`units`]
 //! of money and time, the [`policy`] that asks for deals, who gets them ([`place`]) and what they may cost
-//! ([`spending`])), [`ports`] (what the engine needs of the world), then the
+//! ([`spending`])), [`ports`] and [`cold`] (what the engine needs of the world), then the
 //! crates that implement them.
 
 pub mod aggregate;
 pub mod block;
 pub mod cid;
 pub mod clock;
+pub mod cold;
 pub mod deal;
 pub mod entropy;
+pub mod failure;
 pub mod ids;
 pub mod piece;
 pub mod pin;
@@ -37,7 +39,9 @@ pub use cid::{Cid, CidError, Multihash};
 pub use clock::{Clock, ManualClock, Timestamp};
 pub use deal::{DealEvent, DealState};
 pub use entropy::Seeded;
+pub use failure::FailureCode;
 pub use ids::{AccountId, ActorId, RequestId, TokenId};
 pub use piece::{PaddedSize, PieceCid, PieceCidError, PieceCidV2};
 pub use pin::{PinEvent, PinStatus};
+pub use policy::{Policy, PolicyChoice};
 pub use units::{AttoFil, Epoch};

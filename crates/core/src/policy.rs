@@ -28,6 +28,15 @@ pub struct Policy {
     pub spare_after_epochs: Option<u64>,
 }
 
+/// What a pin was given when it was made: whatever the policy says later, this pin keeps its replicas.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PolicyChoice {
+    /// The policy's name; empty where there was none to choose.
+    pub name: String,
+    /// How many replicas go to Filecoin. 0: none.
+    pub replicas: u8,
+}
+
 /// Whether the blocks of a pin stay here once all its replicas are active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

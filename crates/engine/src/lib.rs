@@ -22,6 +22,7 @@
 //! fairness or quota (the rows do), nor about peers (the exchange does).
 
 mod backoff;
+pub mod cold;
 mod context;
 mod events;
 mod fetch;
@@ -66,6 +67,8 @@ pub struct Settings {
     pub max_bytes: Option<u64>,
     /// Deepest link path of one pin. Default 10^6.
     pub max_depth: u32,
+    /// The cold half.
+    pub cold: cold::Settings,
 }
 
 impl Default for Settings {
@@ -75,6 +78,7 @@ impl Default for Settings {
             max_blocks: 100_000_000,
             max_bytes: None,
             max_depth: 1_000_000,
+            cold: cold::Settings::default(),
         }
     }
 }
@@ -94,6 +98,8 @@ pub struct Components {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// Chain and providers; `None` where no node of Filecoin is configured: pins wait for one.
+    pub cold: Option<cold::Components>,
 }
 
 /// Why a call failed.

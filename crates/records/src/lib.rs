@@ -22,6 +22,7 @@
 //! portable to PostgreSQL, which is to come.
 
 mod accounts;
+pub mod cold;
 mod dags;
 mod error;
 mod fold;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use floe_core::ports::Origins;
-use floe_core::{AccountId, Cid, PinStatus, RequestId, Timestamp, TokenId};
+use floe_core::{AccountId, Cid, PinStatus, PolicyChoice, RequestId, Timestamp, TokenId};
 use uuid::Uuid;
 
 /// What a client asked for.
@@ -20,6 +20,8 @@ pub struct PinSpec {
     pub origins: Vec<String>,
     /// Kept and returned.
     pub meta: BTreeMap<String, String>,
+    /// What is asked of Filecoin for it.
+    pub policy: PolicyChoice,
 }
 
 /// A pin as it is stored, with the DAG it belongs to.

@@ -43,7 +43,8 @@ impl PinBody {
         check_meta(&meta)?;
         check_policy(&meta)?;
         let origins = origins(self.origins.unwrap_or_default());
-        Ok(PinSpec { cid_text: self.cid, cid, name: self.name, origins, meta })
+        let policy = floe_core::PolicyChoice::default();
+        Ok(PinSpec { cid_text: self.cid, cid, name: self.name, origins, meta, policy })
     }
 }
 

@@ -113,6 +113,7 @@ mod tests {
                 name: None,
                 origins: Vec::new(),
                 meta: BTreeMap::new(),
+                policy: Default::default(),
             },
             status,
             created: Timestamp::from_millis(1_780_000_000_000),

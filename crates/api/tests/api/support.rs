@@ -62,6 +62,7 @@ impl World {
             network: Arc::new(peers.clone()),
             clock: shared,
             entropy: entropy(),
+            cold: None,
         };
         let engine = Engine::start(floe_engine::Settings::default(), components).await.unwrap();
         let free = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -192,6 +192,7 @@ async fn start(
         network: Arc::clone(net) as _,
         clock: Arc::new(clock.clone()),
         entropy: Arc::new(Seeded::new(7)),
+        cold: None,
     };
     Engine::start(settings.clone(), components).await.unwrap()
 }
@@ -203,6 +204,7 @@ pub fn spec(root: &Cid, origins: &[&str]) -> PinSpec {
         name: None,
         origins: origins.iter().map(|o| (*o).to_owned()).collect(),
         meta: BTreeMap::new(),
+        policy: Default::default(),
     }
 }
 

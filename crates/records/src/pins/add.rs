@@ -214,6 +214,8 @@ impl Intake {
             charged,
             kept,
             searched_before: joined.searched,
+            policy: spec.policy.name.clone(),
+            replicas: i64::from(spec.policy.replicas),
             progress: joined.progress,
         };
         (pin, row)
@@ -366,6 +368,7 @@ mod tests {
             name: None,
             origins: Vec::new(),
             meta: BTreeMap::new(),
+            policy: floe_core::PolicyChoice::default(),
         };
         let key = key.map(|key| IdempotencyKey { key: key.into(), body_hash: [0; 32] });
         Add { account, specs: vec![spec; pins], local_request: false, key, max_queued: 1 }

@@ -49,7 +49,7 @@ pub(crate) async fn insert(conn: &mut SqliteConnection, pins: &[Stored]) -> Resu
     for some in pins.chunks(limits::ROWS_PER_STATEMENT) {
         let mut sql = QueryBuilder::new(
             "INSERT INTO pins (id, account, created, status, cid_text, root, name, folded, origins, meta, \
-             local_request, dag, reason, charged, kept, searched_before, digest) ",
+             local_request, dag, reason, charged, kept, searched_before, policy, replicas, digest) ",
         );
         sql.push_values(some, |mut row, pin| {
             row.push_bind(key(pin.id)).push_bind(pin.account).push_bind(pin.created);
@@ -57,6 +57,7 @@ pub(crate) async fn insert(conn: &mut SqliteConnection, pins: &[Stored]) -> Resu
             row.push_bind(&pin.name).push_bind(&pin.folded).push_bind(&pin.origins).push_bind(&pin.meta);
             row.push_bind(i64::from(pin.local_request)).push_bind(key(pin.dag)).push_bind(&pin.reason);
             row.push_bind(pin.charged).push_bind(pin.kept).push_bind(pin.searched_before);
+            row.push_bind(pin.policy.as_str()).push_bind(pin.replicas);
             row.push_bind(pin.digest());
         });
         sql.build().execute(&mut *conn).await?;

@@ -4,7 +4,7 @@
 //! (`charged`, `kept`) is left out: it changes with every progress report of a fetch, for many pins at once, and
 //! is checked against the account's sum by [`crate::Records::verify`].
 
-use floe_core::{AccountId, PinStatus, RequestId, Timestamp, cid};
+use floe_core::{AccountId, PinStatus, PolicyChoice, RequestId, Timestamp, cid};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
@@ -20,7 +20,7 @@ macro_rules! select_pins {
     ($more:literal, $which:literal) => {
         concat!(
             "SELECT p.id, p.account, p.created, p.status, p.cid_text, p.root, p.name, p.folded, p.origins, p.meta, \
-             p.local_request, p.dag, p.reason, p.charged, p.kept, p.searched_before, p.digest, \
+             p.local_request, p.dag, p.reason, p.charged, p.kept, p.searched_before, p.policy, p.replicas, p.digest, \
              d.blocks, d.bytes, d.attempts, d.last_error, d.next_at, d.state, d.root AS dag_root",
             $more,
             " FROM pins p LEFT JOIN dags d ON d.id = p.dag ",
@@ -52,6 +52,10 @@ pub(crate) struct Stored {
     pub(crate) kept: i64,
     /// For how long its DAG had been searched for in vain when it joined, in milliseconds.
     pub(crate) searched_before: i64,
+    /// The name of its policy; empty: none.
+    pub(crate) policy: String,
+    /// How many replicas go to Filecoin.
+    pub(crate) replicas: i64,
     pub(crate) progress: DagProgress,
 }
 
@@ -79,6 +83,8 @@ impl Stored {
                 charged: row.try_get("charged")?,
                 kept: row.try_get("kept")?,
                 searched_before: row.try_get("searched_before")?,
+                policy: row.try_get("policy")?,
+                replicas: row.try_get("replicas")?,
                 progress: progress(row)?,
             };
             Ok((stored, row.try_get("digest")?))
@@ -112,6 +118,11 @@ impl Stored {
         if self.searched_before != 0 {
             digest_field(&mut hash, Some(&self.searched_before.to_le_bytes()));
         }
+        if !self.policy.is_empty() || self.replicas != 0 {
+            digest_field(&mut hash, Some(b"policy"));
+            digest_field(&mut hash, Some(self.policy.as_bytes()));
+            digest_field(&mut hash, Some(&self.replicas.to_le_bytes()));
+        }
         hash.finalize().as_bytes()[..16].to_vec()
     }
 
@@ -131,6 +142,10 @@ impl Stored {
                 name: self.name,
                 origins: serde_json::from_str(&self.origins).map_err(|_| odd("list of origins"))?,
                 meta: serde_json::from_str(&self.meta).map_err(|_| odd("meta"))?,
+                policy: PolicyChoice {
+                    name: self.policy,
+                    replicas: u8::try_from(self.replicas).map_err(|_| odd("number of replicas"))?,
+                },
             },
             status: self.status,
             created: Timestamp::from_millis(num(self.created)),

@@ -73,7 +73,8 @@ pub(crate) fn root(n: u32) -> Cid {
 
 pub(crate) fn spec(n: u32) -> PinSpec {
     let cid = root(n);
-    PinSpec { cid_text: cid.to_string(), cid, name: None, origins: Vec::new(), meta: BTreeMap::new() }
+    let policy = floe_core::PolicyChoice::default();
+    PinSpec { cid_text: cid.to_string(), cid, name: None, origins: Vec::new(), meta: BTreeMap::new(), policy }
 }
 
 pub(crate) fn named(n: u32, name: &str) -> PinSpec {

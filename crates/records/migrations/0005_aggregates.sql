@@ -1,0 +1,1 @@
+-- Aggregates: pins that go to Filecoin together, what is in each piece, and who waits for one.

@@ -1,0 +1,1 @@
+-- Deals, the money that is set aside for them, providers, and events.

@@ -1,0 +1,1 @@
+-- Messages that were signed, and what is known of the chain.

@@ -1,0 +1,1 @@
+-- Digests of rows that had none.
