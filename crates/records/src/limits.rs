@@ -66,6 +66,12 @@ pub(crate) const SCAN_DEADLINE: Duration = Duration::from_secs(2);
 pub(crate) const RESERVE_BYTES: u64 = 4 << 20;
 /// How often the reserve is made again after it was given up.
 pub(crate) const RESERVE_EVERY: Duration = Duration::from_secs(10);
+/// Events that are kept: some days of a busy node. Whoever reads them further behind has missed the oldest.
+pub(crate) const EVENTS_KEPT: i64 = 100_000;
+/// Providers that are kept: each is looked at for each replica that is placed, and asked for its price.
+pub(crate) const PROVIDERS: i64 = 1_000;
+/// Aggregates of one filter: a pin is in one, or, where it is larger than a piece, in as many as it has parts.
+pub(crate) const AGGREGATES_PER_FILTER: usize = 1_000;
 /// Findings listed by a verification.
 pub const FINDINGS: usize = 100;
 

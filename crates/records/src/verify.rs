@@ -9,7 +9,7 @@
 use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use crate::pins::row::{Stored, select_pins, uuid_of};
-use crate::{Error, RowsReport, jobs, limits, tokens};
+use crate::{Error, RowsReport, cold, jobs, limits, tokens};
 
 /// Sums that must agree: what is compared, and a statement whose rows are the disagreements.
 const SUMS: [(&str, &str); 5] = [
@@ -101,6 +101,8 @@ pub(crate) async fn verify(conn: &mut SqliteConnection) -> Result<RowsReport, Er
     check_pins(conn, &mut report).await?;
     check_tokens(conn, &mut report).await?;
     jobs::damaged(&mut *conn).await?.into_iter().for_each(|finding| find(&mut report, finding));
+    cold::deals::damaged(&mut *conn).await?.into_iter().for_each(|finding| find(&mut report, finding));
+    cold::ledger::verify(&mut *conn).await?.into_iter().for_each(|finding| find(&mut report, finding));
     for (what, statement) in SUMS {
         let wrong: Vec<String> = sqlx::query_scalar(statement).fetch_all(&mut *conn).await?;
         wrong.into_iter().for_each(|which| find(&mut report, format!("{what} is wrong: {which}")));

@@ -1,4 +1,10 @@
-//! Rows of the cold half: what waits for a piece, what is in each piece, the deals for it, and the money.
+//! The rows of the cold half: pins that wait for Filecoin, aggregates, deals and their money, messages, providers, facts.
 //!
-//! Each file holds the statements of one matter and adds its calls to [`crate::Records`]. Amounts are decimal text:
-//! SQL's integers end below the FIL that there is.
+//! Money moves in one transaction with what it is for: [`deals`] knows the life of an attempt, [`ledger`] what was set
+//! aside for it and whether the caps permit it.
+
+pub mod deals;
+pub mod events;
+pub mod facts;
+pub mod ledger;
+pub mod providers;
