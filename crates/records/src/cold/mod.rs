@@ -2,3 +2,31 @@
 //!
 //! Each file holds the statements of one matter and adds its calls to [`crate::Records`]. Amounts are decimal text:
 //! SQL's integers end below the FIL that there is.
+
+pub(crate) mod aggregates;
+pub(crate) mod blocks;
+pub(crate) mod segments;
+pub(crate) mod waits;
+
+pub use aggregates::{AggregatePin, AggregateRow, Settled};
+pub use blocks::{ColdPlace, SectionRow};
+pub use segments::{NewAggregate, NewSegment, SegmentPlace, SegmentRow};
+pub use waits::{Lot, LotPart};
+
+use uuid::Uuid;
+
+use crate::writer::Tx;
+
+/// One pass of the writer's follow-up over the cold rows: says whether more is left.
+pub(crate) async fn follow_up(tx: &mut Tx) -> Result<bool, crate::Error> {
+    let told = waits::tell_some(tx).await?;
+    let released = aggregates::release_some(tx).await?;
+    Ok(told || released)
+}
+
+/// A new id, which sorts by the time it was made.
+fn new_id(tx: &Tx) -> Uuid {
+    let mut random = [0; 10];
+    tx.entropy.fill(&mut random);
+    uuid::Builder::from_unix_timestamp_millis(tx.now.as_millis(), &random).into_uuid()
+}
