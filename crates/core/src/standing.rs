@@ -92,7 +92,9 @@ mod tests {
     use super::*;
 
     fn after(outcomes: &[Outcome]) -> Standing {
-        outcomes.iter().fold(Standing::default(), |standing, outcome| standing.after(*outcome, Epoch::new(100)))
+        outcomes
+            .iter()
+            .fold(Standing::default(), |standing, outcome| standing.after(*outcome, Epoch::new(100)))
     }
 
     #[test]

@@ -58,6 +58,8 @@ CREATE UNIQUE INDEX deals_one_open ON deals (aggregate, slot)
     WHERE state IN ('chosen', 'proposed', 'unknown', 'accepted');
 CREATE INDEX deals_created ON deals (created, id);
 CREATE INDEX deals_provider ON deals (provider, created, id);
+CREATE INDEX deals_open ON deals (provider, id)
+    WHERE deal_id IS NULL AND state IN ('proposed', 'unknown', 'accepted', 'refused');
 CREATE INDEX deals_state ON deals (state, due, id);
 CREATE INDEX deals_watch ON deals (watch, id) WHERE watch IS NOT NULL;
 CREATE INDEX deals_on_chain ON deals (deal_id) WHERE deal_id IS NOT NULL;

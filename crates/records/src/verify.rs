@@ -72,7 +72,8 @@ const DAGS: [(&str, &str); 5] = [
         "the references of a DAG",
         "SELECT d.id FROM dags d WHERE d.refs <> \
          (SELECT COUNT(*) FROM pins p WHERE p.dag = d.id AND p.status <> 3) + \
-         (SELECT COUNT(*) FROM keeps k WHERE k.dag = d.id)",
+         (SELECT COUNT(*) FROM keeps k WHERE k.dag = d.id) + \
+         (SELECT COUNT(*) FROM aggregate_holds h WHERE h.dag = d.id)",
     ),
     (
         "a waiting pin whose DAG is not waiting, claimed or about to be settled",

@@ -70,12 +70,7 @@ impl Records {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn note_event(
-        &self,
-        kind: &str,
-        subject: &str,
-        body: serde_json::Value,
-    ) -> Result<(), Error> {
+    pub async fn note_event(&self, kind: &str, subject: &str, body: serde_json::Value) -> Result<(), Error> {
         let (kind, subject) = (kind.to_owned(), subject.to_owned());
         self.write(Urgency::Takes, move |tx| {
             let (kind, subject, body) = (kind.clone(), subject.clone(), body.clone());

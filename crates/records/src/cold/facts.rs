@@ -223,7 +223,9 @@ impl Records {
 
 /// How the switch stands, inside whatever asks.
 pub(crate) async fn switch(conn: &mut SqliteConnection) -> Result<Switch, Error> {
-    let Some((value, at)) = read(conn, "spending").await? else { return Ok(Switch { on: true, moved: None }) };
+    let Some((value, at)) = read(conn, "spending").await? else {
+        return Ok(Switch { on: true, moved: None });
+    };
     let (word, by) = value.split_once(' ').unwrap_or((&value, ""));
     Ok(Switch { on: word == "on", moved: Some((by.to_owned(), at)) })
 }

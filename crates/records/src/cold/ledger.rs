@@ -24,7 +24,7 @@ use floe_core::{AccountId, ActorId, AttoFil, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use crate::pins::row::{db, digest_field, num};
+use crate::pins::row::{db, digest_field};
 use crate::writer::{Tx, Urgency};
 use crate::{Error, Records, limits};
 
@@ -649,7 +649,7 @@ mod tests {
         for (text, month) in [("2026-12-31T23:59:59.999Z", 202_612), ("2027-01-01T00:00:00.000Z", 202_701)] {
             assert_eq!(month_of(Timestamp::parse_rfc3339(text).unwrap()), month);
         }
-        assert_eq!(num(day_of(Timestamp::from_millis(DAY))), 1);
+        assert_eq!(day_of(Timestamp::from_millis(DAY)), 1);
     }
 
     #[test]

@@ -190,7 +190,6 @@ impl Records {
     }
 }
 
-
 async fn put(tx: &mut Tx, new: &NewProvider) -> Result<(), Error> {
     let (addresses, regions) = (json(&new.addresses), json(&new.regions));
     let known = one(&mut tx.conn, new.id).await;
@@ -198,7 +197,9 @@ async fn put(tx: &mut Tx, new: &NewProvider) -> Result<(), Error> {
         let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM providers").fetch_one(&mut tx.conn).await?;
         if count >= limits::PROVIDERS {
             limits::hit("providers");
-            return Err(Error::Conflict(format!("there are {count} providers already, and no more are kept")));
+            return Err(Error::Conflict(format!(
+                "there are {count} providers already, and no more are kept"
+            )));
         }
     }
     let standing = Standing::default();
@@ -323,7 +324,9 @@ fn read(row: &SqliteRow) -> Result<ProviderRow, Error> {
             failures,
             rests_until: row.try_get::<Option<i64>, _>("rests_until")?.map(Epoch::new),
         },
-        error: code.and_then(|code| FailureCode::parse(&code)).map(|code| Fault::new(code, text.unwrap_or_default())),
+        error: code
+            .and_then(|code| FailureCode::parse(&code))
+            .map(|code| Fault::new(code, text.unwrap_or_default())),
         created: Timestamp::from_millis(num(row.try_get("created")?)),
     })
 }
@@ -335,7 +338,8 @@ fn ask(row: &SqliteRow) -> Result<Option<Ask>, Error> {
         Ok(row.try_get::<Option<i64>, _>(column)?.and_then(|bytes| PaddedSize::from_bytes(num(bytes))))
     };
     let expires: Option<i64> = row.try_get("ask_expires")?;
-    let (price, min, max) = (price.and_then(|p| p.parse::<AttoFil>().ok()), size("ask_min")?, size("ask_max")?);
+    let (price, min, max) =
+        (price.and_then(|p| p.parse::<AttoFil>().ok()), size("ask_min")?, size("ask_max")?);
     let parts = price.zip(min).zip(max).zip(expires);
     Ok(parts.map(|(((price, min_size), max_size), expires)| Ask {
         price,

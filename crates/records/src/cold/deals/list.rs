@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use floe_core::cold::{DealUuid, ProviderWord};
 use floe_core::{ActorId, AggregateEvent, AttoFil, DealState, Epoch, RequestId, Timestamp};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, QueryBuilder, Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
 use uuid::Uuid;
 
 use super::row::{DealRow, SELECT};
 use super::{PullTarget, id_of, steps};
 use crate::cold::{aggregates, events};
-use crate::pins::row::{db, intact, key, num, uuid};
+use crate::pins::row::{db, intact, key, num};
 use crate::writer::{Tx, Urgency};
 use crate::{Error, Records, limits};
 
@@ -178,9 +178,8 @@ impl Records {
     /// # Errors
     /// Those of the database.
     pub async fn deals_to_watch(&self, final_epoch: Epoch, most: u32) -> Result<Vec<DealRow>, Error> {
-        let sql = format!(
-            "{SELECT} WHERE d.watch IS NOT NULL AND d.watch <= $1 ORDER BY d.watch, d.id LIMIT $2"
-        );
+        let sql =
+            format!("{SELECT} WHERE d.watch IS NOT NULL AND d.watch <= $1 ORDER BY d.watch, d.id LIMIT $2");
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(final_epoch.get())
             .bind(i64::from(most.min(limits::PAGE)))
@@ -212,10 +211,8 @@ impl Records {
     /// Those of the database.
     pub async fn deals_on_chain(&self, deal_id: u64) -> Result<Vec<DealRow>, Error> {
         let sql = format!("{SELECT} WHERE d.deal_id = $1 ORDER BY d.id");
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .bind(db(deal_id))
-            .fetch_all(&mut *self.reader().await?)
-            .await?;
+        let rows =
+            sqlx::query(AssertSqlSafe(sql)).bind(db(deal_id)).fetch_all(&mut *self.reader().await?).await?;
         Ok(whole(&rows))
     }
 
@@ -338,11 +335,8 @@ pub(super) async fn slot_waits(
     slot: u32,
 ) -> Result<bool, Error> {
     let sql = format!("{SELECT} WHERE d.aggregate = $1 AND d.slot = $2 ORDER BY d.generation");
-    let rows = sqlx::query(AssertSqlSafe(sql))
-        .bind(key(aggregate))
-        .bind(i64::from(slot))
-        .fetch_all(conn)
-        .await?;
+    let rows =
+        sqlx::query(AssertSqlSafe(sql)).bind(key(aggregate)).bind(i64::from(slot)).fetch_all(conn).await?;
     // A row that is damaged may be one that waits: then no other is made.
     let rows: Result<Vec<DealRow>, Error> = rows.iter().map(DealRow::read).collect();
     Ok(rows?.iter().any(|row| row.state.holds_slot()))
@@ -374,12 +368,7 @@ pub(super) async fn settle(tx: &mut Tx, aggregate: Uuid) -> Result<(), Error> {
     events::insert(tx, &kind, None, &aggregate.to_string(), &body).await
 }
 
-async fn note_word(
-    tx: &mut Tx,
-    deal: DealUuid,
-    word: &ProviderWord,
-    due: Timestamp,
-) -> Result<(), Error> {
+async fn note_word(tx: &mut Tx, deal: DealUuid, word: &ProviderWord, due: Timestamp) -> Result<(), Error> {
     let (status, error, deal_id, received) = match word {
         ProviderWord::Known { status, error, deal_id, received } => {
             (status.as_str(), error.as_deref(), *deal_id, *received)

@@ -1,9 +1,7 @@
 //! A deal's row: its columns, its digest, and the way to and from [`DealRow`].
 
 use floe_core::cold::{DealTerms, DealUuid, Fault, SignedDeal};
-use floe_core::{
-    ActorId, AttoFil, Cid, DealState, Epoch, FailureCode, PaddedSize, PieceCid, Timestamp, cid,
-};
+use floe_core::{ActorId, AttoFil, Cid, DealState, Epoch, FailureCode, PaddedSize, PieceCid, Timestamp, cid};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
@@ -136,8 +134,7 @@ impl DealRow {
 
     pub(super) fn read(row: &SqliteRow) -> Result<Self, Error> {
         let id = uuid(row, "id")?;
-        let damaged =
-            || Error::Damaged(format!("the row of deal {id} is damaged: restore it from a backup"));
+        let damaged = || Error::Damaged(format!("the row of deal {id} is damaged: restore it from a backup"));
         let deal = Self::parts(row, DealUuid(id)).map_err(|_| damaged())?.ok_or_else(damaged)?;
         let kept: Vec<u8> = row.try_get("digest")?;
         if deal.digest() == kept { Ok(deal) } else { Err(damaged()) }
@@ -152,13 +149,15 @@ impl DealRow {
         let amount = |column: &str| text(column).map(|t| t.and_then(|t| t.parse::<AttoFil>().ok()));
         let at = |ms: i64| Timestamp::from_millis(num(ms));
         let piece = bytes("piece")?.and_then(|b| b.try_into().ok()).and_then(PieceCid::from_commitment);
-        let fixed = (|| Ok::<_, sqlx::Error>((
-            text("state")?.and_then(|word| DealState::parse(&word)),
-            piece,
-            PaddedSize::from_bytes(num(number("size")?)),
-            bytes("root")?.and_then(|root| cid::parse_bytes(&root).ok()),
-            amount("price")?.zip(amount("collateral")?).zip(amount("cost")?),
-        )))()?;
+        let fixed = (|| {
+            Ok::<_, sqlx::Error>((
+                text("state")?.and_then(|word| DealState::parse(&word)),
+                piece,
+                PaddedSize::from_bytes(num(number("size")?)),
+                bytes("root")?.and_then(|root| cid::parse_bytes(&root).ok()),
+                amount("price")?.zip(amount("collateral")?).zip(amount("cost")?),
+            ))
+        })()?;
         let (Some(state), Some(piece), Some(size), Some(root), Some(((price, collateral), cost))) = fixed
         else {
             return Ok(None);
@@ -185,7 +184,9 @@ impl DealRow {
             chosen_epoch: Epoch::new(number("chosen_epoch")?),
             start: Epoch::new(number("start_epoch")?),
             end: Epoch::new(number("end_epoch")?),
-            signed: bytes("signed")?.zip(signed_cid).map(|(bytes, signed_cid)| SignedDeal { bytes, signed_cid }),
+            signed: bytes("signed")?
+                .zip(signed_cid)
+                .map(|(bytes, signed_cid)| SignedDeal { bytes, signed_cid }),
             deal_id: maybe("deal_id")?.map(num),
             sector: maybe("sector")?.map(num),
             is_faulty: number("faulty")? != 0,
@@ -201,15 +202,17 @@ impl DealRow {
             updated: at(number("updated")?),
             tries: small(number("tries")?),
             due: at(number("due")?),
-            word: word.map(|(status, when)| -> Result<Word, sqlx::Error> {
-                Ok(Word {
-                    status,
-                    error: text("word_error")?,
-                    deal_id: maybe("word_deal_id")?.map(num),
-                    received: num(maybe("word_received")?.unwrap_or(0)),
-                    at: at(when),
+            word: word
+                .map(|(status, when)| -> Result<Word, sqlx::Error> {
+                    Ok(Word {
+                        status,
+                        error: text("word_error")?,
+                        deal_id: maybe("word_deal_id")?.map(num),
+                        received: num(maybe("word_received")?.unwrap_or(0)),
+                        at: at(when),
+                    })
                 })
-            }).transpose()?,
+                .transpose()?,
             pulled: num(number("pulled")?),
             is_pulled: number("pulled_whole")? != 0,
         }))
@@ -303,7 +306,12 @@ impl DealRow {
     }
 
     /// Writes what steps change. The signed bytes are not among it.
-    pub(super) async fn save(&self, tx: &mut Tx, before: DealState, watch: Option<Epoch>) -> Result<(), Error> {
+    pub(super) async fn save(
+        &self,
+        tx: &mut Tx,
+        before: DealState,
+        watch: Option<Epoch>,
+    ) -> Result<(), Error> {
         sqlx::query(
             "UPDATE deals SET state = $2, deal_id = $3, sector = $4, faulty = $5, locked = $6, forgiven = $7, \
              missing_since = $8, code = $9, error = $10, sent = $11, sent_epoch = $12, updated = $13, digest = $14, \

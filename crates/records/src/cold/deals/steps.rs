@@ -386,8 +386,8 @@ async fn answered(
 }
 
 async fn replies_lost(tx: &mut Tx) -> Result<u64, Error> {
-    let rows = list::in_state(&mut tx.conn, DealState::Proposed, Timestamp::from_millis(u64::MAX), u32::MAX)
-        .await?;
+    let rows =
+        list::in_state(&mut tx.conn, DealState::Proposed, Timestamp::from_millis(u64::MAX), u32::MAX).await?;
     let lost = rows.len() as u64;
     for mut row in rows {
         row.due = tx.now;
@@ -505,7 +505,8 @@ async fn faulty(tx: &mut Tx, mut row: DealRow, is_faulty: bool, watch: Epoch) ->
     row.save(tx, row.state, Some(watch)).await?;
     if news {
         let kind = if is_faulty { "deal.faulty" } else { "deal.recovered" };
-        events::insert(tx, kind, sole_account(tx, row.uuid).await?, &row.uuid.to_string(), &body(&row)).await?;
+        let account = sole_account(tx, row.uuid).await?;
+        events::insert(tx, kind, account, &row.uuid.to_string(), &body(&row)).await?;
     }
     Ok(row)
 }
