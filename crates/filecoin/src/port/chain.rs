@@ -417,6 +417,10 @@ fn forgetful(error: String) -> Fault {
 }
 
 impl cold::Chain for LotusChain {
+    fn max_fee(&self) -> AttoFil {
+        self.settings.max_fee
+    }
+
     fn look(&self) -> BoxFuture<'_, Result<ChainView, Fault>> {
         Box::pin(self.look_now())
     }
