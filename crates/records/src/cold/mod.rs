@@ -2,3 +2,7 @@
 //!
 //! Each file holds the statements of one matter and adds its calls to [`crate::Records`]. Amounts are decimal text:
 //! SQL's integers end below the FIL that there is.
+
+mod messages;
+
+pub use messages::{ChainRow, MessageRow, MessageStep, MessageVersion};

@@ -1,0 +1,1 @@
+use floe_filecoin as _;
