@@ -31,6 +31,7 @@ pub mod place;
 pub mod policy;
 pub mod ports;
 pub mod spending;
+pub mod standing;
 pub mod units;
 
 pub use aggregate::{AggregateEvent, AggregateState};

@@ -74,6 +74,26 @@ pub const MAX_HEAD_LEAD: i64 = 2;
 /// Epochs behind the head at which chain state counts. Not lower on mainnet. Hard there.
 pub const FINALITY: i64 = 900;
 
+/// Epochs that one question for events spans: half a day. Nodes refuse more than 2,880 unless told otherwise, and a
+/// day of one client's deals fits one answer.
+pub const EVENT_WINDOW: i64 = 1_440;
+
+/// Published deals in one answer to the engine. It asks for the next heights with its next look. Hard.
+pub const MAX_PUBLISHED: usize = 10_000;
+
+/// Runs of a node's bit field that are looked at. A provider with more than half as many faulty sectors apart from each
+/// other is in trouble anyway.
+pub const MAX_BIT_RUNS: usize = 1 << 18;
+
+/// Multiaddrs of a provider's chain entry that are passed on; the chain holds at most 1 KiB of them.
+pub const MAX_CHAIN_ADDRESSES: usize = 16;
+
+/// Deals that one message settles: each costs the chain some million gas, and a block has 10,000 million.
+pub const MAX_SETTLED: usize = 256;
+
+/// Epochs for which a message may wait in the pool under a fee cap below the base fee, before it is replaced.
+pub const REPLACE_AFTER: u64 = 20;
+
 /// Epochs after which an unconfirmed message is pushed again.
 pub const REPUSH_EVERY: u64 = 10;
 

@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use tower::ServiceBuilder;
 
 use super::answers::{
-    Actor, CollateralBounds, MarketBalance, MarketDeal, MessageLookup, MinerInfo, MinerPower, NodeVersion,
-    Permissions, SectorExpiration, SectorInfo, TipSet,
+    Actor, ActorEvent, CollateralBounds, EventFilter, MarketBalance, MarketDeal, MessageLookup, MinerInfo,
+    MinerPower, NodeVersion, Permissions, SectorExpiration, SectorInfo, TipSet,
 };
 use super::endpoint::{Endpoint, EndpointError};
 use super::error::{Fault, RpcError};
@@ -316,6 +316,17 @@ impl Lotus {
     /// [`RpcError`].
     pub async fn proposal_pending(&self, proposal: &Cid, at: &TipSetKey) -> Result<bool, RpcError> {
         self.call(methods::PROPOSAL_PENDING, Params::none().with(&JsonCid(*proposal)).with(at)).await
+    }
+
+    /// Events of actors. [`Fault::NoEvents`], or an unknown method, from a node that keeps none;
+    /// [`Fault::TooFarBack`] from a gateway, which looks back a day.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn actor_events(&self, filter: &EventFilter) -> Result<Vec<ActorEvent>, RpcError> {
+        let found =
+            self.call::<Option<Vec<ActorEvent>>>(methods::ACTOR_EVENTS, Params::none().with(filter)).await;
+        found.map(Option::unwrap_or_default)
     }
 
     /// What collateral a provider may lay down for a piece.
