@@ -17,9 +17,10 @@ pub(crate) mod waits;
 
 pub use aggregates::{AggregatePin, AggregateRow, Settled};
 pub use blocks::{ColdPlace, SectionRow};
+pub use deals::Unpublished;
 pub use deals::{Chosen, DealFilter, DealRow, NewDeal, OnChain, PullTarget, Reply, Word};
 pub use events::Event;
-pub use facts::{Restored, Switch};
+pub use facts::{Restored, Switch, TopUp};
 pub use ledger::{Cost, CostsBy, Sum, Totals};
 pub use messages::{ChainRow, MessageRow, MessageStep, MessageVersion};
 pub use providers::{NewProvider, ProviderRow};
