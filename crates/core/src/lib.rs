@@ -25,6 +25,7 @@ pub mod deal;
 pub mod entropy;
 pub mod failure;
 pub mod ids;
+pub mod pack;
 pub mod piece;
 pub mod pin;
 pub mod place;
