@@ -258,18 +258,19 @@ struct Fill<K> {
     sums: Sums,
     /// Something that waits did not fit.
     refused: bool,
+    /// It has as many items or sections as it may.
+    is_closed: bool,
 }
 
 impl<K: Copy + Ord> Fill<K> {
     fn new(rules: &Rules) -> Self {
-        Self { items: Vec::new(), size: rules.least, sums: Sums::default(), refused: false }
+        Self { items: Vec::new(), size: rules.least, sums: Sums::default(), refused: false, is_closed: false }
     }
 
     /// Whether nothing is gained by waiting for more.
     fn is_full(&self, rules: &Rules) -> bool {
-        let as_many = self.items.len() >= rules.most_items || self.sums.sections >= rules.most_sections;
         let as_large = self.size >= rules.target && self.refused;
-        as_many || as_large || rules.is_nearly_full(self.sums.bytes)
+        self.is_closed || as_large || rules.is_nearly_full(self.sums.bytes)
     }
 
     /// Takes an item in, where it fits in a piece of the target size. The first goes whatever it needs: it was cut to fit.
@@ -283,7 +284,8 @@ impl<K: Copy + Ord> Fill<K> {
         let alone = self.items.is_empty();
         let most = if alone { PaddedSize::MAX } else { rules.target.max(rules.least) };
         let Some(sums) = self.sums.with(item, rules) else { return false };
-        if !alone && sums.sections > rules.most_sections {
+        if !alone && (sums.sections > rules.most_sections || sums.items > rules.most_items) {
+            self.is_closed = true;
             return false;
         }
         let Some(size) = sums.smallest(self.size, most, rules) else { return false };
