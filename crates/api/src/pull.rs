@@ -62,7 +62,7 @@ async fn pull(
     let deal = DealUuid(deal.ok_or_else(ApiError::not_found)?);
     let pull = state.engine.open_pull(deal, &signature).await.map_err(|error| refused(deal, error))?;
     if method == Method::HEAD {
-        return Ok(answer(&pull, StatusCode::OK, &(0..pull.len()), Body::empty()));
+        return Ok(answer(&pull, StatusCode::OK, &(0..pull.piece().len()), Body::empty()));
     }
     let range = match asked(&pull, &headers) {
         Asked::All => None,
@@ -72,7 +72,7 @@ async fn pull(
     let seat =
         state.pulls.take(deal).ok_or_else(|| ApiError::busy("too many pulls at once", limits::PULL_AGAIN))?;
     let status = if range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
-    let range = range.unwrap_or(0..pull.len());
+    let range = range.unwrap_or(0..pull.piece().len());
     let mut sending =
         Sending { at: range.start, end: range.end, next: Vec::new(), pull: pull.clone(), _seat: seat };
     // What cannot be read at all is said while it can be: afterwards there is only the end of the connection.
@@ -107,7 +107,11 @@ fn answer(pull: &Pull, status: StatusCode, range: &Range<u64>, body: Body) -> Re
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     set(headers, ETAG, &etag(pull));
     if status == StatusCode::PARTIAL_CONTENT {
-        set(headers, CONTENT_RANGE, &format!("bytes {}-{}/{}", range.start, range.end - 1, pull.len()));
+        set(
+            headers,
+            CONTENT_RANGE,
+            &format!("bytes {}-{}/{}", range.start, range.end - 1, pull.piece().len()),
+        );
     }
     response
 }
@@ -120,13 +124,13 @@ fn set(headers: &mut HeaderMap, name: http::HeaderName, text: &str) {
 }
 
 fn etag(pull: &Pull) -> String {
-    format!("\"{}\"", pull.piece())
+    format!("\"{}\"", pull.piece().piece())
 }
 
 /// What the piece has nothing of.
 fn unsatisfiable(pull: &Pull) -> Response {
-    let mut response = ApiError::range_not_satisfiable(pull.len()).into_response();
-    set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{}", pull.len()));
+    let mut response = ApiError::range_not_satisfiable(pull.piece().len()).into_response();
+    set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{}", pull.piece().len()));
     response
 }
 
@@ -147,7 +151,12 @@ fn asked(pull: &Pull, headers: &HeaderMap) -> Asked {
     if headers.get(IF_RANGE).is_some_and(|known| known.as_bytes() != etag.as_bytes()) {
         return Asked::All;
     }
-    match range.to_str().ok().filter(|_| ranges.next().is_none()).and_then(|text| part(text, pull.len())) {
+    match range
+        .to_str()
+        .ok()
+        .filter(|_| ranges.next().is_none())
+        .and_then(|text| part(text, pull.piece().len()))
+    {
         Some(range) => Asked::Part(range),
         None => Asked::Nothing,
     }
@@ -239,7 +248,7 @@ struct Sending {
 
 impl Sending {
     async fn read(&mut self) -> Result<(), floe_engine::cold::PieceError> {
-        self.next = self.pull.read(self.at..self.end).await?;
+        self.next = self.pull.piece().read(self.at..self.end).await?;
         self.next.reverse();
         Ok(())
     }
@@ -249,7 +258,7 @@ impl Sending {
             if sending.next.is_empty() && sending.at < sending.end {
                 sending.read().await.map_err(|error| {
                     count("broken");
-                    tracing::warn!(piece = %sending.pull.piece(), %error, "a pull ends early: {error}");
+                    tracing::warn!(piece = %sending.pull.piece().piece(), %error, "a pull ends early: {error}");
                     io::Error::other(error)
                 })?;
             }

@@ -25,7 +25,7 @@ use floe_core::cold::{Chain, Market, Proposer};
 use floe_core::spending::Caps;
 use floe_core::{AttoFil, PaddedSize, Policy};
 
-pub use piece::{PieceError, tree};
+pub use piece::{OpenPiece, PieceError};
 pub use pull::{Pull, PullError, PullKey};
 
 /// Plain settings of the cold half.
