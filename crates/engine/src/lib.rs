@@ -161,6 +161,7 @@ impl Engine {
         tasks.spawn(outbox::run(Arc::clone(&ctx)));
         tasks.spawn(scrubber::run(Arc::clone(&ctx)));
         tasks.spawn(healer::run(Arc::clone(&ctx)));
+        tasks.spawn(cold::aggregator::run(Arc::clone(&ctx)));
         tasks.spawn(fetcher::run(Arc::clone(&ctx), leftovers));
         Ok(Self { ctx, tasks: Arc::new(tokio::sync::Mutex::new(tasks)) })
     }

@@ -10,6 +10,13 @@
 //! Everything that may cost money is a row before it is an act, and what was signed is sent as it is or not at all.
 //! Crash and stop: each worker begins from rows; none holds what a row does not have.
 
+pub(crate) mod aggregator;
+mod hash;
+mod manifest;
+pub(crate) mod piece;
+pub mod pull;
+mod sections;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +24,9 @@ use std::time::Duration;
 use floe_core::cold::{Chain, Market, Proposer};
 use floe_core::spending::Caps;
 use floe_core::{AttoFil, PaddedSize, Policy};
+
+pub use piece::{OpenPiece, PieceError};
+pub use pull::{Pull, PullError, PullKey};
 
 /// Plain settings of the cold half.
 #[derive(Debug, Clone)]
@@ -29,6 +39,8 @@ pub struct Settings {
     pub deals: Deals,
     /// `filecoin.pull_url`: where providers reach the pull server, without a slash at its end. `None`: no deals are made.
     pub pull_url: Option<String>,
+    /// What signs the URLs of deals. `None`: nobody pulls.
+    pub pull_key: Option<PullKey>,
 }
 
 /// How pins become pieces.
@@ -104,6 +116,7 @@ impl Default for Settings {
             packing: Packing::default(),
             deals: Deals::default(),
             pull_url: None,
+            pull_key: None,
         }
     }
 }
