@@ -10,6 +10,7 @@ pub mod deals;
 pub mod events;
 pub mod facts;
 pub mod ledger;
+mod messages;
 pub mod providers;
 pub(crate) mod segments;
 pub(crate) mod waits;
@@ -21,6 +22,7 @@ pub use deals::{Chosen, DealFilter, DealRow, NewDeal, OnChain, PullTarget, Reply
 pub use events::Event;
 pub use facts::{Restored, Switch, TopUp};
 pub use ledger::{Cost, CostsBy, Sum, Totals};
+pub use messages::{ChainRow, MessageRow, MessageStep, MessageVersion};
 pub use providers::{NewProvider, ProviderRow};
 pub use segments::{NewAggregate, NewSegment, SegmentPlace, SegmentRow};
 pub use waits::{Lot, LotPart};
