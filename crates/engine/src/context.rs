@@ -43,7 +43,7 @@ pub(crate) struct Context {
     /// One scrub at a time.
     pub(crate) scrub: tokio::sync::Mutex<()>,
     pub(crate) changes: Changes,
-    pub(crate) board: Board,
+    pub(crate) board: Arc<Board>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -65,7 +65,7 @@ impl Context {
             outbox: tokio::sync::Mutex::new(()),
             scrub: tokio::sync::Mutex::new(()),
             changes: Changes::new(),
-            board: Board::default(),
+            board: Arc::default(),
             stop: CancellationToken::new(),
         }
     }
