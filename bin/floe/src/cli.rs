@@ -100,7 +100,7 @@ pub(crate) enum Command {
     #[command(
         long_about = "Run a Filecoin of one's own, for tests: a Lotus-compatible node with a chain in memory, and \
         storage providers that pull, check, publish, seal and serve.\n\nPrints one line of JSON once it is ready: \
-        `rpc`, `token`, `network`, `key` (of a funded account), `providers` (`id`, `multiaddrs`, `url`) and `control`, \
+        `rpc`, `token`, `network`, `key` (of a funded account), `providers` (`id`, `peer_id`, `multiaddrs`, `url`) and `control`, \
         where faults are set (POST /faults). Nothing is kept; a signal ends it. Its keys follow from the seed and are \
         worth nothing anywhere else."
     )]

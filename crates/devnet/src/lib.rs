@@ -165,7 +165,9 @@ pub struct Ready {
 pub struct ReadyProvider {
     /// `f01000` and on.
     pub id: String,
-    /// Where it speaks mk12 over libp2p, with its peer id.
+    /// Whom to expect at its multiaddrs.
+    pub peer_id: String,
+    /// Where it speaks mk12 over libp2p: as in `StateMinerInfo`, in words.
     pub multiaddrs: Vec<String>,
     /// Base URL of its market and its pieces.
     pub url: String,
@@ -330,7 +332,8 @@ fn provider(config: &Config, n: usize, contact: Contact, node: &Arc<Node>) -> Pr
 fn ready_provider(config: &Config, n: usize, contact: &Contact) -> ReadyProvider {
     ReadyProvider {
         id: format!("f0{}", FIRST_MINER + n as u64),
-        multiaddrs: vec![contact.whole().to_string()],
+        peer_id: contact.peer.to_base58(),
+        multiaddrs: vec![contact.multiaddr.to_string()],
         url: format!("http://{}", contact.http),
         manner: manner(config, n),
     }

@@ -46,7 +46,7 @@ pub(crate) struct Contact {
 
 impl Contact {
     /// The address with the peer's id behind it.
-    pub(crate) fn whole(&self) -> Multiaddr {
+    fn whole(&self) -> Multiaddr {
         self.multiaddr.clone().with(Protocol::P2p(self.peer))
     }
 

@@ -5,7 +5,7 @@ use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{self, Message, OutboundFailure, ProtocolSupport};
 use libp2p::swarm::{self, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, StreamProtocol};
+use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use serde_json::json;
 
 use super::client::World;
@@ -16,12 +16,12 @@ use crate::wire::deal::StatusResponse;
 
 /// What a provider answers on a new connection to what is sent raw.
 pub(super) async fn exchange(
-    addr: &str,
+    provider: &ReadyProvider,
     protocol: StreamProtocol,
     bytes: Vec<u8>,
 ) -> Result<Vec<u8>, OutboundFailure> {
-    let addr: Multiaddr = addr.parse().unwrap();
-    let Some(Protocol::P2p(peer)) = addr.iter().last() else { panic!("{addr} names no peer") };
+    let addr: Multiaddr = provider.multiaddrs[0].parse().unwrap();
+    let peer: PeerId = provider.peer_id.parse().unwrap();
     let is_websocket = addr.iter().any(|part| matches!(part, Protocol::Ws(_)));
     let manner = if is_websocket { Manner::Curio } else { Manner::Boost };
     let key = Keypair::generate_ed25519();
@@ -54,7 +54,7 @@ impl World {
         protocol: StreamProtocol,
         bytes: Vec<u8>,
     ) -> Result<Vec<u8>, OutboundFailure> {
-        exchange(&self.devnet.ready().providers[n].multiaddrs[0], protocol, bytes).await
+        exchange(&self.devnet.ready().providers[n], protocol, bytes).await
     }
 }
 
@@ -67,15 +67,15 @@ async fn the_chain_says_where_a_provider_is() {
         let info = world.call("StateMinerInfo", json!([provider.id, []])).await;
         let bytes = BASE64.decode(info["Multiaddrs"][0].as_str().unwrap().as_bytes()).unwrap();
         let addr = Multiaddr::try_from(bytes).unwrap();
-        let whole = format!("{addr}/p2p/{}", info["PeerId"].as_str().unwrap());
-        assert_eq!(provider.multiaddrs, [whole]);
+        assert_eq!(provider.multiaddrs, [addr.to_string()]);
+        assert_eq!(info["PeerId"], provider.peer_id);
         assert!(addr.to_string().ends_with(end));
         let port = provider.url.rsplit_once(':').unwrap().1;
         assert_eq!(addr.iter().nth(1) == Some(Protocol::Tcp(port.parse().unwrap())), n == 0);
     }
     let quiet = Config { on_chain_addrs: false, epoch: None, ..Config::default() };
     let again = Devnet::start(quiet).await.unwrap();
-    let peer = |ready: &Ready| ready.providers[1].multiaddrs[0].rsplit_once('/').unwrap().1.to_owned();
+    let peer = |ready: &Ready| ready.providers[1].peer_id.clone();
     assert_eq!(peer(again.ready()), peer(world.devnet.ready()), "keys follow from the seed");
     let request = r#"{"jsonrpc":"2.0","method":"Filecoin.StateMinerInfo","params":["f01000",[]],"id":1}"#;
     let (_, _, body) = ask("POST", &again.ready().rpc, "/rpc/v1", None, request).await;

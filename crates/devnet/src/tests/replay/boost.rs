@@ -66,11 +66,11 @@ async fn replay(world: &World, nth: usize, label: &str, recorded: &Value) -> Res
         prepare(world, !status.error.is_empty()).await;
     }
     let stream = || StreamProtocol::try_from_owned(protocol.to_owned()).unwrap();
-    let addr = &world.devnet.ready().providers[0].multiaddrs[0];
+    let provider = &world.devnet.ready().providers[0];
     let mut complaint = String::new();
     // A deal that seals comes to the recorded step in time; nothing else changes by waiting.
     for _ in 0..if sealing.is_some() { 60 } else { 1 } {
-        let answer = exchange(addr, stream(), request.clone()).await.map_err(|why| why.to_string())?;
+        let answer = exchange(provider, stream(), request.clone()).await.map_err(|why| why.to_string())?;
         let (wanted, got) = (mask::cbor(&wanted), mask::cbor(&decode(&answer).unwrap()));
         if wanted == got {
             return Ok(());
