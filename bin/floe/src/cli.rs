@@ -244,17 +244,24 @@ pub(crate) enum AccountCommand {
         /// Most pins it may have [default: no bound]
         #[arg(long, value_name = "COUNT")]
         max_pins: Option<u64>,
+        /// Most replicas that a pin may ask for [default: those of its policy]
+        #[arg(long, value_name = "COUNT", value_parser = replicas)]
+        max_replicas: Option<u8>,
     },
     /// Change what an account may use; its pins stay
     Set {
         /// Its name
         name: String,
         /// Most bytes it may pin, such as 100GiB, or none for no bound
-        #[arg(long, value_name = "SIZE", value_parser = size_bound, required_unless_present = "max_pins")]
+        #[arg(long, value_name = "SIZE", value_parser = size_bound)]
+        #[arg(required_unless_present_any = ["max_pins", "max_replicas"])]
         max_bytes: Option<Bound>,
         /// Most pins it may have, or none for no bound
         #[arg(long, value_name = "COUNT", value_parser = count_bound)]
         max_pins: Option<Bound>,
+        /// Most replicas that a pin may ask for, or none for those of its policy
+        #[arg(long, value_name = "COUNT", value_parser = replicas_bound)]
+        max_replicas: Option<Bound>,
     },
     /// List accounts
     Ls,
@@ -281,6 +288,15 @@ fn count_bound(text: &str) -> Result<Bound, String> {
     if text == "none" { Ok(Bound(None)) } else { Ok(Bound(Some(count()?))) }
 }
 
+fn replicas(text: &str) -> Result<u8, String> {
+    let most = floe_core::policy::MAX_REPLICAS;
+    text.parse().ok().filter(|n| *n <= most).ok_or_else(|| format!("this is a number from 0 to {most}"))
+}
+
+fn replicas_bound(text: &str) -> Result<Bound, String> {
+    if text == "none" { Ok(Bound(None)) } else { replicas(text).map(|n| Bound(Some(n.into()))) }
+}
+
 /// What to do with tokens.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
@@ -295,6 +311,9 @@ pub(crate) enum TokenCommand {
         /// When it ends by itself, such as 30d [default: never]
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         expires: Option<Duration>,
+        /// The policy of pins that are made with it [default: the one called default]
+        #[arg(long, value_name = "NAME")]
+        policy: Option<String>,
     },
     /// List tokens, without their secrets
     Ls {
@@ -398,6 +417,8 @@ mod tests {
             &["floe", "account", "create", "a", "--max-bytes", "lots"],
             &["floe", "account", "set", "a"],
             &["floe", "account", "set", "a", "--max-pins", "lots"],
+            &["floe", "account", "set", "a", "--max-replicas", "17"],
+            &["floe", "account", "create", "a", "--max-replicas", "none"],
             &["floe", "serve", "--apiaddr", "1"],
         ] {
             assert_eq!(Cli::try_parse_from(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line:?}");

@@ -171,7 +171,10 @@ impl Floe {
                 max_blocks: config.pin.max_blocks,
                 max_bytes: config.pin.max_bytes,
                 max_depth: config.pin.max_depth,
-                cold: floe_engine::cold::Settings::default(),
+                cold: floe_engine::cold::Settings {
+                    policies: config.policies.clone(),
+                    ..floe_engine::cold::Settings::default()
+                },
             },
             floe_engine::Components {
                 blocks: blocks.clone(),

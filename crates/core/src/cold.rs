@@ -23,6 +23,27 @@ use crate::units::{AttoFil, Epoch};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DealUuid(pub uuid::Uuid);
 
+impl DealUuid {
+    /// The id of an attempt: the `generation`th for a replica's `slot` of a piece, from this wallet.
+    pub fn of_attempt(wallet: &str, piece: &PieceCid, slot: u32, generation: u32) -> Self {
+        let mut hash = blake3::Hasher::new_derive_key("floe core 1 deal uuid");
+        hash.update(&(wallet.len() as u64).to_le_bytes()).update(wallet.as_bytes());
+        hash.update(piece.commitment());
+        hash.update(&slot.to_le_bytes()).update(&generation.to_le_bytes());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash.finalize().as_bytes()[..16]);
+        // Version 8, which is for ids of one's own making: some readers refuse what has no version.
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+}
+
+impl std::str::FromStr for DealUuid {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        uuid::Uuid::parse_str(text).map(Self)
+    }
+}
+
 impl std::fmt::Display for DealUuid {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
@@ -89,6 +110,8 @@ pub struct PublishedDeal {
     pub deal_id: u64,
     /// Who published it.
     pub provider: ActorId,
+    /// The piece, where the event or the deal at the last final tipset says it.
+    pub piece: Option<PieceCid>,
     /// When.
     pub height: Epoch,
 }
@@ -192,6 +215,10 @@ pub trait Chain: Send + Sync + 'static {
         deal_id: u64,
         signed: &'a SignedDeal,
     ) -> BoxFuture<'a, Result<Option<DealOnChain>, Fault>>;
+
+    /// The most that the gas of one message may cost, all its replacements included: a setting, the same at each call. It
+    /// is reserved under the caps before [`Chain::send`], and [`Sent::max_fee`] is never more.
+    fn max_fee(&self) -> AttoFil;
 
     /// Sends from the wallet, once for an intent: for one that was sent before it says how far that is, and does nothing.
     /// `Ok` says that it is written down and goes on by itself.
@@ -324,4 +351,25 @@ pub trait Proposer: Send + Sync + 'static {
     /// # Errors
     /// [`Fault`]: nothing was signed, or nobody has seen it.
     fn sign<'a>(&'a self, terms: &'a DealTerms) -> BoxFuture<'a, Result<SignedDeal, Fault>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_has_one_id_and_no_other_has_it() {
+        let piece = |n: u8| PieceCid::from_commitment([n; 32]).unwrap();
+        let one = DealUuid::of_attempt("f1a", &piece(1), 0, 0);
+        assert_eq!(one, DealUuid::of_attempt("f1a", &piece(1), 0, 0));
+        assert_eq!(one.to_string().parse(), Ok(one));
+        for other in [
+            DealUuid::of_attempt("f1b", &piece(1), 0, 0),
+            DealUuid::of_attempt("f1a", &piece(2), 0, 0),
+            DealUuid::of_attempt("f1a", &piece(1), 1, 0),
+            DealUuid::of_attempt("f1a", &piece(1), 0, 1),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
 }

@@ -23,6 +23,7 @@ pub mod clock;
 pub mod cold;
 pub mod deal;
 pub mod entropy;
+pub mod escrow;
 pub mod failure;
 pub mod ids;
 pub mod piece;
@@ -31,6 +32,7 @@ pub mod place;
 pub mod policy;
 pub mod ports;
 pub mod spending;
+pub mod standing;
 pub mod units;
 
 pub use aggregate::{AggregateEvent, AggregateState};

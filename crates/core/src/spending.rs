@@ -69,25 +69,63 @@ impl Cap {
 }
 
 impl Caps {
-    /// Whether `asked` more may be committed.
+    /// Whether a deal that costs `asked` may be committed. `shares` are what each account has committed today, and what
+    /// it would have to bear of it; `committed.account_day` is not looked at.
+    ///
+    /// # Errors
+    /// The first cap that it would pass.
+    pub fn permit_deal(
+        &self,
+        committed: &Committed,
+        asked: AttoFil,
+        shares: &[(AttoFil, AttoFil)],
+    ) -> Result<(), OverCap> {
+        check(Cap::Deal, self.deal, AttoFil::ZERO, asked)?;
+        for (today, share) in shares {
+            check(Cap::AccountDay, self.account_day, *today, *share)?;
+        }
+        self.permit_gas(committed, asked)
+    }
+
+    /// Whether so much gas may be committed: it belongs to no deal and to no account.
+    ///
+    /// # Errors
+    /// The first cap that it would pass.
+    pub fn permit_gas(&self, committed: &Committed, asked: AttoFil) -> Result<(), OverCap> {
+        check(Cap::Day, self.day, committed.day, asked)?;
+        check(Cap::Lifetime, self.lifetime, committed.lifetime, asked)
+    }
+
+    /// Whether `asked` more may be committed for one account.
     ///
     /// # Errors
     /// The first cap that it would pass.
     pub fn permit(&self, committed: &Committed, asked: AttoFil) -> Result<(), OverCap> {
-        let checks = [
-            (Cap::Deal, self.deal, AttoFil::ZERO),
-            (Cap::AccountDay, self.account_day, committed.account_day),
-            (Cap::Day, self.day, committed.day),
-            (Cap::Lifetime, self.lifetime, committed.lifetime),
-        ];
-        for (cap, limit, committed) in checks {
-            let fits = !limit.is_zero() && committed.checked_add(asked).is_some_and(|sum| sum <= limit);
-            if !fits {
-                return Err(OverCap { cap, limit, committed, asked });
-            }
-        }
-        Ok(())
+        self.permit_deal(committed, asked, &[(committed.account_day, asked)])
     }
+}
+
+fn check(cap: Cap, limit: AttoFil, committed: AttoFil, asked: AttoFil) -> Result<(), OverCap> {
+    let fits = !limit.is_zero() && committed.checked_add(asked).is_some_and(|sum| sum <= limit);
+    if fits { Ok(()) } else { Err(OverCap { cap, limit, committed, asked }) }
+}
+
+/// What each of several bears of `amount`, in proportion to its weight: whole attoFIL, and what is left over to the first.
+/// Where all weights are 0 the first bears it.
+pub fn split(amount: AttoFil, weights: &[u64]) -> Vec<AttoFil> {
+    let total: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
+    let part = |weight: u64| {
+        // Not `amount * weight / total`, which may not fit.
+        let whole = amount.get().checked_div(total).unwrap_or(0) * u128::from(weight);
+        let rest = amount.get().checked_rem(total).unwrap_or(0).checked_mul(u128::from(weight));
+        whole + rest.unwrap_or(0).checked_div(total).unwrap_or(0)
+    };
+    let mut parts: Vec<AttoFil> = weights.iter().map(|weight| AttoFil::new(part(*weight))).collect();
+    let given = parts.iter().map(|part| part.get()).sum::<u128>();
+    if let Some(first) = parts.first_mut() {
+        *first = AttoFil::new(first.get() + (amount.get() - given));
+    }
+    parts
 }
 
 #[cfg(test)]
@@ -151,6 +189,28 @@ mod tests {
                 prop_assert!(committed.account_day <= CAPS.account_day);
                 prop_assert!(committed.day <= CAPS.day && committed.lifetime <= CAPS.lifetime);
             }
+        }
+
+        #[test]
+        fn parts_are_all_of_it_and_nobody_bears_more_than_its_share(
+            amount in any::<u128>(),
+            weights in proptest::collection::vec(0_u64..1 << 40, 1..50),
+        ) {
+            let parts = split(atto(amount), &weights);
+            prop_assert_eq!(parts.iter().map(|part| part.get()).sum::<u128>(), amount);
+            let total: u128 = weights.iter().map(|w| u128::from(*w)).sum();
+            for (part, weight) in parts.iter().zip(&weights).skip(1) {
+                let share = (total > 0).then(|| amount / total * u128::from(*weight));
+                prop_assert!(share.is_none_or(|share| part.get() >= share && part.get() - share <= u128::from(*weight)));
+            }
+        }
+
+        /// Three accounts share what each could not bear alone.
+        #[test]
+        fn no_account_passes_its_cap_by_a_share(today in proptest::collection::vec(0_u128..25, 3), asked in 0_u128..15) {
+            let shares: Vec<_> = today.iter().zip(split(atto(asked), &[1, 1, 2])).map(|(t, s)| (atto(*t), s)).collect();
+            let fits = shares.iter().all(|(t, s)| t.get() + s.get() <= 20) && asked <= 10;
+            prop_assert_eq!(CAPS.permit_deal(&Committed::default(), atto(asked), &shares).is_ok(), fits);
         }
 
         #[test]

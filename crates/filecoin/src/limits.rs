@@ -74,6 +74,42 @@ pub const MAX_HEAD_LEAD: i64 = 2;
 /// Epochs behind the head at which chain state counts. Not lower on mainnet. Hard there.
 pub const FINALITY: i64 = 900;
 
+/// Epochs that one question for events spans: half a day. Nodes refuse more than 2,880 unless told otherwise, and a
+/// day of one client's deals fits one answer.
+pub const EVENT_WINDOW: i64 = 1_440;
+
+/// Published deals in one answer to the engine. It asks for the next heights with its next look. Hard.
+pub const MAX_PUBLISHED: usize = 10_000;
+
+/// Runs of a node's bit field that are looked at. A provider with more than half as many faulty sectors apart from each
+/// other is in trouble anyway.
+pub const MAX_BIT_RUNS: usize = 1 << 18;
+
+/// Multiaddrs of a provider's chain entry that are passed on; the chain holds at most 1 KiB of them.
+pub const MAX_CHAIN_ADDRESSES: usize = 16;
+
+/// Deals that one message settles: each costs the chain some million gas, and a block has 10,000 million.
+pub const MAX_SETTLED: usize = 256;
+
+/// How long a provider has to take a deal or refuse it: it reads and writes for 10 s each, and asks its chain and its
+/// sealer in between.
+pub const STORE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a provider has for what it knows: its ask, the state of a deal. Its own handlers end after 10 s.
+pub const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a connection to a provider may take, the look-up of its name included; and its TLS once more.
+pub const PROVIDER_CONNECT: Duration = Duration::from_secs(10);
+
+/// Addresses of a provider that are tried, and IP addresses of each of its names.
+pub const PROVIDER_ADDRESSES: usize = 4;
+
+/// Providers of which it is remembered which way they took. More than anybody deals with; each is some 200 B.
+pub const MAX_REMEMBERED_WAYS: usize = 1_024;
+
+/// Epochs for which a message may wait in the pool under a fee cap below the base fee, before it is replaced.
+pub const REPLACE_AFTER: u64 = 20;
+
 /// Epochs after which an unconfirmed message is pushed again.
 pub const REPUSH_EVERY: u64 = 10;
 

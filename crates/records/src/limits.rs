@@ -66,8 +66,28 @@ pub(crate) const SCAN_DEADLINE: Duration = Duration::from_secs(2);
 pub(crate) const RESERVE_BYTES: u64 = 4 << 20;
 /// How often the reserve is made again after it was given up.
 pub(crate) const RESERVE_EVERY: Duration = Duration::from_secs(10);
+/// Events that are kept: some days of a busy node. Whoever reads them further behind has missed the oldest.
+pub(crate) const EVENTS_KEPT: i64 = 100_000;
+/// Providers that are kept: each is looked at for each replica that is placed, and asked for its price.
+pub(crate) const PROVIDERS: i64 = 1_000;
+/// Aggregates of one filter: a pin is in one, or, where it is larger than a piece, in as many as it has parts.
+pub(crate) const AGGREGATES_PER_FILTER: usize = 1_000;
 /// Findings listed by a verification.
 pub const FINDINGS: usize = 100;
+
+/// Sections of one row of an aggregate's: a transaction of about 40 statements with what the index has of them. Half would
+/// be twice the syncs for a piece, double would have writers wait twice as long.
+pub const SECTIONS_PER_CHUNK: usize = 1_024;
+/// Segments whose places are written in one transaction, each with a statement of its own.
+pub(crate) const SEGMENTS_PER_STEP: usize = 64;
+/// Policies and numbers of replicas that are looked at for what waits: more than an operator has policies.
+pub(crate) const COLD_GROUPS: usize = 1_024;
+/// Accounts whose waiting DAGs are looked at for one aggregate; those that were served longest ago.
+pub(crate) const COLD_ACCOUNTS: u32 = 1_000;
+/// Pins of a DAG larger than a piece that are told of each part at once; the others are told with the last part.
+pub(crate) const COLD_PINS_TOLD: i64 = 1_000;
+/// Characters of the reason why a DAG is not packed: it goes into rows and answers.
+pub(crate) const COLD_REASON_CHARS: usize = 1_024;
 
 /// Counts a hit.
 pub(crate) fn hit(limit: &'static str) {

@@ -9,7 +9,7 @@
 use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use crate::pins::row::{Stored, select_pins, uuid_of};
-use crate::{Error, RowsReport, jobs, limits, tokens};
+use crate::{Error, RowsReport, cold, jobs, limits, tokens};
 
 /// Sums that must agree: what is compared, and a statement whose rows are the disagreements.
 const SUMS: [(&str, &str); 5] = [
@@ -72,7 +72,8 @@ const DAGS: [(&str, &str); 5] = [
         "the references of a DAG",
         "SELECT d.id FROM dags d WHERE d.refs <> \
          (SELECT COUNT(*) FROM pins p WHERE p.dag = d.id AND p.status <> 3) + \
-         (SELECT COUNT(*) FROM keeps k WHERE k.dag = d.id)",
+         (SELECT COUNT(*) FROM keeps k WHERE k.dag = d.id) + \
+         (SELECT COUNT(*) FROM aggregate_holds h WHERE h.dag = d.id)",
     ),
     (
         "a waiting pin whose DAG is not waiting, claimed or about to be settled",
@@ -101,6 +102,8 @@ pub(crate) async fn verify(conn: &mut SqliteConnection) -> Result<RowsReport, Er
     check_pins(conn, &mut report).await?;
     check_tokens(conn, &mut report).await?;
     jobs::damaged(&mut *conn).await?.into_iter().for_each(|finding| find(&mut report, finding));
+    cold::deals::damaged(&mut *conn).await?.into_iter().for_each(|finding| find(&mut report, finding));
+    cold::ledger::verify(&mut *conn).await?.into_iter().for_each(|finding| find(&mut report, finding));
     for (what, statement) in SUMS {
         let wrong: Vec<String> = sqlx::query_scalar(statement).fetch_all(&mut *conn).await?;
         wrong.into_iter().for_each(|which| find(&mut report, format!("{what} is wrong: {which}")));

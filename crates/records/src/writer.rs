@@ -32,7 +32,8 @@ pub(crate) struct Tx {
     pub(crate) conn: SqliteConnection,
     pub(crate) now: Timestamp,
     pub(crate) entropy: Arc<dyn Entropy>,
-    /// Set when a pin has joined a DAG that is complete: a follow-up transaction settles it.
+    /// Set when a pin has joined a DAG that is complete, or when an aggregate has pins to tell or DAGs to let go of: a
+    /// follow-up transaction does it.
     pub(crate) settle: bool,
     /// Set when a token or an account may have changed: what is known of them is forgotten before anybody is answered.
     pub(crate) access_changed: bool,
@@ -420,15 +421,16 @@ impl Writer {
         let settled = async {
             self.execute("BEGIN IMMEDIATE").await?;
             let more = crate::dags::settle_joined(&mut self.tx).await?;
+            let cold = crate::cold::follow_up(&mut self.tx).await?;
             self.commit().await?;
-            Ok::<bool, Error>(more)
+            Ok::<bool, Error>(more || cold)
         };
         match settled.await {
             Ok(more) => self.tx.settle = more,
             Err(error) => {
                 let _ = sqlx::raw_sql("ROLLBACK").execute(&mut self.tx.conn).await;
                 self.settle_later = true;
-                tracing::error!(%error, "pins of complete DAGs are settled with the next write: {error}");
+                tracing::error!(%error, "what follows from earlier writes is done with the next one: {error}");
                 if let Error::Poisoned(reason) = error {
                     self.poison.send_replace(Some(reason));
                 }

@@ -1,10 +1,13 @@
 //! What the calls answer. Only the fields that are used; nodes add more from version to version.
 
+use std::collections::BTreeMap;
+
 use floe_core::Cid;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Permission;
 use crate::market::DealProposal;
+use crate::types::cbor::{Reader, Writer};
 use crate::types::cid::json;
 use crate::types::signature::base64;
 use crate::types::{Address, AttoFil, Epoch, TipSetKey};
@@ -258,6 +261,86 @@ pub struct Receipt {
     pub result: Vec<u8>,
     /// How much gas it took.
     pub gas_used: u64,
+}
+
+/// What `GetActorEventsRaw` is asked for: events of the market, of one type, about one client, from one height to
+/// another, both included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventFilter {
+    addresses: [Address; 1],
+    fields: BTreeMap<&'static str, [Wanted; 1]>,
+    from_height: Epoch,
+    to_height: Epoch,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Wanted {
+    codec: u64,
+    #[serde(serialize_with = "base64::serialize")]
+    value: Vec<u8>,
+}
+
+/// CBOR, among the codecs of an event's values.
+const CBOR: u64 = 0x51;
+
+impl EventFilter {
+    /// Deals that were published for the actor with the id `client`.
+    pub fn published(client: u64, from_height: Epoch, to_height: Epoch) -> Self {
+        let wanted = |write: &dyn Fn(&mut Writer)| {
+            let mut value = Writer::default();
+            write(&mut value);
+            [Wanted { codec: CBOR, value: value.into_bytes() }]
+        };
+        let fields =
+            [("$type", wanted(&|to| to.text(DEAL_PUBLISHED))), ("client", wanted(&|to| to.uint(client)))];
+        Self { addresses: [Address::STORAGE_MARKET], fields: fields.into(), from_height, to_height }
+    }
+}
+
+/// The type of the event that says that a deal came onto the chain.
+const DEAL_PUBLISHED: &str = "deal-published";
+
+/// One of the answers of `GetActorEventsRaw`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ActorEvent {
+    entries: Vec<EventEntry>,
+    /// Whose it is.
+    pub emitter: Address,
+    /// Whether a reorg took it back.
+    pub reverted: bool,
+    /// The tipset with its message.
+    pub height: Epoch,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct EventEntry {
+    key: String,
+    codec: u64,
+    #[serde(with = "base64")]
+    value: Vec<u8>,
+}
+
+impl ActorEvent {
+    /// Whether it says that a deal was published.
+    pub fn is_deal_published(&self) -> bool {
+        let is_it =
+            |value: &[u8]| Reader::new(value).and_then(|mut from| from.text().map(|t| t == DEAL_PUBLISHED));
+        self.value("$type").is_some_and(|value| is_it(value).unwrap_or(false))
+    }
+
+    /// The number under `key`.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        let mut from = Reader::new(self.value(key)?).ok()?;
+        let number = from.uint().ok()?;
+        from.end().ok().map(|()| number)
+    }
+
+    fn value(&self, key: &str) -> Option<&[u8]> {
+        let entry = self.entries.iter().find(|entry| entry.key == key && entry.codec == CBOR);
+        entry.map(|entry| entry.value.as_slice())
+    }
 }
 
 /// `AuthVerify`: what a token allows.

@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use tower::ServiceBuilder;
 
 use super::answers::{
-    Actor, CollateralBounds, MarketBalance, MarketDeal, MessageLookup, MinerInfo, MinerPower, NodeVersion,
-    Permissions, SectorExpiration, SectorInfo, TipSet,
+    Actor, ActorEvent, CollateralBounds, EventFilter, MarketBalance, MarketDeal, MessageLookup, MinerInfo,
+    MinerPower, NodeVersion, Permissions, SectorExpiration, SectorInfo, TipSet,
 };
 use super::endpoint::{Endpoint, EndpointError};
 use super::error::{Fault, RpcError};
@@ -318,6 +318,17 @@ impl Lotus {
         self.call(methods::PROPOSAL_PENDING, Params::none().with(&JsonCid(*proposal)).with(at)).await
     }
 
+    /// Events of actors. [`Fault::NoEvents`], or an unknown method, from a node that keeps none;
+    /// [`Fault::TooFarBack`] from a gateway, which looks back a day.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn actor_events(&self, filter: &EventFilter) -> Result<Vec<ActorEvent>, RpcError> {
+        let found =
+            self.call::<Option<Vec<ActorEvent>>>(methods::ACTOR_EVENTS, Params::none().with(filter)).await;
+        found.map(Option::unwrap_or_default)
+    }
+
     /// What collateral a provider may lay down for a piece.
     ///
     /// # Errors
@@ -514,7 +525,7 @@ pub(super) fn headers(endpoint: &Endpoint) -> Result<HeaderMap, EndpointError> {
 }
 
 /// The public certificate authorities, and the provider of ciphers that the rest of Floe uses.
-pub(super) fn tls() -> Result<rustls::ClientConfig, EndpointError> {
+pub(crate) fn tls() -> Result<rustls::ClientConfig, EndpointError> {
     let roots = rustls::RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     let config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()

@@ -164,6 +164,8 @@ pub enum Fault {
     TooFarBack,
     /// There is no tipset at this height (yet).
     NoSuchHeight,
+    /// The node keeps no events, or its operator did not turn them on.
+    NoEvents,
     /// Anything else: read the text.
     Other,
 }
@@ -187,6 +189,10 @@ const TEXTS: &[(&str, Fault)] = &[
     ("ipld: could not find", Fault::ObjectNotFound),
     ("lookbacks of more than", Fault::TooFarBack),
     ("looking for tipset with height greater than start point", Fault::NoSuchHeight),
+    ("EnableActorEventsAPI", Fault::NoEvents),
+    ("indexer is disabled", Fault::NoEvents),
+    ("index is not enabled", Fault::NoEvents),
+    ("method not supported", Fault::NoEvents),
 ];
 
 impl Fault {

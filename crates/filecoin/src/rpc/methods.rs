@@ -48,6 +48,7 @@ macro_rules! methods {
 }
 
 methods! {
+    ACTOR_EVENTS = "GetActorEventsRaw" Read;
     AUTH_VERIFY = "AuthVerify" Read;
     CHAIN_FINALIZED = "ChainGetFinalizedTipSet" Read;
     CHAIN_GENESIS = "ChainGetGenesis" Read;

@@ -82,6 +82,11 @@ const LINK_TAG: u64 = 42;
 pub struct Writer(Vec<u8>);
 
 impl Writer {
+    /// What was written.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     fn head(&mut self, major: u8, argument: u64) {
         let major = major << 5;
         match argument {

@@ -7,6 +7,7 @@ pub mod amount;
 pub mod cbor;
 pub mod cid;
 pub mod message;
+pub mod rle;
 pub mod signature;
 
 pub use floe_core::{AttoFil, Epoch, PaddedSize};

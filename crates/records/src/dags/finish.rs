@@ -12,7 +12,7 @@ use super::{CLAIMED, COMPLETE, IDLE, RETRY, set_state};
 use crate::pins::change::{self, step, unsettled};
 use crate::pins::row::{Stored, db, key, uuid_of};
 use crate::writer::Tx;
-use crate::{DagOutcome, Error, Parked, jobs, limits};
+use crate::{DagOutcome, Error, Parked, cold, jobs, limits};
 
 /// One transaction's part of [`crate::Records::finish_dag`].
 pub(crate) async fn finish(tx: &mut Tx, dag: Uuid, outcome: &DagOutcome) -> Result<bool, Error> {
@@ -66,7 +66,8 @@ async fn settle(tx: &mut Tx, dag: Uuid, bytes: i64) -> Result<(), Error> {
     if any { announce(tx, dag).await } else { Ok(()) }
 }
 
-/// The pin is charged what its DAG holds, and lets go of what it kept of the one it replaced.
+/// The pin is charged what its DAG holds, lets go of what it kept of the one it replaced, and waits for a piece where it
+/// asks for replicas.
 async fn pinned(tx: &mut Tx, mut pin: Stored, bytes: i64) -> Result<(), Error> {
     change::charge(&mut tx.conn, pin.account, bytes - pin.charged, 0).await?;
     (pin.charged, pin.kept) = (bytes, 0);
@@ -74,6 +75,7 @@ async fn pinned(tx: &mut Tx, mut pin: Stored, bytes: i64) -> Result<(), Error> {
         step(&mut tx.conn, &mut pin, PinEvent::Claimed).await?;
     }
     step(&mut tx.conn, &mut pin, PinEvent::Complete).await?;
+    cold::waits::enter(tx, &pin).await?;
     change::drop_keeps(tx, pin.id).await
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::counts;
 use super::row::{Stored, code, intact, key, select_pins};
 use crate::writer::Tx;
-use crate::{Error, dags, limits};
+use crate::{Error, cold, dags, limits};
 
 /// The row of one account's pin.
 pub(crate) async fn load(conn: &mut SqliteConnection, account: i64, id: Uuid) -> Result<Stored, Error> {
@@ -171,8 +171,9 @@ pub(crate) async fn remove(tx: &mut Tx, account: i64, id: Uuid) -> Result<(), Er
     Ok(())
 }
 
-/// Deletes the row, its count, and `refund` of the account's bytes. What it holds is the caller's.
+/// Deletes the row, its count, its wait for a piece, and `refund` of the account's bytes. What it holds is the caller's.
 pub(crate) async fn delete(tx: &mut Tx, pin: &Stored, refund: i64) -> Result<(), Error> {
+    cold::waits::leave(tx, pin).await?;
     sqlx::query("DELETE FROM pins WHERE id = $1").bind(key(pin.id)).execute(&mut tx.conn).await?;
     counts::removed(&mut tx.conn, pin.account, pin.created, pin.status).await?;
     let pins = if pin.status == PinStatus::Failed { 0 } else { -1 };
