@@ -16,6 +16,7 @@ mod manifest;
 pub(crate) mod piece;
 pub mod pull;
 mod sections;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use floe_core::{AttoFil, PaddedSize, Policy};
 
 pub use piece::{OpenPiece, PieceError};
 pub use pull::{Pull, PullError, PullKey};
+pub use waiting::{LeftOut, PackingPlan, PlannedDag, PlannedPiece};
 
 /// Plain settings of the cold half.
 #[derive(Debug, Clone)]
