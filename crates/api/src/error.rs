@@ -182,9 +182,22 @@ impl From<floe_engine::Error> for ApiError {
             floe_engine::Error::Blocks(BlocksError::ReadOnly) | floe_engine::Error::ReadOnly => {
                 Self::insufficient_storage()
             }
+            floe_engine::Error::NoFilecoin => Self::conflict(error.to_string()),
+            floe_engine::Error::NotPermitted(details) => Self::insufficient_funds(details),
+            floe_engine::Error::Filecoin(fault) => of_fault(&fault),
             floe_engine::Error::Stopping => Self::unavailable("this node is shutting down"),
             error => Self::internal(error),
         }
+    }
+}
+
+/// What the Filecoin node or the wallet said, for the operator: none but he asks them.
+fn of_fault(fault: &floe_core::cold::Fault) -> ApiError {
+    use floe_core::FailureCode as F;
+    match fault.code {
+        F::ChainUnreachable | F::Auth => ApiError::unavailable(fault.to_string()),
+        F::FundsWallet | F::FundsEscrow | F::Gas => ApiError::insufficient_funds(fault.to_string()),
+        _ => ApiError::conflict(fault.to_string()),
     }
 }
 

@@ -47,6 +47,7 @@ mod router;
 mod siege;
 #[cfg(test)]
 mod testing;
+mod wallet;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

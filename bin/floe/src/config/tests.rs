@@ -37,6 +37,13 @@ fn other_value(key: &Key) -> &'static str {
         "pin.max_bytes" => r#""10MB""#,
         "pin.max_depth" => "8",
         "pin.max_queued" => "9",
+        "filecoin.api" => r#""a-token:/ip4/127.0.0.1/tcp/1234/http""#,
+        "filecoin.api_token_file" | "filecoin.wallet" | "filecoin.passphrase_file" => r#""/etc/floe/file""#,
+        "filecoin.test_network" | "filecoin.shared_owners" | "deals.enabled" => "true",
+        "filecoin.finality_lookback" => "901",
+        "filecoin.start_lead" => "2880",
+        "filecoin.look_every" => r#""15s""#,
+        name if name.starts_with("deals.") => r#""77""#,
         "serve.stop_within" => r#""5s""#,
         "log.filter" => r#""warn,floe_engine=debug""#,
         "log.format" => r#""json""#,
@@ -46,7 +53,15 @@ fn other_value(key: &Key) -> &'static str {
 
 /// What has to be set beside a key for it to be accepted.
 fn partner(key: &Key) -> Layer {
+    let one = |text: &str| (Raw::One(text.into()), Origin::Default);
     let other = match key.name {
+        "filecoin.shared_owners" => return [("filecoin.test_network", one("true"))].into_iter().collect(),
+        "deals.enabled" => {
+            let caps = KEYS.iter().filter(|cap| cap.name.starts_with("deals.max_"));
+            let mut all: Layer = caps.map(|cap| (cap.name, one("77"))).collect();
+            all.insert("filecoin.api", one("http://127.0.0.1:1234"));
+            return all;
+        }
         "network.tls_certificate" => "network.tls_key",
         "network.tls_key" => "network.tls_certificate",
         _ => return Layer::new(),
