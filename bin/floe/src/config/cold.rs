@@ -232,6 +232,7 @@ pub(crate) fn provider_address(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
     use crate::config::{Layer, file};
+    use floe_core::spending::Committed;
 
     fn read(text: &str) -> Result<crate::config::Config, String> {
         let layer = file::parse(std::path::Path::new("config.toml"), text).map_err(|e| e.to_string())?;
@@ -245,7 +246,7 @@ mod tests {
     #[test]
     fn t36_deals_without_caps_are_refused() {
         assert!(!read("").unwrap().deals.enabled);
-        assert!(read("").unwrap().deals.caps.permit(&Default::default(), AttoFil::ZERO).is_err());
+        assert!(read("").unwrap().deals.caps.permit(&Committed::default(), AttoFil::ZERO).is_err());
         let on = |caps: &str| read(&format!("{API}[deals]\nenabled = true\n{caps}"));
         assert!(on(CAPS).unwrap().deals.enabled);
         for line in CAPS.lines() {
