@@ -101,5 +101,6 @@ async fn call(
             "Idempotency-Key: what is paid needs one, so that it is not paid twice where an answer is lost",
         ));
     };
-    Ok(Json(state.engine.wallet_call(&key.key, &call).await?))
+    let intent = format!("operator-{}", key.key);
+    Ok(Json(state.engine.wallet_call(&intent, &call).await?.into()))
 }

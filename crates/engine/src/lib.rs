@@ -122,9 +122,6 @@ pub enum Error {
     /// The Filecoin node, or the wallet, does not do it.
     #[error(transparent)]
     Filecoin(floe_core::cold::Fault),
-    /// Money that is spoken for would be taken, or more be spent than is permitted.
-    #[error("{0}")]
-    NotPermitted(String),
     /// The engine is shutting down.
     #[error("shutting down")]
     Stopping,
@@ -134,6 +131,8 @@ pub enum Error {
 #[derive(Clone)]
 pub struct Engine {
     ctx: Arc<Context>,
+    /// `None` where no node of Filecoin is configured.
+    dealing: Option<Arc<cold::Dealing>>,
     tasks: Arc<tokio::sync::Mutex<JoinSet<()>>>,
 }
 
@@ -163,6 +162,7 @@ impl Engine {
     /// From the stores, where they cannot be compared.
     pub async fn start(settings: Settings, components: Components) -> Result<Self, Error> {
         let ctx = Arc::new(Context::new(settings, components));
+        let dealing = cold::dealing(&ctx).await?;
         let leftovers = recovery::recover(&ctx).await?;
         // Subscribed before the roots are parked: an answer must find a listener.
         let events = events::subscribe(&ctx);
@@ -172,8 +172,12 @@ impl Engine {
         tasks.spawn(outbox::run(Arc::clone(&ctx)));
         tasks.spawn(scrubber::run(Arc::clone(&ctx)));
         tasks.spawn(healer::run(Arc::clone(&ctx)));
+        tasks.spawn(cold::aggregator::run(Arc::clone(&ctx)));
         tasks.spawn(fetcher::run(Arc::clone(&ctx), leftovers));
-        Ok(Self { ctx, tasks: Arc::new(tokio::sync::Mutex::new(tasks)) })
+        if let Some(dealing) = &dealing {
+            cold::spawn(dealing, &mut tasks);
+        }
+        Ok(Self { ctx, dealing, tasks: Arc::new(tokio::sync::Mutex::new(tasks)) })
     }
 
     /// Adds pins: all or none, durable on return. Dropping the future leaves it open whether they were added; if they

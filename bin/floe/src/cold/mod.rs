@@ -7,6 +7,8 @@
 mod journal;
 pub(crate) mod keys;
 mod peers;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
