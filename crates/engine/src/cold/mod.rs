@@ -26,6 +26,7 @@ mod slots;
 mod terms;
 mod tracker;
 mod waiting;
+mod wallet;
 mod words;
 
 use std::collections::BTreeMap;
@@ -42,6 +43,7 @@ pub use piece::{OpenPiece, PieceError};
 pub use plan::{Plan, PlannedDeal, Unplaced};
 pub use pull::{Pull, PullError, PullKey};
 pub use waiting::{LeftOut, PackingPlan, PlannedDag, PlannedPiece};
+pub use wallet::{Wallet, WalletCall};
 
 pub(crate) use api::{dealing, spawn};
 pub(crate) use deals::Deals as Dealing;
