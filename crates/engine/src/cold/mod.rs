@@ -24,6 +24,8 @@ mod roster;
 mod sections;
 mod slots;
 mod terms;
+#[cfg(test)]
+mod tests;
 mod tracker;
 mod waiting;
 mod wallet;
