@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use floe_core::PinStatus;
+use floe_core::{PinStatus, RequestId};
 use floe_engine::PinRow;
+use floe_engine::cold::{DealRow, PinCold};
 use serde::Serialize;
 
+use crate::deals::DealBody;
 use crate::limits;
 
 /// `PinStatus` of the spec.
@@ -35,8 +37,11 @@ struct Pin {
 }
 
 impl PinStatusBody {
-    pub(crate) fn new(row: PinRow, delegates: Vec<String>) -> Self {
-        let info = info(&row);
+    pub(crate) fn new(row: PinRow, delegates: Vec<String>, cold: Option<&PinCold>) -> Self {
+        let mut info = info(&row);
+        if let Some(cold) = cold {
+            add_cold(&mut info, row.id, cold);
+        }
         let mut origins = row.spec.origins;
         origins.truncate(limits::ORIGINS_SHOWN);
         Self {
@@ -65,6 +70,37 @@ fn info(row: &PinRow) -> BTreeMap<&'static str, String> {
         info.insert("last_error", error.clone());
     }
     info
+}
+
+/// Where it is on Filecoin: absent for pins that ask for no replicas.
+fn add_cold(info: &mut BTreeMap<&'static str, String>, id: RequestId, cold: &PinCold) {
+    info.insert("cold", cold.state().word().to_owned());
+    let mut pieces: Vec<String> = cold.parts.iter().filter_map(|part| Some(part.piece?.to_string())).collect();
+    pieces.dedup();
+    if !pieces.is_empty() {
+        info.insert("piece_cid", pieces.join(","));
+    }
+    let mut deals: Vec<&DealRow> = cold.parts.iter().flat_map(|part| &part.deals).collect();
+    deals.sort_unstable_by_key(|deal| std::cmp::Reverse((deal.created, deal.uuid)));
+    info.insert("deals", deals_text(&deals, id));
+}
+
+/// The newest attempts as JSON text, as they are listed for the pin, as many as fit.
+fn deals_text(deals: &[&DealRow], id: RequestId) -> String {
+    let mut text = String::from("[");
+    for deal in deals {
+        let body = serde_json::to_string(&DealBody::new(deal, vec![id])).unwrap_or_default();
+        if text.len() + body.len() + 2 > limits::INFO_DEALS_BYTES {
+            limits::hit("info_deals_bytes");
+            break;
+        }
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.push_str(&body);
+    }
+    text.push(']');
+    text
 }
 
 /// Queue position, progress, or the reason, in words (S4).
@@ -125,8 +161,8 @@ mod tests {
     }
 
     fn json(row: PinRow) -> serde_json::Value {
-        serde_json::to_value(PinStatusBody::new(row, vec!["/ip4/203.0.113.1/tcp/4701/p2p/12D3KooWx".into()]))
-            .unwrap()
+        let delegates = vec!["/ip4/203.0.113.1/tcp/4701/p2p/12D3KooWx".into()];
+        serde_json::to_value(PinStatusBody::new(row, delegates, None)).unwrap()
     }
 
     #[test]

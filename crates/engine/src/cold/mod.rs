@@ -10,6 +10,8 @@
 //! Everything that may cost money is a row before it is an act, and what was signed is sent as it is or not at all.
 //! Crash and stop: each worker begins from rows; none holds what a row does not have.
 
+mod view;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,11 @@ use std::time::Duration;
 use floe_core::cold::{Chain, Market, Proposer};
 use floe_core::spending::Caps;
 use floe_core::{AttoFil, PaddedSize, Policy};
+
+pub use floe_records::cold::{
+    ColdPart, Cost, CostsBy, DealRow, Event, NewProvider, PinCold, ProviderRow, Restored, Sum, Switch, Word,
+};
+pub use view::{ColdStatus, DEALS, DealQuery, Retried, SeenDeal, Spending, Viewer};
 
 /// Plain settings of the cold half.
 #[derive(Debug, Clone)]

@@ -12,6 +12,7 @@ pub mod facts;
 pub mod ledger;
 pub mod providers;
 pub(crate) mod segments;
+mod view;
 pub(crate) mod waits;
 
 pub use aggregates::{AggregatePin, AggregateRow, Settled};
@@ -22,6 +23,7 @@ pub use facts::{Restored, Switch};
 pub use ledger::{Cost, CostsBy, Sum, Totals};
 pub use providers::{NewProvider, ProviderRow};
 pub use segments::{NewAggregate, NewSegment, SegmentPlace, SegmentRow};
+pub use view::{ColdPart, PinCold};
 pub use waits::{Lot, LotPart};
 
 use uuid::Uuid;
