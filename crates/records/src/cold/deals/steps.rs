@@ -132,8 +132,8 @@ impl Records {
         .await
     }
 
-    /// The bytes are about to go out: `proposed` from now on, or another try of a lost one, with the next not before
-    /// `retry_at`. `None` where they must not: spending is off, or the deal is not waiting for it.
+    /// The bytes are about to go out: `proposed` from now on, or another try of a lost one, or of one that its provider
+    /// does not know any more; with the next not before `retry_at`. `None` where they must not: spending is off, or the deal is not waiting for it.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Damaged`].
@@ -257,6 +257,7 @@ async fn choose(tx: &mut Tx, new: &NewDeal, caps: &Caps) -> Result<Chosen, Error
     }
     let row = fresh(tx.now, new, uuid, generation, cost);
     row.insert(tx).await?;
+    facts::note_lead(tx, new.start.since(new.head)).await?;
     list::placing(tx, new.aggregate).await?;
     tell(tx, &row).await?;
     fail::fail_point!("deal.chosen");
@@ -337,7 +338,8 @@ async fn begin_sending(
     retry_at: Timestamp,
 ) -> Result<Option<DealRow>, Error> {
     let mut row = one(&mut tx.conn, deal).await?;
-    let waits = matches!(row.state, DealState::Chosen | DealState::Unknown) && row.signed.is_some();
+    let waits = matches!(row.state, DealState::Chosen | DealState::Unknown | DealState::Accepted);
+    let waits = waits && row.signed.is_some();
     if !waits || !facts::switch(&mut tx.conn).await?.on {
         return Ok(None);
     }
