@@ -3,9 +3,11 @@
 use axum::Json;
 use axum::extract::State;
 use floe_core::{ActorId, AttoFil};
-use floe_engine::cold::{NewProvider, ProviderRow, Spending};
+use floe_engine::Engine;
+use floe_engine::cold::{NewProvider, Plan, PlannedDeal, ProviderRow, Spending, Sum, Unplaced};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::access::{Admin, Caller};
 use crate::admin::Segment;
@@ -113,10 +115,13 @@ fn check_addresses(addresses: &[String]) -> Result<(), String> {
         limits::hit("provider_addresses");
         return Err(format!("addresses: the most is {}", limits::PROVIDER_ADDRESSES));
     }
-    let plain = |a: &&String| a.len() <= limits::ORIGIN_BYTES && !a.chars().any(|c| c.is_control() || c == ' ');
+    let plain =
+        |a: &&String| a.len() <= limits::ORIGIN_BYTES && !a.chars().any(|c| c.is_control() || c == ' ');
     let formed = |a: &&String| ["http://", "https://", "/"].iter().any(|start| a.starts_with(start));
     match addresses.iter().find(|a| !plain(a) || !formed(a)) {
-        Some(wrong) => Err(format!("addresses: {} is neither a URL (http, https) nor a multiaddr", shown(wrong))),
+        Some(wrong) => {
+            Err(format!("addresses: {} is neither a URL (http, https) nor a multiaddr", shown(wrong)))
+        }
         None => Ok(()),
     }
 }
@@ -149,7 +154,9 @@ pub(crate) async fn suspend_provider(
     let id = actor(&id).map_err(|_| ApiError::not_found())?;
     let by = || format!("by {}", caller.who.account.name);
     let why = sent.value.suspended.then(|| sent.value.why.unwrap_or_else(by));
-    Ok(Json(state.engine.suspend_provider(id, why.as_deref()).await?.into()))
+    state.engine.suspend_provider(id, why.as_deref()).await?;
+    let known = state.engine.providers().await?;
+    known.into_iter().find(|row| row.id == id).map(|row| Json(row.into())).ok_or_else(ApiError::not_found)
 }
 
 /// Caps or sums, in attoFIL.
@@ -190,6 +197,8 @@ pub(crate) struct SpendingBody {
     enabled: bool,
     switch: &'static str,
     moved: Option<MovedBody>,
+    /// Why nothing is spent now, where that is so.
+    paused: Option<String>,
     restored: Option<RestoredBody>,
     caps_attofil: CapsBody,
     committed_attofil: CommittedBody,
@@ -200,14 +209,17 @@ pub(crate) struct SpendingBody {
 }
 
 impl SpendingBody {
-    fn new(spending: Spending) -> Result<Self, ApiError> {
-        let Spending { enabled, switch, restored, caps, day, lifetime, left, out, is_cut } = spending;
-        let sum = |sum: &floe_engine::cold::Sum| sum.committed().map_err(ApiError::internal);
+    async fn now(engine: &Engine) -> Result<Self, ApiError> {
+        let spending = engine.spending().await?;
+        let (out, is_cut) = engine.signed_out().await?;
+        let Spending { enabled, switch, paused, caps, totals, left, restored, .. } = spending;
+        let sum = |sum: &Sum| sum.committed().map_err(ApiError::internal);
         Ok(Self {
             spending: enabled && switch.on,
             enabled,
             switch: if switch.on { "on" } else { "off" },
             moved: switch.moved.map(|(by, at)| MovedBody { by, at: at.as_millis() }),
+            paused,
             restored: restored.map(|restored| RestoredBody {
                 at: restored.at.as_millis(),
                 safe_from_epoch: restored.safe_from.map(floe_core::Epoch::get),
@@ -219,11 +231,11 @@ impl SpendingBody {
                 lifetime: caps.lifetime,
             },
             committed_attofil: CommittedBody {
-                day: sum(&day)?,
-                lifetime: sum(&lifetime)?,
-                reserved: lifetime.reserved,
-                spent: lifetime.spent,
-                released: lifetime.released,
+                day: sum(&totals.day)?,
+                lifetime: sum(&totals.lifetime)?,
+                reserved: totals.lifetime.reserved,
+                spent: totals.lifetime.spent,
+                released: totals.lifetime.released,
             },
             left_attofil: left,
             signed: out.iter().map(|deal| DealBody::new(deal, Vec::new())).collect(),
@@ -233,7 +245,7 @@ impl SpendingBody {
 }
 
 pub(crate) async fn spending(State(state): State<ApiState>, _: Caller<Admin>) -> Answer<SpendingBody> {
-    Ok(Json(SpendingBody::new(state.engine.spending().await?)?))
+    Ok(Json(SpendingBody::now(&state.engine).await?))
 }
 
 #[derive(Deserialize)]
@@ -247,7 +259,75 @@ pub(crate) async fn switch_spending(
     sent: Sent<SpendingSwitch>,
 ) -> Answer<SpendingBody> {
     let by = format!("{}, token {}", caller.who.account.name, caller.who.token.0);
-    Ok(Json(SpendingBody::new(state.engine.switch_spending(sent.value.on, &by).await?)?))
+    state.engine.switch_spending(sent.value.on, &by).await?;
+    Ok(Json(SpendingBody::now(&state.engine).await?))
+}
+
+/// What would be done now.
+#[derive(Serialize)]
+pub(crate) struct PlanBody {
+    paused: Option<String>,
+    deals: Vec<PlannedBody>,
+    unplaced: Vec<UnplacedBody>,
+    cost_attofil: AttoFil,
+    cut: bool,
+}
+
+#[derive(Serialize)]
+struct PlannedBody {
+    aggregate: Uuid,
+    slot: u32,
+    provider: String,
+    piece_cid: String,
+    piece_size: u64,
+    segment_bytes: u64,
+    padding_bytes: u64,
+    ask_attofil_gib_epoch: AttoFil,
+    price_attofil_epoch: AttoFil,
+    collateral_attofil: AttoFil,
+    start_epoch: i64,
+    end_epoch: i64,
+    cost_attofil: AttoFil,
+}
+
+#[derive(Serialize)]
+struct UnplacedBody {
+    aggregate: Uuid,
+    slot: u32,
+    why: String,
+}
+
+impl From<Plan> for PlanBody {
+    fn from(plan: Plan) -> Self {
+        let planned = |deal: PlannedDeal| PlannedBody {
+            aggregate: deal.aggregate,
+            slot: deal.slot,
+            provider: deal.provider.to_string(),
+            piece_cid: deal.piece.to_string(),
+            piece_size: deal.size.bytes(),
+            segment_bytes: deal.segments,
+            padding_bytes: deal.padding,
+            ask_attofil_gib_epoch: deal.ask,
+            price_attofil_epoch: deal.price,
+            collateral_attofil: deal.collateral,
+            start_epoch: deal.start.get(),
+            end_epoch: deal.end.get(),
+            cost_attofil: deal.cost,
+        };
+        let unplaced =
+            |slot: Unplaced| UnplacedBody { aggregate: slot.aggregate, slot: slot.slot, why: slot.why };
+        Self {
+            paused: plan.paused,
+            deals: plan.deals.into_iter().map(planned).collect(),
+            unplaced: plan.unplaced.into_iter().map(unplaced).collect(),
+            cost_attofil: plan.cost,
+            cut: plan.is_cut,
+        }
+    }
+}
+
+pub(crate) async fn plan(State(state): State<ApiState>, _: Caller<Admin>) -> Answer<PlanBody> {
+    Ok(Json(state.engine.cold_plan().await?.into()))
 }
 
 #[cfg(test)]
@@ -257,16 +337,27 @@ mod tests {
     #[test]
     fn addresses_are_urls_or_multiaddrs_and_bounded() {
         let of = |text: &str| check_addresses(&[text.to_owned()]);
-        for good in ["http://sp.example", "https://sp.example:1/x", "/dns4/sp.example/tcp/443/wss/p2p/12D3KooW"] {
+        for good in
+            ["http://sp.example", "https://sp.example:1/x", "/dns4/sp.example/tcp/443/wss/p2p/12D3KooW"]
+        {
             assert!(of(good).is_ok(), "{good}");
         }
-        for bad in ["", "sp.example", "ftp://sp.example", "http://a b", "/ip4/\u{1b}", &format!("/{}", "x".repeat(2_000))]
-        {
+        for bad in [
+            "",
+            "sp.example",
+            "ftp://sp.example",
+            "http://a b",
+            "/ip4/\u{1b}",
+            &format!("/{}", "x".repeat(2_000)),
+        ] {
             assert!(of(bad).unwrap_err().starts_with("addresses: "), "{bad}");
         }
         let many = |n: usize| vec!["http://sp.example".to_owned(); n];
         let most = limits::PROVIDER_ADDRESSES;
-        assert_eq!([most - 1, most, most + 1].map(|n| check_addresses(&many(n)).is_ok()), [true, true, false]);
+        assert_eq!(
+            [most - 1, most, most + 1].map(|n| check_addresses(&many(n)).is_ok()),
+            [true, true, false]
+        );
     }
 
     #[test]

@@ -159,7 +159,7 @@ pub(crate) async fn list(
     state.rates.list(&caller.who, Instant::now())?;
     let query = query(&pairs(text.as_deref())?)?;
     let room = state.memory.take(caller.payer(), query.most as usize * limits::DEAL_BYTES).await?;
-    let deals = state.engine.deals(viewer(&caller.who), query).await?;
+    let deals = state.engine.seen_deals(viewer(&caller.who), query).await?;
     let bodies: Vec<DealBody> = deals.into_iter().map(|seen| DealBody::new(&seen.deal, seen.pins)).collect();
     Ok(room.kept_by(Json(bodies).into_response()))
 }
@@ -170,7 +170,7 @@ pub(crate) async fn show(
     Segment(id): Segment,
 ) -> Answer<DealDetails> {
     let viewer = viewer(&caller.who);
-    let seen = state.engine.deal(viewer, DealUuid(uuid(&id)?)).await?;
+    let seen = state.engine.seen_deal(viewer, DealUuid(uuid(&id)?)).await?;
     Ok(Json(DealDetails::new(seen, viewer)))
 }
 
@@ -209,7 +209,9 @@ fn query(pairs: &Pairs) -> Result<DealQuery, ApiError> {
             None => None,
         },
         provider: match provider {
-            Some(text) => Some(text.parse().map_err(|_| wrong("provider", &text, "provider such as f01000"))?),
+            Some(text) => {
+                Some(text.parse().map_err(|_| wrong("provider", &text, "provider such as f01000"))?)
+            }
             None => None,
         },
         states: states(pairs)?,
@@ -339,10 +341,16 @@ mod tests {
         use DealState as S;
         assert_eq!(states_of("").unwrap(), []);
         assert_eq!(states_of("state=active").unwrap(), [S::Active]);
-        assert_eq!(states_of("state=failed,active&state=active").unwrap(), [S::Refused, S::Active, S::Failed]);
+        assert_eq!(
+            states_of("state=failed,active&state=active").unwrap(),
+            [S::Refused, S::Active, S::Failed]
+        );
         for bad in ["state=refused", "state=", "state=Active", "state=active,x"] {
             let error = format!("{:?}", states_of(bad).unwrap_err());
-            assert!(error.contains("none of accepted, active, chosen, expired, failed, proposed"), "{bad}: {error}");
+            assert!(
+                error.contains("none of accepted, active, chosen, expired, failed, proposed"),
+                "{bad}: {error}"
+            );
         }
     }
 

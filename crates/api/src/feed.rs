@@ -55,8 +55,14 @@ pub(crate) async fn events(
         limits::hit("event_streams");
         ApiError::too_many_requests("too many follow the events", limits::EVENT_STREAMS_AGAIN)
     })?;
-    let feed =
-        Feed { engine: state.engine, token: caller.who.token, after, follow, read: VecDeque::new(), _seat: seat };
+    let feed = Feed {
+        engine: state.engine,
+        token: caller.who.token,
+        after,
+        follow,
+        read: VecDeque::new(),
+        _seat: seat,
+    };
     let events = feed.into_stream().take_until(state.stopping.cancelled_owned());
     Ok(stream(events, state.pace.event_comment))
 }
@@ -69,7 +75,7 @@ fn number(text: &str) -> Result<u64, ApiError> {
 
 impl Feed {
     fn into_stream(self) -> impl Stream<Item = Result<sse::Event, axum::Error>> + Send + 'static {
-        futures::stream::unfold(self, async |mut feed| {
+        futures::stream::unfold(self, |mut feed| async move {
             let event = feed.next().await?;
             let sent = sse::Event::default().event(&event.kind).id(event.id.to_string()).json_data(&event);
             Some((sent, feed))

@@ -98,7 +98,8 @@ fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     }
 }
 
-const HIDES: &str = "it would hide the API's own /pins, /p, /deals, /admin or /openapi.json: choose another word";
+const HIDES: &str =
+    "it would hide the API's own /pins, /p, /deals, /admin or /openapi.json: choose another word";
 
 /// One of `api.path_prefixes`, without a slash at its end.
 ///

@@ -39,7 +39,8 @@ pub(crate) async fn events(
             async move {
                 // The state of the pin is what is followed: it is told also where its deals cannot be read.
                 let cold = engine.cold_of(std::slice::from_ref(&*row)).await;
-                let cold = cold.inspect_err(|error| tracing::warn!(%error, "a pin's deals are not told: {error}"));
+                let cold =
+                    cold.inspect_err(|error| tracing::warn!(%error, "a pin's deals are not told: {error}"));
                 let cold = cold.unwrap_or_default().remove(&row.id);
                 let body = PinStatusBody::new(*row, engine.delegates(local.0), cold.as_ref());
                 Event::default().event("status").json_data(body)

@@ -141,11 +141,7 @@ pub(crate) async fn remove(
     Ok(StatusCode::ACCEPTED)
 }
 
-async fn encode(
-    state: &ApiState,
-    rows: Vec<PinRow>,
-    local: Local,
-) -> Result<Vec<PinStatusBody>, ApiError> {
+async fn encode(state: &ApiState, rows: Vec<PinRow>, local: Local) -> Result<Vec<PinStatusBody>, ApiError> {
     let delegates = state.engine.delegates(local.0);
     let cold = state.engine.cold_of(&rows).await?;
     let encode = |row: PinRow| {

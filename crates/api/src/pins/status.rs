@@ -75,7 +75,8 @@ fn info(row: &PinRow) -> BTreeMap<&'static str, String> {
 /// Where it is on Filecoin: absent for pins that ask for no replicas.
 fn add_cold(info: &mut BTreeMap<&'static str, String>, id: RequestId, cold: &PinCold) {
     info.insert("cold", cold.state().word().to_owned());
-    let mut pieces: Vec<String> = cold.parts.iter().filter_map(|part| Some(part.piece?.to_string())).collect();
+    let mut pieces: Vec<String> =
+        cold.parts.iter().filter_map(|part| Some(part.piece?.to_string())).collect();
     pieces.dedup();
     if !pieces.is_empty() {
         info.insert("piece_cid", pieces.join(","));

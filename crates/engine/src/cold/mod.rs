@@ -23,7 +23,7 @@ use floe_core::{AttoFil, PaddedSize, Policy};
 pub use floe_records::cold::{
     ColdPart, Cost, CostsBy, DealRow, Event, NewProvider, PinCold, ProviderRow, Restored, Sum, Switch, Word,
 };
-pub use view::{ColdStatus, DEALS, DealQuery, Retried, SeenDeal, Spending, Viewer};
+pub use view::{ColdStatus, DEALS, DealQuery, Retried, SeenDeal, Viewer};
 
 /// Plain settings of the cold half.
 #[derive(Debug, Clone)]

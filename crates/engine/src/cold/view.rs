@@ -6,13 +6,10 @@
 use std::collections::BTreeMap;
 
 use floe_core::cold::DealUuid;
-use floe_core::spending::Caps;
 use floe_core::{
-    AccountId, ActorId, AggregateState, AttoFil, DealState, Epoch, PinStatus, RequestId, Timestamp, TokenId,
+    AccountId, ActorId, AggregateState, AttoFil, DealState, Epoch, PinStatus, RequestId, TokenId,
 };
-use floe_records::cold::{
-    Cost, CostsBy, DealFilter, DealRow, Event, NewProvider, PinCold, ProviderRow, Restored, Sum, Switch,
-};
+use floe_records::cold::{DealFilter, DealRow, PinCold, Sum};
 use floe_records::{Error as RecordsError, PinRow};
 use uuid::Uuid;
 
@@ -71,29 +68,6 @@ pub struct Retried {
     pub hurried: u64,
 }
 
-/// How spending stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spending {
-    /// `deals.enabled`
-    pub enabled: bool,
-    /// The switch of `floe spending on|off`.
-    pub switch: Switch,
-    /// The rows were restored: slots wait.
-    pub restored: Option<Restored>,
-    /// The caps.
-    pub caps: Caps,
-    /// What counts against those of today and of ever.
-    pub day: Sum,
-    /// See `day`.
-    pub lifetime: Sum,
-    /// What they leave.
-    pub left: AttoFil,
-    /// Proposals that are out: whoever holds one can still publish it.
-    pub out: Vec<DealRow>,
-    /// There are more of them than are listed.
-    pub is_cut: bool,
-}
-
 /// The cold half in `floe status`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ColdStatus {
@@ -116,11 +90,6 @@ const OUT: [DealState; 4] =
     [DealState::Proposed, DealState::Unknown, DealState::Accepted, DealState::Refused];
 
 impl Engine {
-    /// Whether a node of Filecoin is configured.
-    pub fn has_cold(&self) -> bool {
-        self.ctx.cold.is_some()
-    }
-
     /// Where pins stand in the cold half. Those that ask for no replicas, and those that failed, are not in it; where
     /// all are such, the rows are not asked.
     ///
@@ -128,8 +97,9 @@ impl Engine {
     /// [`Error::Records`].
     pub async fn cold_of(&self, pins: &[PinRow]) -> Result<BTreeMap<RequestId, PinCold>, Error> {
         let asking = pins.iter().filter(|row| row.spec.policy.replicas > 0);
-        let (pinned, others): (Vec<&PinRow>, Vec<&PinRow>) =
-            asking.filter(|row| row.status != PinStatus::Failed).partition(|row| row.status == PinStatus::Pinned);
+        let (pinned, others): (Vec<&PinRow>, Vec<&PinRow>) = asking
+            .filter(|row| row.status != PinStatus::Failed)
+            .partition(|row| row.status == PinStatus::Pinned);
         let ids: Vec<RequestId> = pinned.iter().map(|row| row.id).collect();
         let mut seen = self.ctx.records.cold_of_pins(&ids).await?;
         for row in pinned.iter().chain(&others) {
@@ -142,7 +112,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Records`]: not found for a `before` that does not exist.
-    pub async fn deals(&self, viewer: Viewer, query: DealQuery) -> Result<Vec<SeenDeal>, Error> {
+    pub async fn seen_deals(&self, viewer: Viewer, query: DealQuery) -> Result<Vec<SeenDeal>, Error> {
         let before = match query.before {
             Some(deal) => Some((self.ctx.records.deal(deal).await?.created, deal)),
             None => None,
@@ -193,7 +163,7 @@ impl Engine {
     ///
     /// # Errors
     /// Not found, also for one that is for none of the viewer's pins.
-    pub async fn deal(&self, viewer: Viewer, deal: DealUuid) -> Result<SeenDeal, Error> {
+    pub async fn seen_deal(&self, viewer: Viewer, deal: DealUuid) -> Result<SeenDeal, Error> {
         let deal = self.ctx.records.deal(deal).await?;
         let pins = self.pins_in(deal.aggregate, viewer).await?;
         if viewer != Viewer::Operator && pins.is_empty() {
@@ -242,16 +212,8 @@ impl Engine {
             );
             return Err(RecordsError::Conflict(why).into());
         }
-        self.wake_cold();
+        self.ring();
         Ok(done)
-    }
-
-    /// What was committed, by whom or when; the first of them behind `after`.
-    ///
-    /// # Errors
-    /// [`Error::Records`].
-    pub async fn costs(&self, by: CostsBy, after: Option<i64>, most: u32) -> Result<Vec<Cost>, Error> {
-        Ok(self.ctx.records.costs(by, after, most).await?)
     }
 
     /// What one account has committed, of all time.
@@ -262,77 +224,17 @@ impl Engine {
         Ok(self.ctx.records.totals_of(account).await?.lifetime)
     }
 
-    /// All providers that are known.
+    /// Proposals whose signed bytes are out and that the chain does not have: whoever holds one can publish it until its
+    /// start epoch. The newest, and whether there are more.
     ///
     /// # Errors
     /// [`Error::Records`].
-    pub async fn providers(&self) -> Result<Vec<ProviderRow>, Error> {
-        Ok(self.ctx.records.providers().await?)
-    }
-
-    /// Adds a provider, or gives it other addresses and tags. What the configuration lists goes before it at the next
-    /// start.
-    ///
-    /// # Errors
-    /// A conflict where there are too many.
-    pub async fn put_provider(&self, new: NewProvider) -> Result<ProviderRow, Error> {
-        let id = new.id;
-        self.ctx.records.put_provider(new).await?;
-        self.wake_cold();
-        Ok(self.ctx.records.provider(id).await?)
-    }
-
-    /// Asks a provider for nothing more, or lifts that. Its deals go on.
-    ///
-    /// # Errors
-    /// Not found.
-    pub async fn suspend_provider(&self, id: ActorId, why: Option<&str>) -> Result<ProviderRow, Error> {
-        self.ctx.records.suspend_provider(id, why).await?;
-        self.wake_cold();
-        Ok(self.ctx.records.provider(id).await?)
-    }
-
-    /// How spending stands.
-    ///
-    /// # Errors
-    /// [`Error::Records`].
-    pub async fn spending(&self) -> Result<Spending, Error> {
-        let records = &self.ctx.records;
-        let deals = &self.ctx.settings.cold.deals;
-        let totals = records.totals().await?;
+    pub async fn signed_out(&self) -> Result<(Vec<DealRow>, bool), Error> {
         let out = DealFilter { states: OUT.to_vec(), most: limits::DEALS_OUT + 1, ..DealFilter::default() };
-        let mut out = records.deals(out).await?;
-        let is_cut = out.len() > limits::DEALS_OUT as usize;
-        out.truncate(limits::DEALS_OUT as usize);
-        Ok(Spending {
-            enabled: deals.enabled,
-            switch: records.spending_switch().await?,
-            restored: records.restored().await?,
-            caps: deals.caps,
-            day: totals.day,
-            lifetime: totals.lifetime,
-            left: totals.left(&deals.caps)?,
-            out,
-            is_cut,
-        })
-    }
-
-    /// Moves the switch. On return it is durable, and nothing begins to spend where it is off.
-    ///
-    /// # Errors
-    /// [`Error::Records`].
-    pub async fn switch_spending(&self, on: bool, by: &str) -> Result<Spending, Error> {
-        self.ctx.records.switch_spending(on, by).await?;
-        self.wake_cold();
-        self.spending().await
-    }
-
-    /// The first events behind this one.
-    ///
-    /// # Errors
-    /// [`Error::Records`].
-    pub async fn events_after(&self, id: u64, most: u32) -> Result<Vec<Event>, Error> {
-        Ok(self.ctx.records.events_after(id, most).await?)
+        let mut deals = self.ctx.records.deals(out).await?;
+        let is_cut = deals.len() > limits::DEALS_OUT as usize;
+        deals.truncate(limits::DEALS_OUT as usize);
+        Ok((deals, is_cut))
     }
 
     /// Whether a token that was let in still would be.
@@ -341,11 +243,6 @@ impl Engine {
     /// [`Error::Records`].
     pub async fn token_holds(&self, token: TokenId) -> Result<bool, Error> {
         Ok(self.ctx.records.token_holds(token).await?)
-    }
-
-    /// When it is.
-    pub fn now(&self) -> Timestamp {
-        self.ctx.clock.now()
     }
 
     /// Figures of the cold half; `None` where none is configured.
@@ -369,7 +266,4 @@ impl Engine {
             left: totals.left(&settings.deals.caps)?,
         }))
     }
-
-    /// The workers look again at once.
-    fn wake_cold(&self) {}
 }

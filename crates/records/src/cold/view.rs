@@ -130,10 +130,11 @@ impl Records {
     /// # Errors
     /// Those of the database.
     pub async fn owner_in_aggregates(&self, pin: RequestId) -> Result<Option<AccountId>, Error> {
-        let owner: Option<i64> = sqlx::query_scalar("SELECT account FROM aggregate_pins WHERE pin = $1 LIMIT 1")
-            .bind(key(pin.0))
-            .fetch_optional(&mut *self.reader().await?)
-            .await?;
+        let owner: Option<i64> =
+            sqlx::query_scalar("SELECT account FROM aggregate_pins WHERE pin = $1 LIMIT 1")
+                .bind(key(pin.0))
+                .fetch_optional(&mut *self.reader().await?)
+                .await?;
         Ok(owner.map(AccountId))
     }
 
@@ -148,7 +149,9 @@ impl Records {
                 .await?;
         let mut counts: BTreeMap<_, _> = AggregateState::ALL.into_iter().map(|state| (state, 0)).collect();
         let known = rows.into_iter();
-        counts.extend(known.filter_map(|(word, n)| Some((AggregateState::parse(&word)?, u64::try_from(n).ok()?))));
+        counts.extend(
+            known.filter_map(|(word, n)| Some((AggregateState::parse(&word)?, u64::try_from(n).ok()?))),
+        );
         Ok(counts)
     }
 }
@@ -200,12 +203,8 @@ mod tests {
     use super::*;
 
     fn pin(waits: bool, states: &[S]) -> PinCold {
-        let part = |state: &S| ColdPart {
-            aggregate: Uuid::nil(),
-            state: *state,
-            piece: None,
-            deals: Vec::new(),
-        };
+        let part =
+            |state: &S| ColdPart { aggregate: Uuid::nil(), state: *state, piece: None, deals: Vec::new() };
         PinCold { waits, parts: states.iter().map(part).collect() }
     }
 

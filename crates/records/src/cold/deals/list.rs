@@ -319,7 +319,9 @@ async fn page(conn: &mut SqliteConnection, filter: &DealFilter) -> Result<Vec<De
         sql.push(")");
     }
     if let Some(account) = filter.account {
-        sql.push(" AND EXISTS (SELECT 1 FROM aggregate_pins p WHERE p.aggregate = d.aggregate AND p.account = ");
+        sql.push(
+            " AND EXISTS (SELECT 1 FROM aggregate_pins p WHERE p.aggregate = d.aggregate AND p.account = ",
+        );
         sql.push_bind(account.0).push(")");
     }
     if let Some(provider) = filter.provider {
