@@ -10,7 +10,17 @@
 //! Everything that may cost money is a row before it is an act, and what was signed is sent as it is or not at all.
 //! Crash and stop: each worker begins from rows; none holds what a row does not have.
 
+mod dealer;
+mod deals;
+mod funds;
+mod interim;
+mod plan;
+mod roster;
+mod slots;
+mod terms;
+mod tracker;
 mod view;
+mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,9 +30,15 @@ use floe_core::cold::{Chain, Market, Proposer};
 use floe_core::spending::Caps;
 use floe_core::{AttoFil, PaddedSize, Policy};
 
+pub use funds::Refused;
+pub use plan::{Plan, PlannedDeal, Unplaced};
+
+pub(crate) use deals::{Deals as Dealing, PullUrl};
+
 pub use floe_records::cold::{
     ColdPart, Cost, CostsBy, DealRow, Event, NewProvider, PinCold, ProviderRow, Restored, Sum, Switch, Word,
 };
+pub use interim::Spending;
 pub use view::{ColdStatus, DEALS, DealQuery, Retried, SeenDeal, Viewer};
 
 /// Plain settings of the cold half.
