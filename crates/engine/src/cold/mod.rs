@@ -13,7 +13,6 @@
 mod dealer;
 mod deals;
 mod funds;
-mod interim;
 mod plan;
 mod roster;
 mod slots;
@@ -38,7 +37,6 @@ pub(crate) use deals::{Deals as Dealing, PullUrl};
 pub use floe_records::cold::{
     ColdPart, Cost, CostsBy, DealRow, Event, NewProvider, PinCold, ProviderRow, Restored, Sum, Switch, Word,
 };
-pub use interim::Spending;
 pub use view::{ColdStatus, DEALS, DealQuery, Retried, SeenDeal, Viewer};
 
 /// Plain settings of the cold half.
