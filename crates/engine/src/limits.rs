@@ -175,6 +175,37 @@ pub(crate) const DEAL_MOST: i64 = 3_680_640;
 pub(crate) const DEAL_END_BUFFER: i64 = 2_880;
 /// Bytes of a deal's label.
 pub(crate) const LABEL_BYTES: usize = 256;
+/// Segments of an aggregate: its manifest stays a block of less than 1 MiB. A piece of a GiB has room for as many in its
+/// index.
+pub(crate) const SEGMENTS_PER_AGGREGATE: usize = 8_192;
+/// Sections of an aggregate, about 55 MB of memory while it is packed or read. A DAG with more is cut into parts. In
+/// blocks of 256 KiB that is more than the largest piece holds.
+pub(crate) const SECTIONS_PER_AGGREGATE: u64 = 1 << 20;
+/// Parts of a DAG: at the usual target of 4 GiB that is 4 TiB. They are one row while it waits, of about 60 bytes each.
+pub(crate) const PARTS_PER_DAG: usize = 16_384;
+/// Parts of one DAG that are looked at for an aggregate: more than go into one.
+pub(crate) const PARTS_PLANNED: usize = 64;
+/// Sections of all pieces that are open at a time, about 110 MB: two of the largest, or all those of a usual node.
+pub(crate) const OPEN_PIECE_SECTIONS: usize = 1 << 21;
+/// What is open is counted in so many sections: each piece as one of these at least.
+pub(crate) const SECTIONS_OF_ROOM: usize = 1 << 12;
+/// Pieces that are kept open. More are laid out anew when they are read, which takes as long as reading their rows.
+pub(crate) const OPEN_PIECES: usize = 64;
+/// Bytes of a piece that are read at a time, at least; at most a block more. Half would be twice the hand-overs between
+/// threads; double would hold more for each provider that pulls.
+pub(crate) const PIECE_READ_BYTES: u64 = 1 << 20;
+/// A segment of at least this size is hashed on several threads; to start them takes as long as hashing some KiB.
+pub(crate) const HASHED_IN_PARALLEL: u64 = 8 << 20;
+/// DAGs that are measured before something is packed, so that a flood of new pins does not hold up what is due.
+pub(crate) const LOTS_MEASURED: u32 = 256;
+/// DAGs that are looked at for one aggregate: twice what it holds.
+pub(crate) const LOTS_PLANNED: u32 = 2 * SEGMENTS_PER_AGGREGATE as u32;
+/// The longest that the aggregator sleeps without looking. Its look is one read of an index where nothing waits.
+pub(crate) const COLD_POLL: Duration = Duration::from_secs(5);
+/// The first wait for a DAG that cannot be packed, and for packing that failed.
+pub(crate) const COLD_RETRY: Duration = Duration::from_secs(60);
+/// The longest, after doubling.
+pub(crate) const COLD_RETRY_MOST: Duration = Duration::from_secs(3600);
 
 /// [`CHECKPOINT_BYTES`], or 0 for the rigs that crash where the frontier is saved and cannot wait for so many.
 pub(crate) fn checkpoint_bytes() -> u64 {

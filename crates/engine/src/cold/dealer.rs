@@ -369,7 +369,7 @@ async fn prepare(
 
 /// Signs, once: what comes back is stored before anybody else sees it.
 async fn sign(d: &Deals, row: DealRow) -> Result<Option<DealRow>, Error> {
-    let Some(url) = (d.pull_url)(row.uuid) else { return Ok(None) };
+    let Some(url) = d.settings.pull_url_of(row.uuid) else { return Ok(None) };
     match d.proposer.sign(&row.terms(url)).await {
         Ok(signed) => d.records.store_signed(row.uuid, signed).await.map(Some),
         Err(fault) => {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use floe_core::cold::{Chain, ChainView, DealUuid, Fault, Funds, Market, Proposer};
+use floe_core::cold::{Chain, ChainView, Fault, Funds, Market, Proposer};
 use floe_core::ports::Entropy;
 use floe_core::spending::Caps;
 use floe_core::{Clock, Epoch, Policy, Timestamp};
@@ -16,11 +16,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
+use crate::Components;
 use crate::limits;
 use crate::workers::Board;
-
-/// Makes the URL at which a deal's piece is pulled; `None` where there is no pull server.
-pub(crate) type PullUrl = Arc<dyn Fn(DealUuid) -> Option<String> + Send + Sync>;
 
 /// See the module.
 pub(crate) struct Deals {
@@ -31,7 +29,6 @@ pub(crate) struct Deals {
     pub(crate) chain: Arc<dyn Chain>,
     pub(crate) market: Arc<dyn Market>,
     pub(crate) proposer: Arc<dyn Proposer>,
-    pub(crate) pull_url: PullUrl,
     pub(crate) board: Arc<Board>,
     pub(crate) stop: CancellationToken,
     /// Something may be to place or to send.
@@ -60,33 +57,28 @@ struct Look {
 pub(crate) struct Paused(pub(crate) String);
 
 impl Deals {
-    #[expect(clippy::too_many_arguments, reason = "live objects, each once")]
+    /// `None` where no node of Filecoin is configured.
     pub(crate) fn new(
         settings: Settings,
-        records: Records,
-        clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
-        cold: super::Components,
-        pull_url: PullUrl,
+        components: &Components,
         board: Arc<Board>,
         stop: CancellationToken,
-    ) -> Self {
-        let super::Components { chain, market, proposer } = cold;
-        Self {
+    ) -> Option<Self> {
+        let super::Components { chain, market, proposer } = components.cold.clone()?;
+        Some(Self {
             settings,
-            records,
-            clock,
-            entropy,
+            records: components.records.clone(),
+            clock: Arc::clone(&components.clock),
+            entropy: Arc::clone(&components.entropy),
             chain,
             market,
             proposer,
-            pull_url,
             board,
             stop,
             place_due: Notify::new(),
             look_due: Notify::new(),
             look: Mutex::default(),
-        }
+        })
     }
 
     pub(crate) fn caps(&self) -> &Caps {
@@ -180,7 +172,7 @@ impl Deals {
         if caps.iter().any(|cap| cap.is_zero()) {
             return Err(paused("a spending cap is not set, and an unset cap permits nothing"));
         }
-        if self.settings.pull_url.is_none() {
+        if self.settings.pull_url.is_none() || self.settings.pull_key.is_none() {
             return Err(paused("filecoin.pull_url is not set: providers could pull nothing"));
         }
         let switch = self.records.spending_switch().await.map_err(|error| Paused(error.to_string()))?;
