@@ -285,6 +285,9 @@ fn cold_lines(cold: &Value) -> Vec<(String, String)> {
             lines.push((name.into(), format!("{amount} attoFIL")));
         }
     }
+    if let Some(why) = cold.get("paused").and_then(Value::as_str) {
+        lines.push(("paused".into(), why.into()));
+    }
     if let Some(head) = cold.get("head").filter(|head| !head.is_null()) {
         lines.push(("chain head".into(), plain(head)));
     }

@@ -83,6 +83,14 @@ pub struct ColdStatus {
     pub committed: AttoFil,
     /// What today's cap and that of all time leave.
     pub left: AttoFil,
+    /// Why nothing is spent now, where that is so.
+    pub paused: Option<String>,
+    /// In the wallet, at the last look at the chain.
+    pub wallet: Option<AttoFil>,
+    /// With the market, all of it.
+    pub escrow: Option<AttoFil>,
+    /// Of that, what published deals hold.
+    pub locked: Option<AttoFil>,
 }
 
 /// States in which the signed bytes may be with a provider, and the chain does not have them.
@@ -257,6 +265,11 @@ impl Engine {
             *deals.entry(state.word()).or_default() += count;
         }
         let totals = records.totals().await?;
+        let funds = self.dealing.as_ref().and_then(|dealing| dealing.funds());
+        let paused = match &self.dealing {
+            Some(dealing) => dealing.may_spend().await.err().map(|paused| paused.to_string()),
+            None => None,
+        };
         Ok(Some(ColdStatus {
             aggregates: records.aggregate_counts().await?,
             deals,
@@ -264,6 +277,10 @@ impl Engine {
             spending: settings.deals.enabled && records.spending_switch().await?.on,
             committed: totals.lifetime.committed()?,
             left: totals.left(&settings.deals.caps)?,
+            paused,
+            wallet: funds.map(|funds| funds.wallet),
+            escrow: funds.map(|funds| funds.escrow),
+            locked: funds.map(|funds| funds.locked),
         }))
     }
 }
