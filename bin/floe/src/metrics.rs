@@ -233,12 +233,7 @@ const METRICS: &[Metric] = &[
         unit: Unit::Count,
         help: "Refusals that say that the proposal was wrong: please report them",
     },
-    Metric {
-        name: "floe_spending",
-        kind: Kind::Gauge,
-        unit: Unit::Count,
-        help: "1 while deals are made",
-    },
+    Metric { name: "floe_spending", kind: Kind::Gauge, unit: Unit::Count, help: "1 while deals are made" },
     Metric {
         name: "floe_attofil_reserved",
         kind: Kind::Gauge,

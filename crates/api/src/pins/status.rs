@@ -135,7 +135,7 @@ mod tests {
     use floe_engine::{DagProgress, PinRow, PinSpec};
     use proptest::prelude::*;
 
-    use super::PinStatusBody;
+    use super::*;
 
     const CID: &str = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
 
@@ -164,6 +164,62 @@ mod tests {
     fn json(row: PinRow) -> serde_json::Value {
         let delegates = vec!["/ip4/203.0.113.1/tcp/4701/p2p/12D3KooWx".into()];
         serde_json::to_value(PinStatusBody::new(row, delegates, None)).unwrap()
+    }
+
+    fn deal(n: u64, error: usize) -> DealRow {
+        let new = floe_records::cold::NewDeal {
+            wallet: "f1wallet".to_owned(),
+            aggregate: uuid::Uuid::nil(),
+            slot: 0,
+            provider: floe_core::ActorId::new(1_000 + n),
+            owner: floe_core::ActorId::new(9),
+            policy: "gold".to_owned(),
+            piece: floe_core::PieceCid::from_commitment([7; 32]).unwrap(),
+            size: floe_core::PaddedSize::MIN,
+            car_bytes: 1,
+            root: floe_core::cid::parse(CID).unwrap(),
+            ipni: true,
+            price: floe_core::AttoFil::new(1),
+            collateral: floe_core::AttoFil::ZERO,
+            head: floe_core::Epoch::new(1),
+            start: floe_core::Epoch::new(2),
+            end: floe_core::Epoch::new(3),
+            weights: BTreeMap::new(),
+        };
+        let uuid = floe_core::cold::DealUuid(uuid::Uuid::from_u128(n.into()));
+        let mut deal =
+            DealRow::chosen(Timestamp::from_millis(n), &new, uuid, 0, floe_core::AttoFil::new(u128::MAX));
+        let text = "x".repeat(error);
+        deal.error = Some(floe_core::cold::Fault::new(floe_core::FailureCode::RejectedOther, text));
+        deal
+    }
+
+    /// A page of pins with some hundred attempts each would be larger than any client reads.
+    #[test]
+    fn info_lists_the_newest_deals_that_fit() {
+        let listed = |count: u64, error| {
+            let deals = (0..count).map(|n| deal(n, error)).collect();
+            let part = floe_engine::cold::ColdPart {
+                aggregate: uuid::Uuid::nil(),
+                state: floe_core::AggregateState::Placing,
+                piece: None,
+                deals,
+            };
+            let cold = PinCold { waits: false, parts: vec![part] };
+            let body = PinStatusBody::new(row(PinStatus::Pinned), Vec::new(), Some(&cold));
+            let body = serde_json::to_value(body).unwrap();
+            let text = body["info"]["deals"].as_str().unwrap().to_owned();
+            assert!(text.len() <= limits::INFO_DEALS_BYTES, "{}", text.len());
+            let deals: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+            let providers = deals.iter().map(|deal| deal["provider"].as_str().unwrap().to_owned());
+            providers.collect::<Vec<_>>()
+        };
+        assert_eq!(listed(0, 0), Vec::<String>::new());
+        assert_eq!(listed(3, 0), ["f01002", "f01001", "f01000"]);
+        let many = listed(500, 100);
+        assert!((15..100).contains(&many.len()) && many[0] == "f01499", "{many:?}");
+        // The longest text that is kept of a fault, for many pins.
+        assert!((5..15).contains(&listed(500, 2_000).len()));
     }
 
     #[test]
