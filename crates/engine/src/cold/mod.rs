@@ -38,7 +38,7 @@ use floe_core::{AttoFil, PaddedSize, Policy};
 
 pub use api::Spending;
 pub use funds::Refused;
-pub use piece::{PieceError, tree};
+pub use piece::{OpenPiece, PieceError};
 pub use plan::{Plan, PlannedDeal, Unplaced};
 pub use pull::{Pull, PullError, PullKey};
 
