@@ -59,7 +59,11 @@ pub(crate) async fn packed(records: &Records, aggregate: Uuid, n: u8) {
         root: root(900 + u32::from(n)),
         fillers: Vec::new(),
     };
-    records.aggregate_packed(aggregate, settled).await.unwrap();
+    // Its pins are told behind the answer, some in each pass.
+    while let Err(error) = records.aggregate_packed(aggregate, settled.clone()).await {
+        assert!(matches!(error, floe_records::Error::Busy { .. }), "{error}");
+        barrier(records).await;
+    }
 }
 
 /// An attempt for a slot of a packed aggregate, of which the account bears all.
