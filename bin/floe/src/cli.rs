@@ -19,7 +19,8 @@ use crate::config::values::{byte_size, duration, origin};
 #[command(name = "floe", version, about, max_term_width = 100, disable_help_subcommand = true)]
 #[command(
     after_help = "Exit codes: 0 ok, 1 failure, 2 usage or config, 3 unreachable, 4 refused, 5 not found, \
-    6 pin failed, 10 data directory foreign, newer or locked, 11 port in use, 12 failed sync, 13 damage found."
+    6 pin failed, 10 data directory foreign, newer or locked, 11 port in use, 12 failed sync, 13 damage found, \
+    14 too little room to start."
 )]
 pub(crate) struct Cli {
     /// Where everything is kept [default: ~/.floe]

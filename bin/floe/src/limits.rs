@@ -16,6 +16,14 @@ pub(crate) const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// than 1 MiB until then, and a look at a few dozen histograms costs nothing.
 pub(crate) const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
+/// Free bytes that a start needs: 32 KiB of shared memory and some pages of log for the rows, and a commit of each index.
+/// Half may be too little after a kill; double keeps a node off that would run.
+pub(crate) const START_BYTES: u64 = 1 << 20;
+
+/// The same in a directory that is to be made: the index and the table of announced roots begin with 1 MiB each, and the
+/// rows with half of one.
+pub(crate) const NEW_BYTES: u64 = 4 << 20;
+
 /// Open files to ask the kernel for: 512 connections, as many streams of QUIC again, packs and rows fit several times.
 pub(crate) const OPEN_FILES: u64 = 65_536;
 

@@ -20,6 +20,7 @@ mod output;
 mod serve;
 mod shell;
 mod signals;
+mod space;
 mod stores;
 mod system;
 

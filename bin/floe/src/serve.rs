@@ -43,24 +43,27 @@ use crate::metrics::Metrics;
 use crate::output::Output;
 use crate::signals::Signals;
 use crate::system::{self, SystemClock, SystemEntropy};
-use crate::{banner, endpoints, init, logs, stores};
+use crate::{banner, endpoints, init, logs, space, stores};
 
 /// Runs the service until it is told to stop.
 pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     system::keep_files_private();
+    space::require_for_new(&layout)?;
     let mut dir = DataDir::open_or_make(layout)?;
     let config = Config::check(&Layers::load(dir.layout().root(), flags.0)?)?;
     logs::start(&config.log);
+    space::make_room(&dir)?;
 
-    let floe = tokio::select! {
-        started = Floe::start(&mut dir, &config) => started?,
+    let started = tokio::select! {
+        started = Floe::start(&mut dir, &config) => started,
         // A long start, such as rebuilding the index, can be given up like anything else.
         signal = signals.next() => {
             tracing::info!("{signal} while starting: nothing has been served yet");
             return Ok(());
         }
     };
+    let floe = started.map_err(|error| space::explain(dir.layout(), error))?;
     announce(&floe.endpoints(), &config, dir.layout(), out)?;
 
     let ending = tokio::select! {
@@ -139,7 +142,7 @@ impl Floe {
         let pull_key = init::pull_key(dir, &*entropy)?;
         let records = stores::open_records(dir, Some(config.pin.max_queued), &clock, &entropy).await?;
         init::complete(dir, &records).await?;
-        let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock).await?;
+        let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock, &entropy).await?;
 
         let node = Node::start(
             floe_ipfs::Settings {

@@ -200,6 +200,8 @@ pub(crate) const HASHED_IN_PARALLEL: u64 = 8 << 20;
 pub(crate) const LOTS_MEASURED: u32 = 256;
 /// DAGs that are looked at for one aggregate: twice what it holds.
 pub(crate) const LOTS_PLANNED: u32 = 2 * SEGMENTS_PER_AGGREGATE as u32;
+/// Pieces of a plan that is only shown.
+pub(crate) const PIECES_PER_PLAN: usize = 100;
 /// The longest that the aggregator sleeps without looking. Its look is one read of an index where nothing waits.
 pub(crate) const COLD_POLL: Duration = Duration::from_secs(5);
 /// The first wait for a DAG that cannot be packed, and for packing that failed.

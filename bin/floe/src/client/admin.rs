@@ -117,13 +117,15 @@ pub(crate) async fn verify(client: &Client, out: Output) -> anyhow::Result<()> {
     if found.is_empty() { Ok(()) } else { Err(Failure::new(Code::Damage, found.join(", ")).into()) }
 }
 
-/// What is wrong in the rows.
+/// What is wrong in the rows, and what could not be looked at.
 pub(crate) fn rows_text(report: &Value) -> String {
-    let problems = rows(&report["rows"], "");
-    if problems.is_empty() {
-        return "rows are right\n".to_owned();
+    let (problems, unchecked) = (rows(&report["rows"], ""), rows(&report["rows_unchecked"], ""));
+    let mut out: String =
+        problems.iter().map(|problem| format!("rows: {}\n", printable(&plain(problem)))).collect();
+    for what in unchecked {
+        out.push_str(&format!("rows: not checked in time: {}; --offline does\n", printable(&plain(what))));
     }
-    problems.iter().map(|problem| format!("rows: {}\n", printable(&plain(problem)))).collect()
+    if out.is_empty() { "rows are right\n".to_owned() } else { out }
 }
 
 /// What is wrong beside damaged blocks, in words for the last line.
@@ -368,6 +370,8 @@ mod tests {
     fn problems_in_the_rows_are_named() {
         assert_eq!(rows_text(&json!({"rows": []})), "rows are right\n");
         assert_eq!(rows_text(&json!({"rows": ["the row of pin 1"]})), "rows: the row of pin 1\n");
+        let late = rows_text(&json!({"rows": [], "rows_unchecked": ["the pages of pins"]}));
+        assert_eq!(late, "rows: not checked in time: the pages of pins; --offline does\n");
     }
 
     /// `floe verify` of a running node said that all was clean, with exit code 0, where a record of a manifest had

@@ -26,6 +26,7 @@ mod slots;
 mod terms;
 mod tracker;
 mod view;
+mod waiting;
 mod words;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub use funds::Refused;
 pub use piece::{OpenPiece, PieceError};
 pub use plan::{Plan, PlannedDeal, Unplaced};
 pub use pull::{Pull, PullError, PullKey};
+pub use waiting::{LeftOut, PackingPlan, PlannedDag, PlannedPiece};
 
 pub(crate) use api::{dealing, spawn};
 pub(crate) use deals::Deals as Dealing;

@@ -6,7 +6,6 @@ mod egress;
 mod fetch;
 mod lifecycle;
 mod network;
-mod raw;
 mod streams;
 
 use std::path::Path;
