@@ -1,10 +1,15 @@
 //! Administration of the cold half: providers, and whether money may be spent.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
-use floe_core::{ActorId, AttoFil};
+use floe_core::{ActorId, AttoFil, Policy};
 use floe_engine::Engine;
-use floe_engine::cold::{NewProvider, Plan, PlannedDeal, ProviderRow, Spending, Sum, Unplaced};
+use floe_engine::cold::{
+    LeftOut, NewProvider, PackingPlan, Plan, PlannedDag, PlannedDeal, PlannedPiece, ProviderRow, Spending,
+    Sum, Unplaced,
+};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -269,8 +274,69 @@ pub(crate) struct PlanBody {
     paused: Option<String>,
     deals: Vec<PlannedBody>,
     unplaced: Vec<UnplacedBody>,
+    /// What the deals of the plan cost.
     cost_attofil: AttoFil,
+    /// Pieces that are packed next; deals are planned for what is packed.
+    pieces: Vec<PieceBody>,
+    left_out: Vec<LeftOutBody>,
     cut: bool,
+}
+
+#[derive(Serialize)]
+struct PieceBody {
+    policy: String,
+    replicas: u8,
+    piece_size: u64,
+    data_bytes: u64,
+    padding_bytes: u64,
+    /// Full, or else it waits for others.
+    full: bool,
+    /// All replicas at the most that the policy allows; null where that is no amount, or the policy is gone.
+    cost_at_most_attofil: Option<AttoFil>,
+    dags: Vec<DagBody>,
+}
+
+#[derive(Serialize)]
+struct DagBody {
+    root: String,
+    part: u32,
+    parts: u32,
+    bytes: u64,
+    segment_bytes: u64,
+    offset: u64,
+}
+
+#[derive(Serialize)]
+struct LeftOutBody {
+    root: String,
+    reason: Option<String>,
+}
+
+impl PieceBody {
+    fn new(piece: PlannedPiece, policies: &BTreeMap<String, Policy>) -> Self {
+        let most = policies.get(&piece.policy).and_then(|policy| {
+            let epochs = u128::from(policy.duration_epochs).checked_mul(u128::from(piece.replicas))?;
+            policy.max_price.for_piece(piece.size)?.checked_mul(epochs)
+        });
+        let dag = |dag: PlannedDag| DagBody {
+            root: dag.root.to_string(),
+            part: dag.part,
+            parts: dag.parts,
+            bytes: dag.bytes,
+            segment_bytes: dag.segment.bytes(),
+            offset: dag.offset,
+        };
+        Self {
+            policy: piece.policy,
+            replicas: piece.replicas,
+            piece_size: piece.size.bytes(),
+            data_bytes: piece.bytes,
+            padding_bytes: piece.padding,
+            full: piece.is_full,
+            cost_at_most_attofil: most,
+            dags: piece.dags.into_iter().map(dag).collect(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -297,8 +363,8 @@ struct UnplacedBody {
     why: String,
 }
 
-impl From<Plan> for PlanBody {
-    fn from(plan: Plan) -> Self {
+impl PlanBody {
+    fn new(plan: Plan, packing: PackingPlan, policies: &BTreeMap<String, Policy>) -> Self {
         let planned = |deal: PlannedDeal| PlannedBody {
             aggregate: deal.aggregate,
             slot: deal.slot,
@@ -316,18 +382,22 @@ impl From<Plan> for PlanBody {
         };
         let unplaced =
             |slot: Unplaced| UnplacedBody { aggregate: slot.aggregate, slot: slot.slot, why: slot.why };
+        let left_out = |dag: LeftOut| LeftOutBody { root: dag.root.to_string(), reason: dag.reason };
         Self {
             paused: plan.paused,
             deals: plan.deals.into_iter().map(planned).collect(),
             unplaced: plan.unplaced.into_iter().map(unplaced).collect(),
             cost_attofil: plan.cost,
-            cut: plan.is_cut,
+            pieces: packing.pieces.into_iter().map(|piece| PieceBody::new(piece, policies)).collect(),
+            left_out: packing.left_out.into_iter().map(left_out).collect(),
+            cut: plan.is_cut || packing.is_cut,
         }
     }
 }
 
 pub(crate) async fn plan(State(state): State<ApiState>, _: Caller<Admin>) -> Answer<PlanBody> {
-    Ok(Json(state.engine.cold_plan().await?.into()))
+    let (plan, packing) = (state.engine.cold_plan().await?, state.engine.packing_plan().await?);
+    Ok(Json(PlanBody::new(plan, packing, state.engine.policies())))
 }
 
 #[cfg(test)]

@@ -369,6 +369,35 @@ async fn streams_of_events_are_bounded() {
     panic!("a place that was left is never given again");
 }
 
+/// The plan says what would be packed and made, and makes nothing.
+#[tokio::test]
+async fn a_plan_shows_what_waits_and_spends_nothing() {
+    let world = World::with_policies(&[("default", 3)]).await;
+    let (alice, admin) = (world.alice().await, world.admin().await);
+    pinned(&alice).await;
+    let plan = async || admin.get("/admin/v1/cold/plan").await;
+    let before = plan().await;
+    before.is_status(200);
+    assert!(before.json["paused"].is_string(), "no node is configured: {}", before.text);
+    assert_eq!(before.json["left_out"][0]["root"], "bafkqaaa", "it was not measured: {}", before.text);
+    let part = LotPart { part: 0, first: 0, sections: 1, bytes: 100 };
+    for lot in world.records.lots_to_measure(99).await.unwrap() {
+        world.records.lot_measured(lot.id, 1 << 20, vec![part]).await.unwrap();
+    }
+    let planned = plan().await.json;
+    let piece = &planned["pieces"][0];
+    assert_eq!(
+        (&piece["policy"], &piece["replicas"], &piece["full"]),
+        (&json!("default"), &json!(3), &json!(false))
+    );
+    assert_eq!((&piece["dags"][0]["root"], &piece["data_bytes"]), (&json!("bafkqaaa"), &json!(100)));
+    assert_eq!(piece["cost_at_most_attofil"], "0", "the policy takes deals for nothing alone");
+    assert_eq!(plan().await.json, planned);
+    assert_eq!((&planned["deals"], &planned["cost_attofil"]), (&json!([]), &json!("0")));
+    assert!(world.records.deal_counts().await.unwrap().values().all(|count| *count == 0));
+    alice.get("/admin/v1/cold/plan").await.is(403, "FORBIDDEN");
+}
+
 #[tokio::test]
 async fn status_has_the_cold_half_where_something_goes_there() {
     let world = World::with_policies(&[("default", 3)]).await;
