@@ -94,6 +94,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
             WalletCommand::Export { under, key } => cold::keys::export(&layout()?, under, key).await,
             command => client::wallet(&connect(remote)?, out, command, &SystemEntropy).await,
         },
+        Command::Deals { remote, command } => client::deals(&connect(remote)?, out, command).await,
+        Command::Providers { remote, command } => client::providers(&connect(remote)?, out, command).await,
+        Command::Spending { remote, command } => client::spending(&connect(remote)?, out, command).await,
+        Command::Cold { remote, command } => client::cold(&connect(remote)?, out, command).await,
+        Command::Events { remote, after, follow } => {
+            client::feed(&connect(remote)?, out, after, follow).await
+        }
         Command::Status { remote } => client::status(&connect(remote)?, out).await,
         Command::Gc { remote, orphans } => client::gc(&connect(remote)?, out, orphans).await,
         Command::Verify { offline: true, .. } => offline::verify(layout()?, out).await,

@@ -119,7 +119,9 @@ pub(crate) fn read(row: &SqliteRow) -> Result<Account, Error> {
             max_bytes: row.try_get::<Option<i64>, _>("max_bytes")?.map(num),
             max_pins: row.try_get::<Option<i64>, _>("max_pins")?.map(num),
             // What is no such number permits none: more replicas are more money.
-            max_replicas: row.try_get::<Option<i64>, _>("max_replicas")?.map(|n| u8::try_from(n).unwrap_or(0)),
+            max_replicas: row
+                .try_get::<Option<i64>, _>("max_replicas")?
+                .map(|n| u8::try_from(n).unwrap_or(0)),
             suspended: row.try_get::<i64, _>("suspended")? != 0,
             used_bytes: num(row.try_get("used_bytes")?),
             used_pins: num(row.try_get("used_pins")?),

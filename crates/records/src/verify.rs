@@ -194,7 +194,15 @@ enum Step {
 
 /// All steps but those over the pages.
 fn steps() -> Vec<Step> {
-    let rows = [Step::Pins(Vec::new()), Step::Tokens, Step::Accounts, Step::Sizes(Vec::new()), Step::Jobs, Step::Deals, Step::Ledger];
+    let rows = [
+        Step::Pins(Vec::new()),
+        Step::Tokens,
+        Step::Accounts,
+        Step::Sizes(Vec::new()),
+        Step::Jobs,
+        Step::Deals,
+        Step::Ledger,
+    ];
     let sums = SUMS.into_iter().map(|(what, statement)| Step::Sum(what, statement));
     let dags = DAGS.into_iter().map(|(what, statement)| Step::Dag(what, statement));
     rows.into_iter().chain([Step::LastCreated]).chain(sums).chain(dags).collect()

@@ -13,7 +13,7 @@ use support::life::{self, Statements};
 use support::*;
 
 /// Statements that read all of a table, by how they begin.
-const READ_ALL: [(&str, &str); 12] = [
+const READ_ALL: [(&str, &str); 16] = [
     (
         "SELECT id, kind, payload, digest FROM jobs ORDER BY id LIMIT",
         "in the order of the index, as many as are asked for",
@@ -35,6 +35,13 @@ const READ_ALL: [(&str, &str); 12] = [
     ("SELECT id, kind, payload FROM jobs", "the same"),
     ("SELECT a.id, a.name, a.max_bytes", "every account is listed, for the operator"),
     ("SELECT * FROM tokens WHERE account = COALESCE", "every token is listed, for the operator"),
+    (
+        "SELECT id FROM cold_lots WHERE packed = 1",
+        "the first of an index of those alone whose pins are being told",
+    ),
+    ("SELECT aggregate FROM aggregate_releases", "the first of those that are being let go of"),
+    ("SELECT state, COUNT(*) FROM aggregates", "an index of a word for each piece, for the operator"),
+    ("SELECT d.id, d.aggregate, d.slot", "in the order of the index, as many as are asked for"),
 ];
 
 /// What is sorted without an index, by how the statement begins.

@@ -224,7 +224,7 @@ impl Engine {
     }
 
     /// Something changed that deals may wait for.
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         if let Some(dealing) = &self.dealing {
             dealing.look_due.notify_one();
             dealing.place_due.notify_one();

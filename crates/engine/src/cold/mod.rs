@@ -27,6 +27,7 @@ mod terms;
 #[cfg(test)]
 mod tests;
 mod tracker;
+mod view;
 mod waiting;
 mod wallet;
 mod words;
@@ -49,6 +50,11 @@ pub use wallet::{Wallet, WalletCall};
 
 pub(crate) use api::{dealing, spawn};
 pub(crate) use deals::Deals as Dealing;
+
+pub use floe_records::cold::{
+    ColdPart, Cost, CostsBy, DealRow, Event, NewProvider, PinCold, ProviderRow, Restored, Sum, Switch, Word,
+};
+pub use view::{ColdStatus, DEALS, DealQuery, Retried, SeenDeal, Viewer};
 
 /// Plain settings of the cold half.
 #[derive(Debug, Clone)]
