@@ -1,5 +1,6 @@
 //! The command line, as clap reads it: names, help, plain values. What is done with them is elsewhere.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -95,6 +96,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Run a Filecoin of one's own, for tests: a node, and providers that really store
+    #[command(
+        long_about = "Run a Filecoin of one's own, for tests: a Lotus-compatible node with a chain in memory, and \
+        storage providers that pull, check, publish, seal and serve.\n\nPrints one line of JSON once it is ready: \
+        `rpc`, `token`, `network`, `key` (of a funded account), `providers` (`id`, `peer_id`, `multiaddrs`, `url`) and `control`, \
+        where faults are set (POST /faults). Nothing is kept; a signal ends it. Its keys follow from the seed and are \
+        worth nothing anywhere else."
+    )]
+    Devnet(DevnetArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -113,6 +123,23 @@ pub(crate) enum Command {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) flags: Flags,
+}
+
+/// Arguments of `floe devnet`.
+#[derive(Debug, Args)]
+pub(crate) struct DevnetArgs {
+    /// Where the node listens; port 0 is a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub(crate) rpc_addr: SocketAddr,
+    /// How many storage providers there are, each with an owner of its own
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    pub(crate) providers: usize,
+    /// Time of an epoch; 0s: the chain goes on only when the control port says so
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = humantime::parse_duration)]
+    pub(crate) epoch: Duration,
+    /// Everything that is not asked for follows from it
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub(crate) seed: u64,
 }
 
 /// Which API to talk to, and as whom.
