@@ -8,6 +8,7 @@
 //!     identity.key         the node's Ed25519 key
 //!     admin.token          secrets of two tokens; the rows hold only their hashes
 //!     pin.token
+//!     pull.key             signs the URLs that storage providers pull from
 //!     rows.sqlite          pins, accounts, tokens (floe-records), with -wal and -shm
 //!     rows.reserve         space given up so that removals go on when the disk is full
 //!     blocks/              packs and their index (floe-blockstore)
@@ -184,6 +185,11 @@ impl Layout {
     /// The token to give to a Kubo.
     pub(crate) fn pin_token(&self) -> PathBuf {
         self.root.join("pin.token")
+    }
+
+    /// The key of the URLs that storage providers pull from.
+    pub(crate) fn pull_key(&self) -> PathBuf {
+        self.root.join("pull.key")
     }
 
     /// The settings.

@@ -129,6 +129,7 @@ impl Floe {
         let bound = floe_api::bind(floe_api::Settings {
             api_addr: config.api.addr,
             ops_addr: config.ops.addr,
+            pull_addr: config.pull.addr,
             public_url: config.api.public_url.as_ref().map(ToString::to_string),
             trusted_proxies: config.api.trusted_proxies.clone(),
             path_prefixes: config.api.path_prefixes.iter().map(|prefix| prefix.0.clone()).collect(),
@@ -140,6 +141,7 @@ impl Floe {
 
         init::require_identity(dir)?;
         let identity = init::files(dir, &*entropy)?;
+        let pull_key = init::pull_key(dir, &*entropy)?;
         let records = stores::open_records(dir, Some(config.pin.max_queued), &clock, &entropy).await?;
         init::complete(dir, &records).await?;
         let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock).await?;
@@ -178,6 +180,9 @@ impl Floe {
                 max_depth: config.pin.max_depth,
                 cold: floe_engine::cold::Settings {
                     policies: config.policies.clone(),
+                    packing: config.aggregate.clone(),
+                    pull_url: config.pull.url.as_ref().map(ToString::to_string),
+                    pull_key: Some(pull_key),
                     ..floe_engine::cold::Settings::default()
                 },
             },

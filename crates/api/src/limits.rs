@@ -74,6 +74,17 @@ pub(crate) const H2_PONG_WITHIN: Duration = Duration::from_secs(20);
 /// its time at [`BODY_RATE`]. Double would let a reader stall for longer; half costs more frames.
 pub(crate) const ANSWER_PIECE_BYTES: usize = 16 << 10;
 
+/// Pieces, or ranges of them, that are sent at the same time: each has a read of a MiB in memory, or a block more. Half
+/// would keep ten providers with five ranges each waiting for each other; double would read from too many places of the
+/// disk at once.
+pub(crate) const PULLS: usize = 64;
+/// … for one deal. Boost pulls five ranges, and begins anew while old connections have not ended.
+pub(crate) const PULLS_PER_DEAL: usize = 16;
+/// Connections of the pull listener: those that pull, and as many that ask.
+pub(crate) const PULL_CONNECTIONS: usize = 256;
+/// What a provider is told to wait that cannot have its piece now: long enough for a damaged block to be mended.
+pub(crate) const PULL_AGAIN: Duration = Duration::from_secs(30);
+
 /// Ops requests get this long at a stop.
 pub(crate) const OPS_DRAIN: Duration = Duration::from_secs(1);
 
@@ -172,6 +183,11 @@ impl Default for Pace {
 }
 
 impl Pace {
+    /// Of the pull listener.
+    pub(crate) fn of_pulls(self) -> Self {
+        Self { connections: PULL_CONNECTIONS, requests: PULL_CONNECTIONS, ..self }
+    }
+
     /// How long after its start a body that has made `bytes` may still stall.
     pub(crate) fn body_allowance(&self, bytes: u64) -> Duration {
         self.body_grace + Duration::from_millis(bytes.saturating_mul(1000) / self.body_rate)

@@ -27,8 +27,8 @@ use crate::tables::{self, Entry, Manifest};
 use crate::ticket::ticket;
 use crate::writer::Writer;
 use crate::{
-    Components, GcReport, ManifestId, ManifestState, ManifestTotals, PatrolState, ScrubReport, Settings,
-    Stats,
+    CidSet, Components, GcReport, ManifestId, ManifestState, ManifestTotals, PatrolState, ScrubReport,
+    Settings, Stats,
 };
 use crate::{format, limits, patrol, scrub};
 
@@ -152,6 +152,13 @@ impl BlockStore {
             return Protect::open(shared, id, root);
         }
         offload("floe-protect", move || Protect::open(shared, id, root)).await
+    }
+
+    /// An empty set of CIDs for who walks what is here, with so many in memory at most (about 32 bytes each); the others
+    /// are in a scratch file. One at a time for an id.
+    pub fn cid_set(&self, id: Uuid, most_in_memory: usize) -> CidSet {
+        let scratch = self.shared().layout.scratch.join(format!("walk-{id}"));
+        CidSet::new(self.shared().disk.clone(), scratch, most_in_memory)
     }
 
     /// Lets go of a manifest in any state: durable on return, counts fall in bounded steps in the background

@@ -26,6 +26,7 @@ pub mod entropy;
 pub mod escrow;
 pub mod failure;
 pub mod ids;
+pub mod pack;
 pub mod piece;
 pub mod pin;
 pub mod place;

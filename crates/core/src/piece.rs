@@ -80,6 +80,19 @@ impl PaddedSize {
         NODE << self.height
     }
 
+    /// Entries of the data segment index at the end of an aggregate of this size (FRC-0058).
+    pub fn index_entries(self) -> u64 {
+        // Both are powers of two, so the quotient is one or 0.
+        (self.bytes() / (2048 * Self::INDEX_ENTRY_BYTES)).max(4)
+    }
+
+    /// Bytes of the whole index, padded.
+    pub fn index_bytes(self) -> u64 {
+        self.index_entries() * Self::INDEX_ENTRY_BYTES
+    }
+
+    const INDEX_ENTRY_BYTES: u64 = 64;
+
     /// Bytes of payload that fill it: 127 for each 128.
     pub fn unpadded_bytes(self) -> u64 {
         self.bytes() / PADDED_GROUP * GROUP

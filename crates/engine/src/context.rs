@@ -30,6 +30,12 @@ pub(crate) struct Context {
     pub(crate) fetch_due: Notify,
     /// Something may be due for the outbox.
     pub(crate) jobs_due: Notify,
+    /// Something may be due for the aggregator.
+    pub(crate) aggregate_due: Notify,
+    /// An aggregate was packed: something may be due for who makes deals.
+    pub(crate) deals_due: Notify,
+    /// Pieces that are read.
+    pub(crate) pieces: crate::cold::piece::Pieces,
     /// Held from a claim until its fetch is in `running`, so that a release finds every fetch that it must stop.
     pub(crate) claiming: tokio::sync::Mutex<()>,
     /// One pass over the outbox at a time, so that its order holds.
@@ -37,7 +43,7 @@ pub(crate) struct Context {
     /// One scrub at a time.
     pub(crate) scrub: tokio::sync::Mutex<()>,
     pub(crate) changes: Changes,
-    pub(crate) board: Board,
+    pub(crate) board: Arc<Board>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -52,11 +58,14 @@ impl Context {
             contended: AtomicBool::new(false),
             fetch_due: Notify::new(),
             jobs_due: Notify::new(),
+            aggregate_due: Notify::new(),
+            deals_due: Notify::new(),
+            pieces: crate::cold::piece::Pieces::new(),
             claiming: tokio::sync::Mutex::new(()),
             outbox: tokio::sync::Mutex::new(()),
             scrub: tokio::sync::Mutex::new(()),
             changes: Changes::new(),
-            board: Board::default(),
+            board: Arc::default(),
             stop: CancellationToken::new(),
         }
     }

@@ -236,6 +236,7 @@ async fn settle(ctx: &Context, dag: &ClaimedDag, ended: Ended) {
             () = ctx.clock.sleep(limits::BLOCKED_POLL) => {}
         }
     };
+    ctx.aggregate_due.notify_one();
     match parked {
         // After the row says so: an offer from now on finds a parked row to wake.
         Some(_) if waited_for => ctx.exchange.park(&dag.root),

@@ -123,6 +123,8 @@ pub enum Error {
 #[derive(Clone)]
 pub struct Engine {
     ctx: Arc<Context>,
+    /// `None` where no node of Filecoin is configured.
+    dealing: Option<Arc<cold::Dealing>>,
     tasks: Arc<tokio::sync::Mutex<JoinSet<()>>>,
 }
 
@@ -152,6 +154,7 @@ impl Engine {
     /// From the stores, where they cannot be compared.
     pub async fn start(settings: Settings, components: Components) -> Result<Self, Error> {
         let ctx = Arc::new(Context::new(settings, components));
+        let dealing = cold::dealing(&ctx).await?;
         let leftovers = recovery::recover(&ctx).await?;
         // Subscribed before the roots are parked: an answer must find a listener.
         let events = events::subscribe(&ctx);
@@ -161,8 +164,12 @@ impl Engine {
         tasks.spawn(outbox::run(Arc::clone(&ctx)));
         tasks.spawn(scrubber::run(Arc::clone(&ctx)));
         tasks.spawn(healer::run(Arc::clone(&ctx)));
+        tasks.spawn(cold::aggregator::run(Arc::clone(&ctx)));
         tasks.spawn(fetcher::run(Arc::clone(&ctx), leftovers));
-        Ok(Self { ctx, tasks: Arc::new(tokio::sync::Mutex::new(tasks)) })
+        if let Some(dealing) = &dealing {
+            cold::spawn(dealing, &mut tasks);
+        }
+        Ok(Self { ctx, dealing, tasks: Arc::new(tokio::sync::Mutex::new(tasks)) })
     }
 
     /// Adds pins: all or none, durable on return. Dropping the future leaves it open whether they were added; if they

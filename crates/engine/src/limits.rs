@@ -117,6 +117,96 @@ pub(crate) const HEAL_WITHIN: Duration = Duration::from_secs(30);
 /// Damaged blocks that one search asks for.
 pub(crate) const HEAL_WANTS: usize = 256;
 
+/// A look at the chain is fresh for so long, or for four times `deals.look_every` where that is more: two epochs of 30 s in
+/// which a provider's own view may differ from ours anyway.
+pub(crate) const VIEW_FRESH: Duration = Duration::from_secs(60);
+/// Looks that somebody rang for are at least so far apart.
+pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// The dealer goes round this often without being rung.
+pub(crate) const PLACE_EVERY: Duration = Duration::from_secs(30);
+/// Heights asked for at once: nodes refuse filters over more than a day.
+pub(crate) const SCAN_WINDOW: i64 = 500;
+/// Such stretches in one look. Behind by more, a node catches up in several, and spends nothing until it has.
+pub(crate) const SCANS_PER_LOOK: usize = 20;
+/// Deals asked about at once, and how often in one look: each is a call of the node. What is over waits for the next look,
+/// those that waited longest first.
+pub(crate) const WATCHED_AT_ONCE: u32 = 64;
+/// See [`WATCHED_AT_ONCE`].
+pub(crate) const WATCHES_PER_LOOK: usize = 8;
+/// Epochs between two looks at an active deal: half an hour, when a sector has a day to be proven.
+pub(crate) const ACTIVE_CHECKED_EVERY: i64 = 60;
+/// Epochs between two looks at a deal whose price the market still locks.
+pub(crate) const LOCKED_CHECKED_EVERY: i64 = 60;
+/// Deals that were asked for and are not published: each is a promise of money, and a pull that may come.
+pub(crate) const DEALS_IN_FLIGHT: u64 = 500;
+/// Deals begun in one round of the dealer.
+pub(crate) const SENDINGS_PER_PASS: usize = 64;
+/// Proposals on the wire at once; a provider that does not answer holds one of these for a minute.
+pub(crate) const SENDINGS_AT_ONCE: usize = 16;
+/// Asks on the wire at once.
+pub(crate) const ASKS_AT_ONCE: usize = 16;
+/// Aggregates read at once.
+pub(crate) const AGGREGATES_PER_PASS: u32 = 64;
+/// Deals of one plan.
+pub(crate) const DEALS_PER_PLAN: usize = 1_000;
+/// What a provider asked for is asked again after so long: a minute in which nothing is signed at an old price.
+pub(crate) const ASK_FRESH: Duration = Duration::from_secs(60);
+/// Owner, peer id and addresses of a provider, which change rarely.
+pub(crate) const CHAIN_INFO_FRESH: Duration = Duration::from_secs(3_600);
+/// Attempts of one piece with one provider that came to nothing, after which it is not asked for this piece again.
+pub(crate) const TRIES_PER_PROVIDER: usize = 3;
+/// Wait before signed bytes whose answer was lost go out again; it doubles up to [`SEND_RETRY_MOST`].
+pub(crate) const SEND_RETRY_FIRST: Duration = Duration::from_secs(10);
+/// See [`SEND_RETRY_FIRST`].
+pub(crate) const SEND_RETRY_MOST: Duration = Duration::from_secs(600);
+/// A provider is asked how a deal goes so long after it accepted it.
+pub(crate) const STATUS_FIRST: Duration = Duration::from_secs(30);
+/// … and then this often.
+pub(crate) const STATUS_EVERY: Duration = Duration::from_secs(120);
+/// Deals that are asked after in one look. Words only: they may wait.
+pub(crate) const STATUSES_PER_LOOK: u32 = 64;
+/// … and at once.
+pub(crate) const STATUSES_AT_ONCE: usize = 8;
+/// Epochs that a deal runs at least and at most (filecoin.md 9.1), by the market actor's own constants.
+pub(crate) const DEAL_LEAST: i64 = 518_400;
+/// See [`DEAL_LEAST`]. No deal ends later than so many epochs from now either.
+pub(crate) const DEAL_MOST: i64 = 3_680_640;
+/// A deal ends a day before that, since whoever checks it has another head.
+pub(crate) const DEAL_END_BUFFER: i64 = 2_880;
+/// Bytes of a deal's label.
+pub(crate) const LABEL_BYTES: usize = 256;
+/// Segments of an aggregate: its manifest stays a block of less than 1 MiB. A piece of a GiB has room for as many in its
+/// index.
+pub(crate) const SEGMENTS_PER_AGGREGATE: usize = 8_192;
+/// Sections of an aggregate, about 55 MB of memory while it is packed or read. A DAG with more is cut into parts. In
+/// blocks of 256 KiB that is more than the largest piece holds.
+pub(crate) const SECTIONS_PER_AGGREGATE: u64 = 1 << 20;
+/// Parts of a DAG: at the usual target of 4 GiB that is 4 TiB. They are one row while it waits, of about 60 bytes each.
+pub(crate) const PARTS_PER_DAG: usize = 16_384;
+/// Parts of one DAG that are looked at for an aggregate: more than go into one.
+pub(crate) const PARTS_PLANNED: usize = 64;
+/// Sections of all pieces that are open at a time, about 110 MB: two of the largest, or all those of a usual node.
+pub(crate) const OPEN_PIECE_SECTIONS: usize = 1 << 21;
+/// What is open is counted in so many sections: each piece as one of these at least.
+pub(crate) const SECTIONS_OF_ROOM: usize = 1 << 12;
+/// Pieces that are kept open. More are laid out anew when they are read, which takes as long as reading their rows.
+pub(crate) const OPEN_PIECES: usize = 64;
+/// Bytes of a piece that are read at a time, at least; at most a block more. Half would be twice the hand-overs between
+/// threads; double would hold more for each provider that pulls.
+pub(crate) const PIECE_READ_BYTES: u64 = 1 << 20;
+/// A segment of at least this size is hashed on several threads; to start them takes as long as hashing some KiB.
+pub(crate) const HASHED_IN_PARALLEL: u64 = 8 << 20;
+/// DAGs that are measured before something is packed, so that a flood of new pins does not hold up what is due.
+pub(crate) const LOTS_MEASURED: u32 = 256;
+/// DAGs that are looked at for one aggregate: twice what it holds.
+pub(crate) const LOTS_PLANNED: u32 = 2 * SEGMENTS_PER_AGGREGATE as u32;
+/// The longest that the aggregator sleeps without looking. Its look is one read of an index where nothing waits.
+pub(crate) const COLD_POLL: Duration = Duration::from_secs(5);
+/// The first wait for a DAG that cannot be packed, and for packing that failed.
+pub(crate) const COLD_RETRY: Duration = Duration::from_secs(60);
+/// The longest, after doubling.
+pub(crate) const COLD_RETRY_MOST: Duration = Duration::from_secs(3600);
+
 /// [`CHECKPOINT_BYTES`], or 0 for the rigs that crash where the frontier is saved and cannot wait for so many.
 pub(crate) fn checkpoint_bytes() -> u64 {
     fail::fail_point!("pin.frontier.always", |_| 0);

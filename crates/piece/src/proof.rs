@@ -23,12 +23,21 @@ impl Aggregate {
     /// # Errors
     /// [`Error::Segments`].
     pub fn new(size: PaddedSize, segments: &[Segment]) -> Result<Self, Error> {
+        Self::with_fillers(size, segments, &[])
+    }
+
+    /// The same where what lies between the segments is not zeros: aligned parts of it, which are not in the index.
+    ///
+    /// # Errors
+    /// [`Error::Segments`]; [`Error::Place`] where a filler lies on something else.
+    pub fn with_fillers(size: PaddedSize, segments: &[Segment], fillers: &[Segment]) -> Result<Self, Error> {
         let index = Index::new(size, segments)?;
+        let fillers = fillers.iter().map(|filler| (filler.place(), *filler.piece.commitment()));
         let roots = segments.iter().map(|segment| (segment.place(), *segment.piece.commitment()));
         let entries = index.entries().iter().filter_map(|(number, segment)| {
             entry_place(size, *number).map(|place| (place, truncated_sha256(&segment.entry())))
         });
-        let tree = Tree::new(size, roots.chain(entries))?;
+        let tree = Tree::new(size, roots.chain(entries).chain(fillers))?;
         let piece = tree.piece().ok_or_else(|| Error::Segments("the root is no commitment".into()))?;
         Ok(Self { index, tree, piece })
     }

@@ -107,6 +107,8 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("network", "The IPFS node."),
     ("storage", "Blocks on disk."),
     ("pin", "What one pin may cost."),
+    ("aggregate", "How pins that go to Filecoin are packed into pieces."),
+    ("filecoin", "Storage providers, and where they pull pieces from."),
     ("serve", "The process."),
     ("log", "The log, on stderr."),
 ];
@@ -375,6 +377,67 @@ pub(crate) const KEYS: &[Key] = &[
                  such bound; all accounts together have 1,000,000.",
         flag: None,
         env: "FLOE_PIN_MAX_QUEUED",
+    },
+    Key {
+        name: "aggregate.target",
+        kind: Kind::Size,
+        default: Default::Is(r#""4GiB""#),
+        about: "A piece is packed when what waits would make it larger than this: a power of two, up to 64GiB.",
+        reason: "A deal costs by the size of its piece, and many providers take none below some GiB; 32GiB, a sector, is \
+                 what they like best. A small target has deals sooner where little is pinned. A pin that is larger \
+                 is split over several pieces.",
+        flag: None,
+        env: "FLOE_AGGREGATE_TARGET",
+    },
+    Key {
+        name: "aggregate.least",
+        kind: Kind::Size,
+        default: Default::Is(r#""1GiB""#),
+        about: "No piece is smaller than this; zeros fill it. A power of two, up to the target.",
+        reason: "The least that most providers take. What is filled with zeros is paid for like all else: \
+                 `floe cold plan` shows how much that would be.",
+        flag: None,
+        env: "FLOE_AGGREGATE_LEAST",
+    },
+    Key {
+        name: "aggregate.flush_after",
+        kind: Kind::Duration,
+        default: Default::Is(r#""24h""#),
+        about: "A pin waits no longer than this for others to share a piece with.",
+        reason: "A day: longer makes fuller pieces, which cost less for each pin; until then a pin has the one copy here.",
+        flag: None,
+        env: "FLOE_AGGREGATE_FLUSH_AFTER",
+    },
+    Key {
+        name: "aggregate.align",
+        kind: Kind::Switch,
+        default: Default::Is("true"),
+        about: "Whether each pin is a segment of its own in its piece, with a proof that it is in there.",
+        reason: "On: the proof (FRC-0058) is what a pin's owner can check without trusting this node. It costs space, \
+                 because a segment is a power of two: with few pins to a piece nearly twice as much, with many \
+                 little. false packs tightly, without proofs.",
+        flag: None,
+        env: "FLOE_AGGREGATE_ALIGN",
+    },
+    Key {
+        name: "filecoin.pull_addr",
+        kind: Kind::Address,
+        default: Default::Unset(r#""0.0.0.0:4783""#),
+        about: "Where storage providers pull pieces: a listener of its own.",
+        reason: "Unset: nothing listens, and no deals can be made. Only URLs that were signed for a deal are answered, so \
+                 it may face the world. Port 0 takes a free port.",
+        flag: None,
+        env: "FLOE_FILECOIN_PULL_ADDR",
+    },
+    Key {
+        name: "filecoin.pull_url",
+        kind: Kind::Url,
+        default: Default::Unset(r#""https://pull.example.org""#),
+        about: "The URL under which providers reach pull_addr: it is signed into each deal.",
+        reason: "Unset: no deals are made. It has to stay as it is for as long as deals with it have not begun, for days. \
+                 Providers refuse private addresses; a proxy before it must pass Range on and buffer nothing.",
+        flag: None,
+        env: "FLOE_FILECOIN_PULL_URL",
     },
     Key {
         name: "serve.stop_within",

@@ -10,6 +10,23 @@
 //! Everything that may cost money is a row before it is an act, and what was signed is sent as it is or not at all.
 //! Crash and stop: each worker begins from rows; none holds what a row does not have.
 
+pub(crate) mod aggregator;
+mod api;
+mod dealer;
+mod deals;
+mod funds;
+mod hash;
+mod manifest;
+pub(crate) mod piece;
+mod plan;
+pub mod pull;
+mod roster;
+mod sections;
+mod slots;
+mod terms;
+mod tracker;
+mod words;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +34,15 @@ use std::time::Duration;
 use floe_core::cold::{Chain, Market, Proposer};
 use floe_core::spending::Caps;
 use floe_core::{AttoFil, PaddedSize, Policy};
+
+pub use api::Spending;
+pub use funds::Refused;
+pub use piece::{OpenPiece, PieceError};
+pub use plan::{Plan, PlannedDeal, Unplaced};
+pub use pull::{Pull, PullError, PullKey};
+
+pub(crate) use api::{dealing, spawn};
+pub(crate) use deals::Deals as Dealing;
 
 /// Plain settings of the cold half.
 #[derive(Debug, Clone)]
@@ -29,6 +55,8 @@ pub struct Settings {
     pub deals: Deals,
     /// `filecoin.pull_url`: where providers reach the pull server, without a slash at its end. `None`: no deals are made.
     pub pull_url: Option<String>,
+    /// What signs the URLs of deals. `None`: nobody pulls.
+    pub pull_key: Option<PullKey>,
 }
 
 /// How pins become pieces.
@@ -104,6 +132,7 @@ impl Default for Settings {
             packing: Packing::default(),
             deals: Deals::default(),
             pull_url: None,
+            pull_key: None,
         }
     }
 }

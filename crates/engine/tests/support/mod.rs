@@ -5,6 +5,7 @@
 
 pub mod dags;
 pub mod net;
+pub mod nobody;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -192,7 +193,7 @@ async fn start(
         network: Arc::clone(net) as _,
         clock: Arc::new(clock.clone()),
         entropy: Arc::new(Seeded::new(7)),
-        cold: None,
+        cold: (!settings.cold.policies.is_empty()).then(nobody::components),
     };
     Engine::start(settings.clone(), components).await.unwrap()
 }

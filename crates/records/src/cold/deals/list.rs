@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use floe_core::cold::{DealUuid, ProviderWord};
-use floe_core::{ActorId, AggregateEvent, AttoFil, DealState, Epoch, RequestId, Timestamp};
+use floe_core::{ActorId, AggregateEvent, AttoFil, DealState, Epoch, PieceCid, RequestId, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
 use uuid::Uuid;
@@ -255,6 +255,18 @@ impl Records {
             }
         }
         Ok(sums)
+    }
+
+    /// Whether any deal was ever made for this piece.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn is_piece_known(&self, piece: &PieceCid) -> Result<bool, Error> {
+        let known: Option<i64> = sqlx::query_scalar("SELECT slot FROM deals WHERE piece = $1 LIMIT 1")
+            .bind(piece.commitment().to_vec())
+            .fetch_optional(&mut *self.reader().await?)
+            .await?;
+        Ok(known.is_some())
     }
 
     /// Whether all DAGs of an aggregate are here: only then can a provider pull it.
