@@ -50,14 +50,17 @@ pub struct Lotus {
 }
 
 struct Devnet {
-    child: Child,
+    /// None: it runs inside of a Floe.
+    child: Option<Child>,
     control: String,
 }
 
 impl Drop for Devnet {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -102,6 +105,15 @@ impl Network {
         BufReader::new(stdout).read_line(&mut line)?;
         let ready: Value =
             serde_json::from_str(&line).with_context(|| format!("the devnet said {line:?}"))?;
+        let mut network = Self::of_ready(&ready)?;
+        if let Some(devnet) = &mut network.devnet {
+            devnet.child = Some(child);
+        }
+        Ok(network)
+    }
+
+    /// The devnet that printed this, or that `endpoints.json` has under `devnet`.
+    pub fn of_ready(ready: &Value) -> Result<Self> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let providers = ready["providers"].as_array().context("providers")?.iter();
         Ok(Self {
@@ -109,7 +121,7 @@ impl Network {
             key: text(&ready["key"]),
             providers: providers.map(|one| (text(&one["id"]), text(&one["url"]))).collect(),
             outside: None,
-            devnet: Some(Devnet { child, control: text(&ready["control"]) }),
+            devnet: Some(Devnet { child: None, control: text(&ready["control"]) }),
         })
     }
 

@@ -5,6 +5,8 @@
 //! is the node: Floe's word is only compared with its.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -94,7 +96,8 @@ fn prepare(home: &Path, network: &Network, plan: &Plan) -> Result<Options> {
     run(&["init", "--data-dir", &dir], &[])?;
     std::fs::write(home.join("config.toml"), &plan.config)?;
     let exported = home.with_extension("key");
-    std::fs::write(&exported, &network.key)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&exported)?;
+    file.write_all(network.key.as_bytes())?;
     let imported = run(&["wallet", "import", &exported.display().to_string(), "--data-dir", &dir], &[])?;
     ensure!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
     Ok(Options::default())
@@ -126,7 +129,7 @@ async fn r11_every_pin_is_stored_although_a_third_of_the_world_fails() -> Result
         pins.push(floe.pin(&root, &seeder.addresses()).await?);
     }
     let floe = kill_in_the_middle(floe, &home, &options, &plan).await?;
-    stored(&floe, &pins, &plan).await?;
+    stored(&floe, &pins, plan.patience).await?;
 
     let deals = deals(&floe)?;
     let told: BTreeMap<&str, Vec<&Value>> =
@@ -150,6 +153,40 @@ async fn r11_every_pin_is_stored_although_a_third_of_the_world_fails() -> Result
         ensure!(committed + gas <= plan.most, "with {gas} of gas the cap of {} is passed", plan.most);
     }
     ensure!(floe.stop()? == 0, "a clean stop ends with 0");
+    Ok(())
+}
+
+/// What the README promises: one command, a plain pin, three active deals within two minutes. The chain ends with the
+/// process, so that the directory is of no use to another start.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_command_shows_it_all() -> Result<()> {
+    if std::env::var_os("FLOE_TEST_LOTUS").is_some() {
+        skipped("cold: serve --devnet", "the suite runs on a network outside");
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let home = dir.path().join("floe");
+    let options = Options { args: vec!["--devnet".into()], ..Options::default() };
+    let floe = Floe::start(&home, &options)?;
+    let network = Network::of_ready(&floe.endpoints["devnet"])?;
+    ensure!(network.providers.len() == 5, "{}", floe.endpoints);
+    let seeder = Seeder::start().await?;
+    let blocks = dag::over(&noise(100 << 10, 4), 16 << 10);
+    seeder.add(&blocks);
+    let root = blocks.last().context("a root")?.cid().to_string();
+    let pin = floe.pin(&root, &seeder.addresses()).await?;
+    let begun = now();
+    stored(&floe, std::slice::from_ref(&pin), Duration::from_secs(120)).await?;
+    println!("stored after {:?}", begun.elapsed());
+    let deals = deals(&floe)?;
+    let active = of_pin(&deals, &pin);
+    every_replica_is_on_the_chain(&network, &pin, &active, REPLICAS).await?;
+    where_it_is(&floe, &pin, &active).await?;
+    ensure!(floe.stop()? == 0, "a clean stop ends with 0");
+
+    let again = run(&["serve", "--devnet", "--offline", "--data-dir", &home.display().to_string()], &[])?;
+    let said = String::from_utf8_lossy(&again.stderr);
+    ensure!(again.status.code() == Some(10) && said.contains("another directory"), "{said}");
     Ok(())
 }
 
@@ -178,7 +215,7 @@ async fn kill_in_the_middle(floe: Floe, home: &Path, options: &Options, plan: &P
 }
 
 /// Waits until every pin says that it is stored.
-async fn stored(floe: &Floe, pins: &[String], plan: &Plan) -> Result<()> {
+async fn stored(floe: &Floe, pins: &[String], patience: Duration) -> Result<()> {
     let begun = now();
     for pin in pins {
         loop {
@@ -187,7 +224,7 @@ async fn stored(floe: &Floe, pins: &[String], plan: &Plan) -> Result<()> {
             if body["info"]["cold"] == "stored" {
                 break;
             }
-            ensure!(begun.elapsed() < plan.patience, "not stored: {body}\n{}", json!(deals(floe)?));
+            ensure!(begun.elapsed() < patience, "not stored: {body}\n{}", json!(deals(floe)?));
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }

@@ -103,10 +103,14 @@ mod tests {
         let config = Config::check(&Layers::stack(Layer::new(), |_| None, Layer::new())).unwrap();
         let shown = |endpoints: &Endpoints| text(endpoints, &config, &Layout::new("/my data"));
         assert!(!shown(&endpoints).contains("Filecoin"));
-        endpoints.devnet = Some(json!({"rpc": "http://127.0.0.1:1", "control": "http://127.0.0.1:2", "token": "t0ken"}));
+        endpoints.devnet =
+            Some(json!({"rpc": "http://127.0.0.1:1", "control": "http://127.0.0.1:2", "token": "t0ken"}));
         let text = shown(&endpoints);
         assert!(text.contains("node http://127.0.0.1:1, faults http://127.0.0.1:2/faults"), "{text}");
-        assert!(text.ends_with("  floe deals ls --data-dir '/my data'\n") && !text.contains("t0ken"), "{text}");
+        assert!(
+            text.ends_with("  floe deals ls --data-dir '/my data'\n") && !text.contains("t0ken"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -94,7 +94,8 @@ impl Inside {
 fn preset(ready: &Ready, wallet: &str, pull: SocketAddr) -> String {
     let quoted = |text: &str| toml_edit::Value::from(text).to_string();
     let providers = ready.providers.iter().map(|one| quoted(&format!("{}={}", one.id, address(one))));
-    let (api, providers) = (format!("{}:{}", ready.token, ready.rpc), providers.collect::<Vec<_>>().join(", "));
+    let (api, providers) =
+        (format!("{}:{}", ready.token, ready.rpc), providers.collect::<Vec<_>>().join(", "));
     format!(
         r#"
 [filecoin]

@@ -34,7 +34,15 @@ impl Endpoints {
         let mut swarm: Vec<String> = swarm.iter().map(|addr| reachable(addr, &peer_id)).collect();
         swarm.sort();
         swarm.dedup();
-        Self { version: 1, pid: std::process::id(), api: url(api), ops: url(ops), swarm, peer_id, devnet: None }
+        Self {
+            version: 1,
+            pid: std::process::id(),
+            api: url(api),
+            ops: url(ops),
+            swarm,
+            peer_id,
+            devnet: None,
+        }
     }
 
     /// Writes the file. Whoever sees it can connect.

@@ -386,7 +386,8 @@ proptest::proptest! {
 /// What a way of running sets holds over the defaults, and under everything that somebody said.
 #[test]
 fn a_preset_stands_between_the_defaults_and_the_file() {
-    let text = "pin.max_depth = 5\npin.max_queued = 6\n[policy.default]\nreplicas = 0\n[policy.b]\nreplicas = 0\n";
+    let text =
+        "pin.max_depth = 5\npin.max_queued = 6\n[policy.default]\nreplicas = 0\n[policy.b]\nreplicas = 0\n";
     let preset = || file::File::of_flag("devnet", text).unwrap();
     let file = |text: &str| file::parse(Path::new("config.toml"), text).unwrap();
     let over = file("pin.max_queued = 7\n[policy.default]\nreplicas = 0\nhot = \"never\"\n");
