@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use floe_core::AttoFil;
 
-use crate::client::Secret;
+use crate::client::{Secret, amount_of};
 use crate::config::flags::Flags;
 use crate::config::values::{byte_size, duration, origin};
 
@@ -65,6 +66,14 @@ pub(crate) enum Command {
         remote: Remote,
         #[command(subcommand)]
         command: TokenCommand,
+    },
+    /// The wallet that pays for deals: its key, and what it has
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Wallet {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: WalletCommand,
     },
     /// Show how the node is doing
     Status {
@@ -374,6 +383,67 @@ pub(crate) enum ScopeArg {
     /// Accounts, tokens, gc, verify, status
     #[value(name = "admin")]
     Admin,
+}
+
+/// What to do with the wallet.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalletCommand {
+    /// Make a key in a file of mode 0600, sealed where there is a passphrase
+    New(KeyArgs),
+    /// Take over a secp256k1 key that `lotus wallet export` wrote
+    Import {
+        /// The file with the export, of mode 0600 [default: stdin]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Print the key, sealed under a passphrase; it is never printed otherwise
+    Export {
+        /// A file with the passphrase of the export, of mode 0600 [default: that of the key file]
+        #[arg(long, value_name = "FILE")]
+        under: Option<PathBuf>,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Show the address, what is in the wallet and in escrow, and what is committed
+    Show,
+    /// Put money into escrow
+    Fund {
+        /// attoFIL in digits, or FIL as in 0.5FIL
+        #[arg(value_parser = amount_of)]
+        amount: AttoFil,
+    },
+    /// Take money out of escrow; what is committed stays
+    Withdraw {
+        /// attoFIL in digits, or FIL as in 0.5FIL
+        #[arg(value_parser = amount_of)]
+        amount: AttoFil,
+    },
+    /// Send money from the wallet; what is committed stays
+    Send {
+        /// To which address
+        to: String,
+        /// attoFIL in digits, or FIL as in 0.5FIL
+        #[arg(value_parser = amount_of)]
+        amount: AttoFil,
+    },
+    /// Settle deals, which frees what those that ended or never began still lock
+    Settle {
+        /// Their numbers on the chain
+        #[arg(required = true, value_name = "DEAL_ID")]
+        deals: Vec<u64>,
+    },
+}
+
+/// Where a key is.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct KeyArgs {
+    /// The key file [default: filecoin.wallet, or wallet.key in the data directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// A file with its passphrase, of mode 0600 [default: filecoin.passphrase_file]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 /// What to do with the settings.

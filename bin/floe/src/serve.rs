@@ -1,7 +1,7 @@
 //! `floe serve`: everything is made here, joined here, and stopped here.
 //!
 //! ```text
-//!   data directory ─> ports ─> rows ─> blocks ─> node ─> engine ─> API ─> endpoints.json ─> banner
+//!   data directory ─> ports ─> rows ─> blocks ─> node ─> filecoin ─> engine ─> API ─> endpoints.json ─> banner
 //!        start ─────────────────────────────────────────────────────────────────────────────────>
 //!        <───────────────────────────────────────────────────────────────────────────────── stop
 //! ```
@@ -44,7 +44,7 @@ use crate::metrics::Metrics;
 use crate::output::Output;
 use crate::signals::Signals;
 use crate::system::{self, SystemClock, SystemEntropy};
-use crate::{banner, endpoints, init, logs, stores};
+use crate::{banner, cold, endpoints, init, logs, stores};
 
 /// Runs the service until it is told to stop.
 pub(crate) async fn serve(layout: Layout, args: ServeArgs, out: Output) -> anyhow::Result<()> {
@@ -172,6 +172,7 @@ impl Floe {
         .await
         .context("cannot start the IPFS node")?;
 
+        let cold = cold::join(config, dir.layout(), &node, &records, &clock).await?;
         let engine = Engine::start(
             floe_engine::Settings {
                 give_up_after: config.pin.give_up_after,
@@ -180,10 +181,10 @@ impl Floe {
                 max_depth: config.pin.max_depth,
                 cold: floe_engine::cold::Settings {
                     policies: config.policies.clone(),
+                    deals: cold::deals(config),
                     packing: config.aggregate.clone(),
                     pull_url: config.pull.url.as_ref().map(ToString::to_string),
                     pull_key: Some(pull_key),
-                    ..floe_engine::cold::Settings::default()
                 },
             },
             floe_engine::Components {
@@ -193,7 +194,7 @@ impl Floe {
                 network: Arc::new(node.clone()),
                 clock: Arc::clone(&clock),
                 entropy: Arc::clone(&entropy),
-                cold: None,
+                cold,
             },
         )
         .await

@@ -48,6 +48,7 @@ mod router;
 mod siege;
 #[cfg(test)]
 mod testing;
+mod wallet;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

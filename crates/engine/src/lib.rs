@@ -114,6 +114,14 @@ pub enum Error {
     /// The store is read-only for lack of disk space: 507.
     #[error("the disk is under its reserve: new pins are refused until there is space again")]
     ReadOnly,
+    /// No Filecoin node, or no wallet, is configured.
+    #[error(
+        "no Filecoin node and wallet are configured: set filecoin.api, and make a wallet with `floe wallet new`"
+    )]
+    NoFilecoin,
+    /// The Filecoin node, or the wallet, does not do it.
+    #[error(transparent)]
+    Filecoin(floe_core::cold::Fault),
     /// The engine is shutting down.
     #[error("shutting down")]
     Stopping,

@@ -202,6 +202,13 @@ pub(crate) const REDIAL_PAUSE: Duration = Duration::from_secs(15);
 /// hangs up at once is dialled less and less often.
 pub(crate) const STAYED: Duration = Duration::from_secs(30);
 
+// --- streams of other protocols ------------------------------------------------------------------------------
+
+/// Streams that wait for a connection (`opening_streams`). Storage providers are spoken to one at a time each.
+pub(crate) const MAX_OPENING: usize = 64;
+/// From the wish for a stream to the stream: a dial of 20 s, a look-up of the peer, a second dial.
+pub(crate) const OPEN_STREAM: Duration = Duration::from_secs(60);
+
 // --- others ------------------------------------------------------------------------------------------------
 
 /// Relays at which reservations are held.

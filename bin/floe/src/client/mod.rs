@@ -11,6 +11,7 @@ mod pins;
 #[cfg(test)]
 mod testing;
 mod wait;
+mod wallet;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -24,6 +25,7 @@ use serde_json::Value;
 pub(crate) use self::admin::{account, gc, rows_text, status, token, verify, verify_text, verify_words};
 pub(crate) use self::error::ClientError;
 pub(crate) use self::pins::pin;
+pub(crate) use self::wallet::{amount_of, wallet};
 
 use crate::cli::Remote;
 use crate::config::render::redact_url;

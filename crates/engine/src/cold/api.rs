@@ -104,7 +104,7 @@ impl Engine {
         let (records, settings) = (&self.ctx.records, &self.ctx.settings.cold.deals);
         let paused = match &self.dealing {
             Some(dealing) => dealing.may_spend().await.err().map(|paused| paused.to_string()),
-            None => Some("no Lotus node is configured: set filecoin.lotus".to_owned()),
+            None => Some("no Lotus node is configured: set filecoin.api".to_owned()),
         };
         let totals = records.totals().await?;
         let counts = records.deal_counts().await?;
@@ -187,7 +187,7 @@ impl Engine {
         match &self.dealing {
             Some(dealing) => Ok(plan::plan(dealing).await?),
             None => {
-                let paused = "no Lotus node is configured: set filecoin.lotus".to_owned();
+                let paused = "no Lotus node is configured: set filecoin.api".to_owned();
                 Ok(Plan { paused: Some(paused), ..Plan::default() })
             }
         }

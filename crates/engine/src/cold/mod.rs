@@ -25,6 +25,7 @@ mod sections;
 mod slots;
 mod terms;
 mod tracker;
+mod wallet;
 mod words;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub use funds::Refused;
 pub use piece::{OpenPiece, PieceError};
 pub use plan::{Plan, PlannedDeal, Unplaced};
 pub use pull::{Pull, PullError, PullKey};
+pub use wallet::{Wallet, WalletCall};
 
 pub(crate) use api::{dealing, spawn};
 pub(crate) use deals::Deals as Dealing;
