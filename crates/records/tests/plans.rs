@@ -59,7 +59,7 @@ async fn fill(conn: &mut SqliteConnection) {
          1, 1, 1, CASE n % 2 WHEN 0 THEN n END, n, NULL, 0, 0, 0, NULL, NULL FROM n",
         "INSERT INTO pins SELECT CAST(printf('%016d', n) AS BLOB), 1 + n % 2, n, n % 4, 'c', \
          CAST(printf('r%d', n) AS BLOB), printf('name %d', n % 1000), 'name', '[]', '{}', 0, \
-         CAST(printf('%016d', n) AS BLOB), NULL, 1, 0, x'00', 0 FROM n",
+         CAST(printf('%016d', n) AS BLOB), NULL, 1, 0, x'00', 0, '', 0 FROM n",
         "INSERT INTO waits SELECT 1 + n % 2, CAST(printf('%016d', n) AS BLOB), n % 3, n FROM n",
         "INSERT INTO counts SELECT 1 + n % 2, 16384, n * 16384, 1, 1, 1, 1 FROM n",
         "INSERT INTO origin_peers SELECT printf('peer %d', n % 100), CAST(printf('%016d', n) AS BLOB) FROM n",
