@@ -14,6 +14,7 @@
 //! Flags are never written to the file, and the file that `floe init` writes has every line commented out, so
 //! that a later version can change a default. An error names the setting and where its value came from.
 
+pub(crate) mod cold;
 pub(crate) mod file;
 pub(crate) mod flags;
 pub(crate) mod keys;
@@ -50,6 +51,9 @@ pub(crate) struct Config {
     pub(crate) network: Network,
     pub(crate) storage: Storage,
     pub(crate) pin: Pin,
+    pub(crate) filecoin: cold::Filecoin,
+    pub(crate) deals: cold::Deals,
+    pub(crate) providers: Vec<cold::Provider>,
     pub(crate) aggregate: floe_engine::cold::Packing,
     pub(crate) pull: Pull,
     pub(crate) serve: Serve,
@@ -186,6 +190,9 @@ impl Config {
                 max_depth: layers.one("pin.max_depth")?,
                 max_queued: layers.one("pin.max_queued")?,
             },
+            filecoin: cold::filecoin(layers)?,
+            deals: cold::deals(layers)?,
+            providers: cold::providers(layers)?,
             aggregate: aggregate(layers)?,
             pull: pull(layers)?,
             serve: Serve { stop_within: layers.one::<StopWithin>("serve.stop_within")?.0 },

@@ -43,6 +43,13 @@ fn other_value(key: &Key) -> &'static str {
         "aggregate.align" => "false",
         "filecoin.pull_addr" => r#""127.0.0.1:3""#,
         "filecoin.pull_url" => r#""https://pull.example.org/""#,
+        "filecoin.api" => r#""a-token:/ip4/127.0.0.1/tcp/1234/http""#,
+        "filecoin.api_token_file" | "filecoin.wallet" | "filecoin.passphrase_file" => r#""/etc/floe/file""#,
+        "filecoin.test_network" | "filecoin.shared_owners" | "deals.enabled" => "true",
+        "filecoin.finality_lookback" => "901",
+        "filecoin.start_lead" => "2880",
+        "filecoin.look_every" => r#""15s""#,
+        name if name.starts_with("deals.") => r#""77""#,
         "serve.stop_within" => r#""5s""#,
         "log.filter" => r#""warn,floe_engine=debug""#,
         "log.format" => r#""json""#,
@@ -52,7 +59,15 @@ fn other_value(key: &Key) -> &'static str {
 
 /// What has to be set beside a key for it to be accepted.
 fn partner(key: &Key) -> Layer {
+    let one = |text: &str| (Raw::One(text.into()), Origin::Default);
     let (other, value) = match key.name {
+        "filecoin.shared_owners" => ("filecoin.test_network", "true"),
+        "deals.enabled" => {
+            let caps = KEYS.iter().filter(|cap| cap.name.starts_with("deals.max_"));
+            let mut all: Layer = caps.map(|cap| (cap.name, one("77"))).collect();
+            all.insert("filecoin.api", one("http://127.0.0.1:1234"));
+            return all;
+        }
         "network.tls_certificate" => ("network.tls_key", "/etc/floe/other.pem"),
         "network.tls_key" => ("network.tls_certificate", "/etc/floe/other.pem"),
         "filecoin.pull_url" => ("filecoin.pull_addr", "127.0.0.1:0"),
