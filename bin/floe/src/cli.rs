@@ -1,5 +1,7 @@
 //! The command line, as clap reads it: names, help, plain values. What is done with them is elsewhere.
 
+mod cold;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use floe_core::AttoFil;
 
+pub(crate) use self::cold::{ColdCommand, CostByArg, DealsCommand, ProvidersCommand, SpendingCommand};
 use crate::client::{Secret, amount_of};
 use crate::config::flags::Flags;
 use crate::config::values::{byte_size, duration, origin};
@@ -17,7 +20,8 @@ use crate::config::values::{byte_size, duration, origin};
 #[command(name = "floe", version, about, max_term_width = 100, disable_help_subcommand = true)]
 #[command(
     after_help = "Exit codes: 0 ok, 1 failure, 2 usage or config, 3 unreachable, 4 refused, 5 not found, \
-    6 pin failed, 10 data directory foreign, newer or locked, 11 port in use, 12 failed sync, 13 damage found."
+    6 pin failed, 10 data directory foreign, newer or locked, 11 port in use, 12 failed sync, 13 damage found, \
+    14 too little room to start."
 )]
 pub(crate) struct Cli {
     /// Where everything is kept [default: ~/.floe]
@@ -75,6 +79,49 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: WalletCommand,
     },
+    /// Deals: every attempt to have a provider keep a replica on Filecoin
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Deals {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: DealsCommand,
+    },
+    /// Storage providers that may be asked
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Providers {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: ProvidersCommand,
+    },
+    /// Whether deals may be made, and what they may cost
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Spending {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: SpendingCommand,
+    },
+    /// What goes to Filecoin next
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Cold {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: ColdCommand,
+    },
+    /// Show what happened to pieces, deals, providers and money
+    Events {
+        #[command(flatten)]
+        remote: Remote,
+        /// Only those behind the event of this number
+        #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
+        after: u64,
+        /// Go on with what happens from now on; with --json one document a line
+        #[arg(long)]
+        follow: bool,
+    },
     /// Show how the node is doing
     Status {
         #[command(flatten)]
@@ -130,6 +177,13 @@ pub(crate) enum Command {
 /// Arguments of `floe serve`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
+    /// Run a Filecoin for tests inside, and make deals there: three for each pin, within two minutes
+    ///
+    /// A node and five providers in memory (see `floe devnet`), a policy of three replicas, small pieces, quick epochs, a
+    /// funded wallet, and spending on with small caps. What config.toml, environment and flags say holds over that. The
+    /// chain ends with the process, and the data directory is of no use after it: give it one of its own.
+    #[arg(long)]
+    pub(crate) devnet: bool,
     #[command(flatten)]
     pub(crate) flags: Flags,
 }
@@ -517,6 +571,13 @@ mod tests {
             &["floe", "account", "set", "a", "--max-replicas", "17"],
             &["floe", "account", "create", "a", "--max-replicas", "none"],
             &["floe", "serve", "--apiaddr", "1"],
+            &["floe", "deals", "ls", "--state", "refused"],
+            &["floe", "deals", "cost", "--by", "day"],
+            &["floe", "providers", "add", "1000"],
+            &["floe", "providers", "add", "f01000", "--addr", "sp.example"],
+            &["floe", "providers", "add", "f01000", "--region", "the moon"],
+            &["floe", "spending"],
+            &["floe", "events", "--after", "-1"],
         ] {
             assert_eq!(Cli::try_parse_from(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line:?}");
         }

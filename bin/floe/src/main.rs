@@ -21,6 +21,7 @@ mod output;
 mod serve;
 mod shell;
 mod signals;
+mod space;
 mod stores;
 mod system;
 
@@ -80,7 +81,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     let layout = || Layout::choose(cli.data_dir.clone(), std::env::var_os("HOME").map(PathBuf::from));
     let connect = |remote| anyhow::Ok(Client::connect(&remote, &layout()?)?);
     match cli.command {
-        Command::Serve(args) => serve::serve(layout()?, args.flags, out).await,
+        Command::Serve(args) => serve::serve(layout()?, args, out).await,
         Command::Init => offline::init(layout()?, out).await,
         Command::Pin { remote, command } => {
             client::pin(&connect(remote)?, out, command, &SystemEntropy).await
@@ -93,6 +94,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
             WalletCommand::Export { under, key } => cold::keys::export(&layout()?, under, key).await,
             command => client::wallet(&connect(remote)?, out, command, &SystemEntropy).await,
         },
+        Command::Deals { remote, command } => client::deals(&connect(remote)?, out, command).await,
+        Command::Providers { remote, command } => client::providers(&connect(remote)?, out, command).await,
+        Command::Spending { remote, command } => client::spending(&connect(remote)?, out, command).await,
+        Command::Cold { remote, command } => client::cold(&connect(remote)?, out, command).await,
+        Command::Events { remote, after, follow } => {
+            client::feed(&connect(remote)?, out, after, follow).await
+        }
         Command::Status { remote } => client::status(&connect(remote)?, out).await,
         Command::Gc { remote, orphans } => client::gc(&connect(remote)?, out, orphans).await,
         Command::Verify { offline: true, .. } => offline::verify(layout()?, out).await,

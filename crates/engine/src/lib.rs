@@ -153,6 +153,8 @@ pub struct Status {
     pub network: NetworkStatus,
     /// Background workers: name, state, last error, queue length.
     pub workers: Vec<WorkerStatus>,
+    /// Pieces, deals and money; `None` where nothing goes to Filecoin.
+    pub cold: Option<cold::ColdStatus>,
 }
 
 impl Engine {
@@ -413,6 +415,7 @@ impl Engine {
             read_only: store.read_only,
             network: self.ctx.network.status(),
             workers: self.ctx.board.all(),
+            cold: self.cold_status().await?,
         })
     }
 

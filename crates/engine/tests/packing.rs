@@ -60,11 +60,38 @@ async fn in_state(world: &World, state: AggregateState) -> Vec<AggregateRow> {
     world.records.aggregates(&[state], None, 1_000).await.unwrap()
 }
 
+/// Lets the clock run, ten minutes at a time, and gives the engine real time after each.
+async fn runs_until<F: Future<Output = bool>>(world: &World, mut holds: impl FnMut() -> F) {
+    for _ in 0..100 {
+        world.clock.advance(HOUR / 6);
+        for _ in 0..100 {
+            if holds().await {
+                return;
+            }
+            support::settle().await;
+        }
+    }
+    panic!("not within a hundred times ten minutes");
+}
+
 /// Lets the clock run until so many are packed.
 async fn packed(world: &World, many: usize) -> Vec<AggregateRow> {
-    let enough = || async { in_state(world, AggregateState::Packed).await.len() >= many };
-    world.advance_until(Duration::from_secs(600), 3 * HOUR, enough).await;
+    runs_until(world, || async { in_state(world, AggregateState::Packed).await.len() >= many }).await;
     in_state(world, AggregateState::Packed).await
+}
+
+/// Waits in real time until these are measured.
+async fn measured(world: &World, pins: &[RequestId]) {
+    world.clock.advance(Duration::from_secs(6));
+    until("they are measured", || async {
+        for id in pins {
+            if !world.records.lot_of_pin(*id).await.unwrap().is_some_and(|lot| lot.parts > 0) {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
 }
 
 /// All bytes of a range, read by read.
@@ -163,8 +190,19 @@ async fn pins_are_packed_after_their_time_and_each_is_proven_to_be_in_the_piece(
     let lot = world.records.lot_of_pin(pins[0]).await.unwrap().unwrap();
     assert_eq!((lot.root, lot.replicas), (dags[0].root(), 2));
 
+    measured(&world, &pins).await;
+    let plan = world.engine.packing_plan().await.unwrap();
     let rows = packed(&world, 1).await;
     assert_eq!(rows.len(), 1);
+    // What was planned is what is done.
+    let [piece] = &plan.pieces[..] else { panic!("{plan:?}") };
+    let mut segments = world.records.segments(rows[0].id).await.unwrap();
+    segments.sort_by_key(|segment| segment.place);
+    let done: Vec<_> = segments.iter().map(|s| (s.root, s.part.bytes, s.size, s.place)).collect();
+    let planned: Vec<_> = piece.dags.iter().map(|d| (d.root, d.bytes, d.segment, d.offset)).collect();
+    assert_eq!((done, Some(piece.size)), (planned, rows[0].size));
+    assert_eq!(piece.bytes + piece.padding, rows[0].car_bytes);
+    assert!(plan.left_out.is_empty() && !plan.is_cut && !piece.is_full);
     check(&world, &rows[0], &dags.iter().collect::<Vec<_>>()).await;
     check_proofs(&world, &rows[0]).await;
     let held = world.records.aggregate_pins(rows[0].id).await.unwrap();
@@ -264,7 +302,7 @@ async fn a_pin_larger_than_a_piece_is_split_over_several() {
             let other = world.records.lot_of_pin(other).await.unwrap();
             left.is_none() && other.is_none() && in_state(&world, AggregateState::Open).await.is_empty()
         };
-        world.advance_until(Duration::from_secs(600), 9 * HOUR, done).await;
+        runs_until(&world, done).await;
         let rows = in_state(&world, AggregateState::Packed).await;
         assert!(rows.len() >= 4, "{} pieces", rows.len());
         let mut found = BTreeSet::new();
@@ -369,17 +407,7 @@ async fn r04_a_damaged_block_costs_its_own_pin_its_place_until_it_is_mended() {
     let alice = world.alice().await;
     let (good, bad) = (tree(40, 9, 30_000, 4), tree(41, 9, 30_000, 4));
     let (good_id, bad_id) = (pin(&world, &alice, &good).await, pin(&world, &alice, &bad).await);
-    until("both are measured", || async {
-        let mut measured = true;
-        for id in [good_id, bad_id] {
-            measured &= world.records.lot_of_pin(id).await.unwrap().is_some_and(|lot| lot.parts > 0);
-        }
-        if !measured {
-            world.clock.advance(Duration::from_secs(5));
-        }
-        measured
-    })
-    .await;
+    measured(&world, &[good_id, bad_id]).await;
     // A leaf: the walk of the DAG looks at its size alone.
     world.net.lacks(&bad.blocks);
     flip(&world, &bad.blocks[2]);
@@ -433,7 +461,7 @@ async fn a_flood_of_one_account_delays_no_other() {
     }
     let late = pin(&world, &bob, &tree(90, 4, 75_000, 9)).await;
     let done = || async { world.records.lot_of_pin(late).await.unwrap().is_none() };
-    world.advance_until(Duration::from_secs(60), 3 * HOUR, done).await;
+    runs_until(&world, done).await;
     let of_bob = world.records.aggregates_of_pin(late).await.unwrap();
     let mut all = in_state(&world, AggregateState::Packed).await;
     all.extend(in_state(&world, AggregateState::Open).await);

@@ -8,6 +8,7 @@
 //! DHT and the delegated routers are asked, and who they name is dialled and told to bitswap.
 
 mod blocked;
+mod denied;
 mod kad;
 mod listen;
 mod opening;
@@ -24,7 +25,7 @@ use futures::StreamExt as _;
 use libp2p::core::ConnectedPoint;
 use libp2p::kad::QueryId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError, Swarm, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, ListenError, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, identify};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -309,8 +310,16 @@ impl Task {
                     self.count_peers();
                 }
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
-                self.on_dial_failed(peer, &error);
+            SwarmEvent::IncomingConnectionError { error: ListenError::Denied { cause }, .. } => {
+                denied::count(&cause);
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+                if let DialError::Denied { cause } = &error {
+                    denied::count(cause);
+                }
+                if let Some(peer) = peer_id {
+                    self.on_dial_failed(peer, &error);
+                }
             }
             SwarmEvent::NewListenAddr { .. }
             | SwarmEvent::ExpiredListenAddr { .. }

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use floe_core::cold::{
-    Answer, Chain as _, Contact, ContactAddress, DealTerms, DealUuid, Market as _, Proposer as _, ProviderWord,
+    Answer, Chain as _, Contact, ContactAddress, DealTerms, DealUuid, Market as _, Proposer as _,
+    ProviderWord,
 };
 use floe_core::ports::{LocalBlocks, ReadError};
 use floe_core::{ActorId, AttoFil, Cid, FailureCode, PaddedSize, PieceCid};
@@ -114,7 +115,8 @@ async fn r13_providers_are_spoken_to_over_libp2p() {
             size,
             // As large as fits: Curio takes no other.
             car_bytes: size.unpadded_bytes(),
-            root: floe_core::cid::parse("bafy2bzacebt2ee4rg3gcnnyayymqe2tnjucon3nice6xkwjlar5vbtlfkayxg").unwrap(),
+            root: floe_core::cid::parse("bafy2bzacebt2ee4rg3gcnnyayymqe2tnjucon3nice6xkwjlar5vbtlfkayxg")
+                .unwrap(),
             url: "http://127.0.0.1:9/nothing".into(),
             start: head.plus(500),
             end: head.plus(500 + 518_400),

@@ -57,6 +57,11 @@ impl Policy {
         Self { private_allowed, clock, permits: Mutex::default(), names: Mutex::default() }
     }
 
+    /// What permits end by, and dials too.
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     /// The operator configured `address`.
     pub(crate) fn permit_operator(&self, address: &Multiaddr) {
         if let Some(libp2p::multiaddr::Protocol::Dnsaddr(name)) = address.iter().next() {

@@ -7,7 +7,6 @@ mod fetch;
 mod lifecycle;
 mod network;
 mod opened;
-mod raw;
 mod streams;
 
 use std::path::Path;
