@@ -1,5 +1,6 @@
 //! The command line, as clap reads it: names, help, plain values. What is done with them is elsewhere.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -95,6 +96,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Run a Filecoin of one's own, for tests: a node, and providers that really store
+    #[command(
+        long_about = "Run a Filecoin of one's own, for tests: a Lotus-compatible node with a chain in memory, and \
+        storage providers that pull, check, publish, seal and serve.\n\nPrints one line of JSON once it is ready: \
+        `rpc`, `token`, `network`, `key` (of a funded account), `providers` (`id`, `peer_id`, `multiaddrs`, `url`) and `control`, \
+        where faults are set (POST /faults). Nothing is kept; a signal ends it. Its keys follow from the seed and are \
+        worth nothing anywhere else."
+    )]
+    Devnet(DevnetArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -113,6 +123,23 @@ pub(crate) enum Command {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) flags: Flags,
+}
+
+/// Arguments of `floe devnet`.
+#[derive(Debug, Args)]
+pub(crate) struct DevnetArgs {
+    /// Where the node listens; port 0 is a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub(crate) rpc_addr: SocketAddr,
+    /// How many storage providers there are, each with an owner of its own
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    pub(crate) providers: usize,
+    /// Time of an epoch; 0s: the chain goes on only when the control port says so
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = humantime::parse_duration)]
+    pub(crate) epoch: Duration,
+    /// Everything that is not asked for follows from it
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub(crate) seed: u64,
 }
 
 /// Which API to talk to, and as whom.
@@ -244,17 +271,24 @@ pub(crate) enum AccountCommand {
         /// Most pins it may have [default: no bound]
         #[arg(long, value_name = "COUNT")]
         max_pins: Option<u64>,
+        /// Most replicas that a pin may ask for [default: those of its policy]
+        #[arg(long, value_name = "COUNT", value_parser = replicas)]
+        max_replicas: Option<u8>,
     },
     /// Change what an account may use; its pins stay
     Set {
         /// Its name
         name: String,
         /// Most bytes it may pin, such as 100GiB, or none for no bound
-        #[arg(long, value_name = "SIZE", value_parser = size_bound, required_unless_present = "max_pins")]
+        #[arg(long, value_name = "SIZE", value_parser = size_bound)]
+        #[arg(required_unless_present_any = ["max_pins", "max_replicas"])]
         max_bytes: Option<Bound>,
         /// Most pins it may have, or none for no bound
         #[arg(long, value_name = "COUNT", value_parser = count_bound)]
         max_pins: Option<Bound>,
+        /// Most replicas that a pin may ask for, or none for those of its policy
+        #[arg(long, value_name = "COUNT", value_parser = replicas_bound)]
+        max_replicas: Option<Bound>,
     },
     /// List accounts
     Ls,
@@ -281,6 +315,15 @@ fn count_bound(text: &str) -> Result<Bound, String> {
     if text == "none" { Ok(Bound(None)) } else { Ok(Bound(Some(count()?))) }
 }
 
+fn replicas(text: &str) -> Result<u8, String> {
+    let most = floe_core::policy::MAX_REPLICAS;
+    text.parse().ok().filter(|n| *n <= most).ok_or_else(|| format!("this is a number from 0 to {most}"))
+}
+
+fn replicas_bound(text: &str) -> Result<Bound, String> {
+    if text == "none" { Ok(Bound(None)) } else { replicas(text).map(|n| Bound(Some(n.into()))) }
+}
+
 /// What to do with tokens.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
@@ -295,6 +338,9 @@ pub(crate) enum TokenCommand {
         /// When it ends by itself, such as 30d [default: never]
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         expires: Option<Duration>,
+        /// The policy of pins that are made with it [default: the one called default]
+        #[arg(long, value_name = "NAME")]
+        policy: Option<String>,
     },
     /// List tokens, without their secrets
     Ls {
@@ -398,6 +444,8 @@ mod tests {
             &["floe", "account", "create", "a", "--max-bytes", "lots"],
             &["floe", "account", "set", "a"],
             &["floe", "account", "set", "a", "--max-pins", "lots"],
+            &["floe", "account", "set", "a", "--max-replicas", "17"],
+            &["floe", "account", "create", "a", "--max-replicas", "none"],
             &["floe", "serve", "--apiaddr", "1"],
         ] {
             assert_eq!(Cli::try_parse_from(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line:?}");

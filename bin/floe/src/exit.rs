@@ -102,6 +102,9 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(api) = cause.downcast_ref::<floe_api::Error>() {
         return of_api(api);
     }
+    if let Some(floe_devnet::StartError::Config(_)) = cause.downcast_ref() {
+        return Some(Code::Usage);
+    }
     if let Some(engine) = cause.downcast_ref::<floe_engine::Error>() {
         return of_engine(engine);
     }

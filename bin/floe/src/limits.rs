@@ -52,5 +52,8 @@ pub(crate) const BUSY_PAUSE: Duration = Duration::from_secs(5);
 /// How long `--wait` goes on while the API does not answer: a restart takes seconds.
 pub(crate) const WAIT_UNREACHABLE: Duration = Duration::from_secs(60);
 
+/// Policies in the file. Each is a word that people choose from; more than this is a file that a program wrote wrong.
+pub(crate) const POLICIES: usize = 100;
+
 /// Pins in a page of `pin ls`; the API allows no more.
 pub(crate) const PAGE: u64 = 1000;

@@ -8,6 +8,7 @@ mod cli;
 mod client;
 mod config;
 mod datadir;
+mod devnet;
 mod endpoints;
 mod exit;
 mod init;
@@ -90,6 +91,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Verify { offline: true, .. } => offline::verify(layout()?, out).await,
         Command::Verify { remote, offline: false } => client::verify(&connect(remote)?, out).await,
         Command::Config { command } => settings(&layout()?, out, command),
+        Command::Devnet(args) => devnet::run(args).await,
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(dir),
     }

@@ -174,6 +174,7 @@ impl Floe {
                 max_bytes: config.pin.max_bytes,
                 max_depth: config.pin.max_depth,
                 cold: floe_engine::cold::Settings {
+                    policies: config.policies.clone(),
                     packing: config.aggregate.clone(),
                     pull_url: config.pull.url.as_ref().map(ToString::to_string),
                     pull_key: Some(pull_key),

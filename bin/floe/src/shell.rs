@@ -42,7 +42,7 @@ pub(crate) fn show_settings(out: Output, layers: &Layers) -> anyhow::Result<()> 
         let mut table = Table::new(&["SETTING", "FROM", "VALUE"]);
         for setting in &shown {
             let value = setting.value.as_ref().map_or("(unset)".to_owned(), ToString::to_string);
-            table.row([setting.key, &setting.origin, &value]);
+            table.row([&setting.key, &setting.origin, &value]);
         }
         table.render()
     })

@@ -2,7 +2,7 @@
 //!
 //! A handler states what it needs in its signature (`Caller<PinsRead>`), so that none can forget to ask. The
 //! token itself goes nowhere but into the one call that looks it up. What is read after it, the body, finds whose memory it
-//! uses as a request extension.
+//! uses, and the policy of the token, as request extensions.
 
 use std::marker::PhantomData;
 
@@ -48,6 +48,10 @@ impl Need for Admin {
     const HAS_KEPT_MEMORY: bool = true;
 }
 
+/// The policy of the caller's token, as a request extension.
+#[derive(Debug, Clone)]
+pub(crate) struct TokenPolicy(pub(crate) String);
+
 /// Who calls, with a token that has what `N` needs.
 pub(crate) struct Caller<N> {
     pub(crate) who: Principal,
@@ -71,6 +75,9 @@ impl<N: Need> FromRequestParts<ApiState> for Caller<N> {
         }
         let caller = Self { who, need: PhantomData };
         parts.extensions.insert(caller.payer());
+        if let Some(policy) = &caller.who.policy {
+            parts.extensions.insert(TokenPolicy(policy.clone()));
+        }
         Ok(caller)
     }
 }

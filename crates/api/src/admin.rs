@@ -5,7 +5,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, RawQuery, State};
 use floe_core::TokenId;
-use floe_engine::{Account, Quota, Scope, Status, Token, VerifyReport};
+use floe_core::policy::{DEFAULT_POLICY, MAX_REPLICAS};
+use floe_engine::{Account, Bounds, Grant, Quota, Scope, Status, Token, VerifyReport};
 use http::StatusCode;
 use http::request::Parts;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use crate::access::{Admin, Caller};
 use crate::body::Sent;
 use crate::error::ApiError;
 use crate::limits;
+use crate::pins::policy::known;
 use crate::pins::query;
 use crate::router::ApiState;
 
@@ -32,6 +34,7 @@ pub(crate) struct NewAccount {
     name: String,
     max_bytes: Option<u64>,
     max_pins: Option<u64>,
+    max_replicas: Option<u8>,
 }
 
 pub(crate) async fn create_account(
@@ -39,9 +42,11 @@ pub(crate) async fn create_account(
     _: Caller<Admin>,
     sent: Sent<NewAccount>,
 ) -> Result<(StatusCode, Json<Account>), ApiError> {
-    let NewAccount { name, max_bytes, max_pins } = sent.value;
+    let NewAccount { name, max_bytes, max_pins, max_replicas } = sent.value;
     check_account_name(&name)?;
-    let account = state.engine.create_account(&name, max_bytes, max_pins).await?;
+    check_replicas(max_replicas)?;
+    let bounds = Bounds { max_bytes, max_pins, max_replicas };
+    let account = state.engine.create_bounded_account(&name, bounds).await?;
     Ok((StatusCode::CREATED, Json(account)))
 }
 
@@ -62,16 +67,31 @@ fn check_account_name(name: &str) -> Result<(), ApiError> {
     )))
 }
 
+/// No account may ask for more replicas than any policy may.
+fn check_replicas(most: Option<u8>) -> Result<(), ApiError> {
+    if most.is_none_or(|most| most <= MAX_REPLICAS) {
+        return Ok(());
+    }
+    limits::hit("max_replicas");
+    Err(ApiError::bad_request(format!("max_replicas: a pin has at most {MAX_REPLICAS} replicas")))
+}
+
 #[derive(Deserialize)]
 pub(crate) struct NewQuota {
     #[serde(default, deserialize_with = "given")]
     max_bytes: Option<Option<u64>>,
     #[serde(default, deserialize_with = "given")]
     max_pins: Option<Option<u64>>,
+    #[serde(default, deserialize_with = "given")]
+    max_replicas: Option<Option<u8>>,
 }
 
 /// Tells `null`, which takes a bound away, from a field that is not there.
-fn given<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<u64>>, D::Error> {
+fn given<'de, D, T>(value: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
     Deserialize::deserialize(value).map(Some)
 }
 
@@ -81,11 +101,14 @@ pub(crate) async fn set_quota(
     Segment(name): Segment,
     sent: Sent<NewQuota>,
 ) -> Answer<Account> {
-    let NewQuota { max_bytes, max_pins } = sent.value;
-    if (max_bytes, max_pins) == (None, None) {
-        return Err(ApiError::bad_request("give max_bytes, max_pins, or both; null takes a bound away"));
+    let NewQuota { max_bytes, max_pins, max_replicas } = sent.value;
+    let quota = Quota { max_bytes, max_pins, max_replicas };
+    if quota == Quota::default() {
+        let details = "give max_bytes, max_pins, max_replicas, or several; null takes a bound away";
+        return Err(ApiError::bad_request(details));
     }
-    Ok(Json(state.engine.set_quota(&name, Quota { max_bytes, max_pins }).await?))
+    check_replicas(max_replicas.flatten())?;
+    Ok(Json(state.engine.set_quota(&name, quota).await?))
 }
 
 #[derive(Deserialize)]
@@ -117,6 +140,7 @@ pub(crate) struct NewToken {
     account: String,
     scopes: Vec<Scope>,
     expires_in_seconds: Option<u64>,
+    policy: Option<String>,
 }
 
 /// The only answer that holds a secret.
@@ -131,7 +155,7 @@ pub(crate) async fn create_token(
     _: Caller<Admin>,
     sent: Sent<NewToken>,
 ) -> Result<(StatusCode, Json<CreatedToken>), ApiError> {
-    let NewToken { account, mut scopes, expires_in_seconds } = sent.value;
+    let NewToken { account, mut scopes, expires_in_seconds, policy } = sent.value;
     scopes.sort_unstable();
     scopes.dedup();
     if scopes.is_empty() {
@@ -140,9 +164,22 @@ pub(crate) async fn create_token(
     if expires_in_seconds == Some(0) {
         return Err(ApiError::bad_request("expires_in_seconds: 0 would have ended already"));
     }
+    if let Some(policy) = &policy {
+        check_token_policy(&state, policy)?;
+    }
     let expires_in = expires_in_seconds.map(Duration::from_secs);
-    let (token, secret) = state.engine.create_token(&account, &scopes, expires_in).await?;
+    let grant = Grant { scopes, expires_in, policy };
+    let (token, secret) = state.engine.grant_token(&account, grant).await?;
     Ok((StatusCode::CREATED, Json(CreatedToken { token, secret })))
+}
+
+fn check_token_policy(state: &ApiState, name: &str) -> Result<(), ApiError> {
+    let policies = state.engine.policies();
+    if name == DEFAULT_POLICY || policies.contains_key(name) {
+        return Ok(());
+    }
+    let (given, known) = (query::shown(name), known(policies));
+    Err(ApiError::bad_request(format!("policy: there is no policy {given}; there is {known}")))
 }
 
 pub(crate) async fn revoke_token(

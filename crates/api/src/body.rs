@@ -4,6 +4,7 @@
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use bytes::{Bytes, BytesMut};
+use floe_core::policy::DEFAULT_POLICY;
 use floe_engine::IdempotencyKey;
 use http::header::HeaderName;
 use http::request::Parts;
@@ -12,9 +13,11 @@ use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::access::TokenPolicy;
 use crate::error::{ApiError, is_json};
 use crate::limits::{self, Pace};
 use crate::memory::{Payer, Room};
+use crate::path::PathPolicy;
 use crate::router::ApiState;
 
 /// A client's name for a request, so that a retry is not a second request.
@@ -86,8 +89,15 @@ pub(crate) async fn read(mut body: Body, pace: &Pace) -> Result<Bytes, ApiError>
     if seen > limits::BODY_BYTES { Err(too_large()) } else { Ok(kept.freeze()) }
 }
 
+/// The policy that path or token name, where that is another than the one of pins that name none.
+fn policy(parts: &Parts) -> Option<&str> {
+    let path = parts.extensions.get().map(|PathPolicy(name)| &**name);
+    let token = || parts.extensions.get().map(|TokenPolicy(name)| name.as_str());
+    path.or_else(token).filter(|name| *name != DEFAULT_POLICY)
+}
+
 /// The key, with a hash of all that makes two requests the same. The path is the one that the router knows:
-/// a retry through another prefix is a retry.
+/// a retry through another prefix is a retry, but one under another policy asks for something else.
 fn idempotency_key(parts: &Parts, body: &[u8]) -> Result<Option<IdempotencyKey>, ApiError> {
     let mut values = parts.headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -102,6 +112,9 @@ fn idempotency_key(parts: &Parts, body: &[u8]) -> Result<Option<IdempotencyKey>,
     let mut hasher = blake3::Hasher::new();
     for part in [parts.method.as_str(), "\0", parts.uri.path(), "\0"] {
         hasher.update(part.as_bytes());
+    }
+    if let Some(policy) = policy(parts) {
+        hasher.update(policy.as_bytes()).update(b"\0");
     }
     hasher.update(body);
     Ok(Some(IdempotencyKey { key: key.to_owned(), body_hash: *hasher.finalize().as_bytes() }))

@@ -206,7 +206,9 @@ impl Front {
         }
         let local = self.0.host.check(request)?;
         request.extensions_mut().insert(local);
-        self.0.prefixes.normalise(request.uri_mut());
+        if let Some(policy) = self.0.prefixes.normalise(request.uri_mut()) {
+            request.extensions_mut().insert(policy);
+        }
         let peer = request.extensions().get().map(|Peer(ip)| *ip);
         let client = peer.and_then(|peer| self.0.trusted.client_of(peer, request.headers()));
         let places = &self.0.places;

@@ -222,7 +222,8 @@ impl Bound {
         });
         let state = router::ApiState::new(engine.clone(), stopping.clone(), Arc::clone(&pace), self.rates);
         let routes = router::api(state);
-        let api = front(routes, self.hosts.0, self.prefixes);
+        let prefixes = self.prefixes.with_policies(engine.policies().keys());
+        let api = front(routes, self.hosts.0, prefixes);
         let ops =
             front(ops::router(engine, metrics, stopping.clone()), self.hosts.1, path::Prefixes::default());
         let api = self.api.serve(api.into_service(), self.trusted.clone(), Arc::clone(&pace), stopping);

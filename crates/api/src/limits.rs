@@ -135,6 +135,8 @@ pub(crate) const ORIGIN_BYTES: usize = 1024;
 pub(crate) const META_ENTRIES: usize = 1000;
 /// Bytes of all keys and values of `meta`.
 pub(crate) const META_BYTES: usize = 16 << 10;
+/// Policies that an error names: more would bury what it is about.
+pub(crate) const POLICIES_NAMED: usize = 20;
 /// The page without `limit` (spec).
 pub(crate) const PAGE_DEFAULT: u32 = 10;
 /// What a client is told to wait whose query took too long: longer than the query did, so that one that only repeats

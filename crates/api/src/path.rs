@@ -3,20 +3,29 @@
 //! A layer of the router would run after routing, so this works on the request's URI in front of it. Nothing
 //! redirects: a client that is redirected drops its body or its token.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use axum::http::Uri;
+use floe_core::policy::DEFAULT_POLICY;
 use http::uri::PathAndQuery;
 
 use crate::Error;
 
-/// The only policy there is. A path that names another is left alone, and so is not found.
-pub(crate) const DEFAULT_POLICY: &str = "default";
+/// The policy that the path of a request names, as a request extension.
+#[derive(Debug, Clone)]
+pub(crate) struct PathPolicy(pub(crate) Arc<str>);
 
 /// Where our own routes begin. A prefix is taken off before a path is routed, so one of these would hide them.
 const OURS: [&str; 4] = ["pins", "p", "admin", "openapi.json"];
 
-/// The prefixes of `api.path_prefixes`, longest first.
+/// The prefixes of `api.path_prefixes`, longest first, and the policies that a path may name. One that names another is
+/// left alone, and so is not found.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Prefixes(Vec<String>);
+pub(crate) struct Prefixes {
+    prefixes: Vec<String>,
+    policies: BTreeSet<Arc<str>>,
+}
 
 impl Prefixes {
     pub(crate) fn new(prefixes: &[String]) -> Result<Self, Error> {
@@ -28,24 +37,41 @@ impl Prefixes {
             return Err(wrong(longer, HIDES));
         }
         checked.sort_by_key(|p| std::cmp::Reverse(p.len()));
-        Ok(Self(checked))
+        Ok(Self { prefixes: checked, policies: BTreeSet::from([DEFAULT_POLICY.into()]) })
     }
 
-    /// The path that the router knows.
-    fn route<'a>(&self, path: &'a str) -> &'a str {
-        let path = self.0.iter().find_map(|p| below(path, p)).unwrap_or(path);
-        let path = without_policy(path).unwrap_or(path);
+    /// The same, and paths may name these policies too.
+    pub(crate) fn with_policies<'a>(mut self, names: impl Iterator<Item = &'a String>) -> Self {
+        self.policies.extend(names.map(|name| Arc::from(name.as_str())));
+        self
+    }
+
+    /// The path that the router knows, and the policy that was named.
+    fn route<'a>(&self, path: &'a str) -> (&'a str, Option<PathPolicy>) {
+        let path = self.prefixes.iter().find_map(|p| below(path, p)).unwrap_or(path);
+        let (path, policy) = match self.policy_of(path) {
+            Some((policy, path)) => (path, Some(policy)),
+            None => (path, None),
+        };
         match path.strip_suffix('/') {
-            None | Some("") => path,
-            Some(path) => path,
+            None | Some("") => (path, policy),
+            Some(path) => (path, policy),
         }
     }
 
-    /// Rewrites the request's path to the one that the router knows.
-    pub(crate) fn normalise(&self, uri: &mut Uri) {
-        let route = self.route(uri.path());
+    /// The policy of `/p/<policy>/pins`, and the path behind it, where that is one of pins.
+    fn policy_of<'a>(&self, path: &'a str) -> Option<(PathPolicy, &'a str)> {
+        let rest = path.strip_prefix("/p/")?;
+        let (name, path) = rest.split_at(rest.find('/')?);
+        let known = self.policies.get(name)?;
+        below(path, "/pins").map(|_| (PathPolicy(Arc::clone(known)), path))
+    }
+
+    /// Rewrites the request's path to the one that the router knows; the policy that it named.
+    pub(crate) fn normalise(&self, uri: &mut Uri) -> Option<PathPolicy> {
+        let (route, policy) = self.route(uri.path());
         if route == uri.path() {
-            return;
+            return policy;
         }
         let text = match uri.query() {
             Some(query) => format!("{route}?{query}"),
@@ -59,13 +85,8 @@ impl Prefixes {
                 *uri = rewritten;
             }
         }
+        policy
     }
-}
-
-/// The path behind `/p/default`, where that is one of pins.
-fn without_policy(path: &str) -> Option<&str> {
-    let rest = path.strip_prefix("/p/")?.strip_prefix(DEFAULT_POLICY)?;
-    below(rest, "/pins").map(|_| rest)
 }
 
 /// What of `path` lies below `prefix`, with its slash; `/` for the prefix itself.
@@ -155,6 +176,33 @@ mod tests {
     }
 
     #[test]
+    fn kubo_a_path_names_a_policy_that_is_there() {
+        let names = ["gold".to_owned(), "pins".to_owned()];
+        let prefixes = prefixes(&["/psa"]).with_policies(names.iter());
+        for (path, want, policy) in [
+            ("/pins", "/pins", None),
+            ("/p/gold/pins", "/pins", Some("gold")),
+            ("/p/gold/pins/?limit=1", "/pins?limit=1", Some("gold")),
+            ("/p/gold/pins/x/events", "/pins/x/events", Some("gold")),
+            ("/p/gold/pins/batch", "/pins/batch", Some("gold")),
+            ("/psa/p/gold/pins", "/pins", Some("gold")),
+            ("/p/default/pins", "/pins", Some("default")),
+            ("/p/pins/pins", "/pins", Some("pins")),
+            ("/p/pins", "/p/pins", None),
+            ("/p/Gold/pins", "/p/Gold/pins", None),
+            ("/p/silver/pins", "/p/silver/pins", None),
+            ("/p//pins", "/p//pins", None),
+            ("/p/gold/p/gold/pins", "/p/gold/p/gold/pins", None),
+            ("/p/gold/admin/v1/status", "/p/gold/admin/v1/status", None),
+        ] {
+            let mut uri: Uri = path.parse().unwrap();
+            let named = prefixes.normalise(&mut uri);
+            let named = named.as_ref().map(|policy| &*policy.0);
+            assert_eq!((uri.to_string().as_str(), named), (want, policy), "{path}");
+        }
+    }
+
+    #[test]
     fn prefixes_are_plain_paths() {
         for bad in [
             "", "/", "psa", "/a//b", "/a/../b", "/.", "/a?b", "/a#b", "/a%20", "/a b", "/ä", "/{x}",
@@ -162,7 +210,7 @@ mod tests {
         ] {
             assert!(Prefixes::new(&[bad.to_owned()]).is_err(), "{bad}");
         }
-        assert_eq!(prefixes(&["/psa/v1/"]).0, ["/psa/v1"]);
+        assert_eq!(prefixes(&["/psa/v1/"]).prefixes, ["/psa/v1"]);
     }
 
     /// `["/p"]` took the API off the air without a word: every path lost its first part before it was routed.

@@ -95,12 +95,13 @@ mod tests {
             name: name.to_owned(),
             max_bytes: None,
             max_pins: None,
+            max_replicas: None,
             suspended: false,
             used_bytes: 0,
             used_pins: 0,
             created: Timestamp::from_millis(0),
         };
-        Principal { account, scopes: Vec::new(), token: TokenId(1) }
+        Principal { account, scopes: Vec::new(), token: TokenId(1), policy: None }
     }
 
     #[test]

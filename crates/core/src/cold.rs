@@ -110,6 +110,8 @@ pub struct PublishedDeal {
     pub deal_id: u64,
     /// Who published it.
     pub provider: ActorId,
+    /// The piece, where the event or the deal at the last final tipset says it.
+    pub piece: Option<PieceCid>,
     /// When.
     pub height: Epoch,
 }

@@ -23,6 +23,7 @@ pub mod clock;
 pub mod cold;
 pub mod deal;
 pub mod entropy;
+pub mod escrow;
 pub mod failure;
 pub mod ids;
 pub mod pack;

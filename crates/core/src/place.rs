@@ -149,19 +149,31 @@ fn mix(number: u64) -> u64 {
     number ^ (number >> 31)
 }
 
-/// What the provider is paid, or why it is not asked.
-fn fit(need: &Need<'_>, candidate: &Candidate) -> Result<AttoFil, Unfit> {
+/// Whether a provider would be asked for this replica at all, whatever it asks for: who is not need not be asked for a
+/// fresh ask.
+///
+/// # Errors
+/// Why not.
+pub fn screen(need: &Need<'_>, candidate: &Candidate) -> Result<(), Unfit> {
     let policy = need.policy;
-    let fails = |bad: bool, why: Unfit| if bad { Err(why) } else { Ok(()) };
     fails(!policy.providers.is_empty() && !policy.providers.contains(&candidate.provider), Unfit::NotListed)?;
     fails(candidate.is_suspended, Unfit::Suspended)?;
     fails(need.taken.contains(&candidate.provider), Unfit::Taken)?;
     fails(!need.shared_owners && need.owners.contains(&candidate.owner), Unfit::SameOwner)?;
     let in_region = policy.regions.is_empty() || candidate.regions.iter().any(|r| policy.regions.contains(r));
     fails(!in_region, Unfit::Region)?;
-    fails(candidate.rests_until.is_some_and(|until| need.now < until), Unfit::Resting)?;
+    fails(candidate.rests_until.is_some_and(|until| need.now < until), Unfit::Resting)
+}
+
+fn fails(bad: bool, why: Unfit) -> Result<(), Unfit> {
+    if bad { Err(why) } else { Ok(()) }
+}
+
+/// What the provider is paid, or why it is not asked.
+fn fit(need: &Need<'_>, candidate: &Candidate) -> Result<AttoFil, Unfit> {
+    screen(need, candidate)?;
     let ask = candidate.ask.filter(|ask| need.now < ask.expires).ok_or(Unfit::NoAsk)?;
-    fails(ask.price > policy.max_price, Unfit::Price)?;
+    fails(ask.price > need.policy.max_price, Unfit::Price)?;
     fails(need.size < ask.min_size, Unfit::TooSmall)?;
     fails(need.size > ask.max_size, Unfit::TooLarge)?;
     Ok(ask.price)

@@ -32,8 +32,6 @@ pub(crate) struct Context {
     pub(crate) jobs_due: Notify,
     /// Something may be due for the aggregator.
     pub(crate) aggregate_due: Notify,
-    /// An aggregate was packed: something may be due for who makes deals.
-    pub(crate) deals_due: Notify,
     /// Pieces that are read.
     pub(crate) pieces: crate::cold::piece::Pieces,
     /// Held from a claim until its fetch is in `running`, so that a release finds every fetch that it must stop.
@@ -43,7 +41,7 @@ pub(crate) struct Context {
     /// One scrub at a time.
     pub(crate) scrub: tokio::sync::Mutex<()>,
     pub(crate) changes: Changes,
-    pub(crate) board: Board,
+    pub(crate) board: Arc<Board>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -59,13 +57,12 @@ impl Context {
             fetch_due: Notify::new(),
             jobs_due: Notify::new(),
             aggregate_due: Notify::new(),
-            deals_due: Notify::new(),
             pieces: crate::cold::piece::Pieces::new(),
             claiming: tokio::sync::Mutex::new(()),
             outbox: tokio::sync::Mutex::new(()),
             scrub: tokio::sync::Mutex::new(()),
             changes: Changes::new(),
-            board: Board::default(),
+            board: Arc::default(),
             stop: CancellationToken::new(),
         }
     }

@@ -46,8 +46,8 @@ use tokio::task::JoinSet;
 pub use floe_blockstore::{Error as BlocksError, GcReport, ScrubReport};
 pub use floe_records::limits::{CIDS_PER_FILTER, KEY_BYTES, PAGE, PINS_PER_REQUEST};
 pub use floe_records::{
-    Account, DEFAULT_ACCOUNT, DagProgress, Error as RecordsError, IdempotencyKey, NameMatch, PinFilter,
-    PinPage, PinRow, PinSpec, Principal, Quota, Scope, Token,
+    Account, Bounds, DEFAULT_ACCOUNT, DagProgress, Error as RecordsError, Grant, IdempotencyKey, NameMatch,
+    PinFilter, PinPage, PinRow, PinSpec, Principal, Quota, Scope, Token,
 };
 pub use scrubber::{DamagedBlock, IncompleteDag, VerifyReport};
 pub use watch::{PinEventItem, PinEvents};
@@ -123,6 +123,8 @@ pub enum Error {
 #[derive(Clone)]
 pub struct Engine {
     ctx: Arc<Context>,
+    /// `None` where no node of Filecoin is configured.
+    dealing: Option<Arc<cold::Dealing>>,
     tasks: Arc<tokio::sync::Mutex<JoinSet<()>>>,
 }
 
@@ -152,6 +154,7 @@ impl Engine {
     /// From the stores, where they cannot be compared.
     pub async fn start(settings: Settings, components: Components) -> Result<Self, Error> {
         let ctx = Arc::new(Context::new(settings, components));
+        let dealing = cold::dealing(&ctx).await?;
         let leftovers = recovery::recover(&ctx).await?;
         // Subscribed before the roots are parked: an answer must find a listener.
         let events = events::subscribe(&ctx);
@@ -161,9 +164,12 @@ impl Engine {
         tasks.spawn(outbox::run(Arc::clone(&ctx)));
         tasks.spawn(scrubber::run(Arc::clone(&ctx)));
         tasks.spawn(healer::run(Arc::clone(&ctx)));
-        tasks.spawn(cold::aggregator::run(Arc::clone(&ctx)));
+        tasks.spawn(cold::aggregator::run(Arc::clone(&ctx), dealing.clone()));
         tasks.spawn(fetcher::run(Arc::clone(&ctx), leftovers));
-        Ok(Self { ctx, tasks: Arc::new(tokio::sync::Mutex::new(tasks)) })
+        if let Some(dealing) = &dealing {
+            cold::spawn(dealing, &mut tasks);
+        }
+        Ok(Self { ctx, dealing, tasks: Arc::new(tokio::sync::Mutex::new(tasks)) })
     }
 
     /// Adds pins: all or none, durable on return. Dropping the future leaves it open whether they were added; if they
@@ -255,6 +261,11 @@ impl Engine {
         watch::watch(Arc::clone(&self.ctx), who.account.id, who.token, id).await
     }
 
+    /// What can be asked for: `[policy.<name>]` by name.
+    pub fn policies(&self) -> &std::collections::BTreeMap<String, floe_core::Policy> {
+        &self.ctx.settings.cold.policies
+    }
+
     /// Addresses for `delegates`.
     pub fn delegates(&self, local_request: bool) -> Vec<String> {
         self.ctx.network.delegates(local_request)
@@ -279,6 +290,14 @@ impl Engine {
         max_pins: Option<u64>,
     ) -> Result<Account, Error> {
         Ok(self.ctx.records.create_account(name, max_bytes, max_pins).await?)
+    }
+
+    /// Makes an account with these bounds.
+    ///
+    /// # Errors
+    /// As [`Engine::create_account`].
+    pub async fn create_bounded_account(&self, name: &str, bounds: Bounds) -> Result<Account, Error> {
+        Ok(self.ctx.records.create_bounded_account(name, bounds).await?)
     }
 
     /// All accounts.
@@ -316,6 +335,14 @@ impl Engine {
         expires_in: Option<Duration>,
     ) -> Result<(Token, String), Error> {
         Ok(self.ctx.records.create_token(account, scopes, expires_in).await?)
+    }
+
+    /// Makes a token that is given all of this. Its policy must be one of [`Engine::policies`].
+    ///
+    /// # Errors
+    /// As [`Engine::create_token`].
+    pub async fn grant_token(&self, account: &str, grant: Grant) -> Result<(Token, String), Error> {
+        Ok(self.ctx.records.grant_token(account, grant).await?)
     }
 
     /// Tokens of one account or all.

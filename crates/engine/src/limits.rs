@@ -117,6 +117,64 @@ pub(crate) const HEAL_WITHIN: Duration = Duration::from_secs(30);
 /// Damaged blocks that one search asks for.
 pub(crate) const HEAL_WANTS: usize = 256;
 
+/// A look at the chain is fresh for so long, or for four times `deals.look_every` where that is more: two epochs of 30 s in
+/// which a provider's own view may differ from ours anyway.
+pub(crate) const VIEW_FRESH: Duration = Duration::from_secs(60);
+/// Looks that somebody rang for are at least so far apart.
+pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// The dealer goes round this often without being rung.
+pub(crate) const PLACE_EVERY: Duration = Duration::from_secs(30);
+/// Heights asked for at once: nodes refuse filters over more than a day.
+pub(crate) const SCAN_WINDOW: i64 = 500;
+/// Such stretches in one look. Behind by more, a node catches up in several, and spends nothing until it has.
+pub(crate) const SCANS_PER_LOOK: usize = 20;
+/// Deals asked about at once, and how often in one look: each is a call of the node. What is over waits for the next look,
+/// those that waited longest first.
+pub(crate) const WATCHED_AT_ONCE: u32 = 64;
+/// See [`WATCHED_AT_ONCE`].
+pub(crate) const WATCHES_PER_LOOK: usize = 8;
+/// Epochs between two looks at an active deal: half an hour, when a sector has a day to be proven.
+pub(crate) const ACTIVE_CHECKED_EVERY: i64 = 60;
+/// Epochs between two looks at a deal whose price the market still locks.
+pub(crate) const LOCKED_CHECKED_EVERY: i64 = 60;
+/// Deals that were asked for and are not published: each is a promise of money, and a pull that may come.
+pub(crate) const DEALS_IN_FLIGHT: u64 = 500;
+/// Deals begun in one round of the dealer.
+pub(crate) const SENDINGS_PER_PASS: usize = 64;
+/// Proposals on the wire at once; a provider that does not answer holds one of these for a minute.
+pub(crate) const SENDINGS_AT_ONCE: usize = 16;
+/// Asks on the wire at once.
+pub(crate) const ASKS_AT_ONCE: usize = 16;
+/// Aggregates read at once.
+pub(crate) const AGGREGATES_PER_PASS: u32 = 64;
+/// Deals of one plan.
+pub(crate) const DEALS_PER_PLAN: usize = 1_000;
+/// What a provider asked for is asked again after so long: a minute in which nothing is signed at an old price.
+pub(crate) const ASK_FRESH: Duration = Duration::from_secs(60);
+/// Owner, peer id and addresses of a provider, which change rarely.
+pub(crate) const CHAIN_INFO_FRESH: Duration = Duration::from_secs(3_600);
+/// Attempts of one piece with one provider that came to nothing, after which it is not asked for this piece again.
+pub(crate) const TRIES_PER_PROVIDER: usize = 3;
+/// Wait before signed bytes whose answer was lost go out again; it doubles up to [`SEND_RETRY_MOST`].
+pub(crate) const SEND_RETRY_FIRST: Duration = Duration::from_secs(10);
+/// See [`SEND_RETRY_FIRST`].
+pub(crate) const SEND_RETRY_MOST: Duration = Duration::from_secs(600);
+/// A provider is asked how a deal goes so long after it accepted it.
+pub(crate) const STATUS_FIRST: Duration = Duration::from_secs(30);
+/// … and then this often.
+pub(crate) const STATUS_EVERY: Duration = Duration::from_secs(120);
+/// Deals that are asked after in one look. Words only: they may wait.
+pub(crate) const STATUSES_PER_LOOK: u32 = 64;
+/// … and at once.
+pub(crate) const STATUSES_AT_ONCE: usize = 8;
+/// Epochs that a deal runs at least and at most (filecoin.md 9.1), by the market actor's own constants.
+pub(crate) const DEAL_LEAST: i64 = 518_400;
+/// See [`DEAL_LEAST`]. No deal ends later than so many epochs from now either.
+pub(crate) const DEAL_MOST: i64 = 3_680_640;
+/// A deal ends a day before that, since whoever checks it has another head.
+pub(crate) const DEAL_END_BUFFER: i64 = 2_880;
+/// Bytes of a deal's label.
+pub(crate) const LABEL_BYTES: usize = 256;
 /// Segments of an aggregate: its manifest stays a block of less than 1 MiB. A piece of a GiB has room for as many in its
 /// index.
 pub(crate) const SEGMENTS_PER_AGGREGATE: usize = 8_192;

@@ -10,6 +10,7 @@
 //! [`messages`] (what is signed and pushed, once), [`escrow`] (funds for deals), [`port`] (all of it, as the engine has it).
 
 pub mod chain;
+mod deadline;
 pub mod escrow;
 pub mod limits;
 pub mod market;

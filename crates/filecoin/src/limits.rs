@@ -91,6 +91,22 @@ pub const MAX_CHAIN_ADDRESSES: usize = 16;
 /// Deals that one message settles: each costs the chain some million gas, and a block has 10,000 million.
 pub const MAX_SETTLED: usize = 256;
 
+/// How long a provider has to take a deal or refuse it: it reads and writes for 10 s each, and asks its chain and its
+/// sealer in between.
+pub const STORE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a provider has for what it knows: its ask, the state of a deal. Its own handlers end after 10 s.
+pub const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a connection to a provider may take, the look-up of its name included; and its TLS once more.
+pub const PROVIDER_CONNECT: Duration = Duration::from_secs(10);
+
+/// Addresses of a provider that are tried, and IP addresses of each of its names.
+pub const PROVIDER_ADDRESSES: usize = 4;
+
+/// Providers of which it is remembered which way they took. More than anybody deals with; each is some 200 B.
+pub const MAX_REMEMBERED_WAYS: usize = 1_024;
+
 /// Epochs for which a message may wait in the pool under a fee cap below the base fee, before it is replaced.
 pub const REPLACE_AFTER: u64 = 20;
 

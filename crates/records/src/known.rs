@@ -81,12 +81,13 @@ mod tests {
             name: "a".into(),
             max_bytes: None,
             max_pins: None,
+            max_replicas: None,
             suspended: false,
             used_bytes: 0,
             used_pins: 0,
             created: NOW,
         };
-        let who = Principal { account, scopes: Vec::new(), token: TokenId(1) };
+        let who = Principal { account, scopes: Vec::new(), token: TokenId(1), policy: None };
         Let { who, expires: expires.map(Timestamp::from_millis) }
     }
 

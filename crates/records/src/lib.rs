@@ -50,8 +50,8 @@ use uuid::Uuid;
 pub use error::Error;
 pub use pins::add::DEFAULT_ACCOUNT;
 pub use types::{
-    Account, ClaimedDag, DagOutcome, DagProgress, GiveUp, IdempotencyKey, Job, NameMatch, Parked, PinFilter,
-    PinPage, PinRow, PinSpec, Principal, Quota, RowsReport, Scope, Token,
+    Account, Bounds, ClaimedDag, DagOutcome, DagProgress, GiveUp, Grant, IdempotencyKey, Job, NameMatch,
+    Parked, PinFilter, PinPage, PinRow, PinSpec, Principal, Quota, RowsReport, Scope, Token,
 };
 
 use crate::known::Known;
@@ -417,10 +417,18 @@ impl Records {
         max_bytes: Option<u64>,
         max_pins: Option<u64>,
     ) -> Result<Account, Error> {
+        self.create_bounded_account(name, Bounds { max_bytes, max_pins, max_replicas: None }).await
+    }
+
+    /// Makes an account with these bounds.
+    ///
+    /// # Errors
+    /// As [`Records::create_account`].
+    pub async fn create_bounded_account(&self, name: &str, bounds: Bounds) -> Result<Account, Error> {
         let name = name.to_owned();
         self.write(Urgency::Takes, move |tx| {
             let name = name.clone();
-            Box::pin(async move { accounts::create(tx, &name, max_bytes, max_pins).await })
+            Box::pin(async move { accounts::create(tx, &name, bounds).await })
         })
         .await
     }
@@ -469,7 +477,15 @@ impl Records {
         scopes: &[Scope],
         expires_in: Option<Duration>,
     ) -> Result<(Token, String), Error> {
-        self.make_token(account, scopes, expires_in, false).await
+        self.grant_token(account, Grant { scopes: scopes.to_vec(), expires_in, policy: None }).await
+    }
+
+    /// Makes a token that is given all of this. Whether there is such a policy is the caller's matter.
+    ///
+    /// # Errors
+    /// As [`Records::create_token`].
+    pub async fn grant_token(&self, account: &str, grant: Grant) -> Result<(Token, String), Error> {
+        self.make_token(account, grant, false).await
     }
 
     /// Makes a token of the node's own, which it writes down in its directory at a start. The bound is for what clients
@@ -478,20 +494,14 @@ impl Records {
     /// # Errors
     /// [`Error::NotFound`] for the account.
     pub async fn create_own_token(&self, account: &str, scopes: &[Scope]) -> Result<(Token, String), Error> {
-        self.make_token(account, scopes, None, true).await
+        self.make_token(account, Grant { scopes: scopes.to_vec(), ..Grant::default() }, true).await
     }
 
-    async fn make_token(
-        &self,
-        account: &str,
-        scopes: &[Scope],
-        expires_in: Option<Duration>,
-        own: bool,
-    ) -> Result<(Token, String), Error> {
-        let (account, scopes) = (account.to_owned(), scopes.to_vec());
+    async fn make_token(&self, account: &str, grant: Grant, own: bool) -> Result<(Token, String), Error> {
+        let account = account.to_owned();
         self.write(Urgency::Takes, move |tx| {
-            let (account, scopes) = (account.clone(), scopes.clone());
-            Box::pin(async move { tokens::create(tx, &account, &scopes, expires_in, own).await })
+            let (account, grant) = (account.clone(), grant.clone());
+            Box::pin(async move { tokens::create(tx, &account, &grant, own).await })
         })
         .await
     }

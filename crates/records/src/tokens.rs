@@ -7,8 +7,6 @@
 //!
 //! The checksum lets a mistyped token be refused without the database, and lets secret scanners be sure.
 
-use std::time::Duration;
-
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
 use floe_core::{AccountId, Timestamp, TokenId};
 use sqlx::sqlite::SqliteRow;
@@ -17,7 +15,7 @@ use subtle::ConstantTimeEq;
 
 use crate::pins::row::{db, digest_field, intact, num};
 use crate::writer::Tx;
-use crate::{Error, Principal, Scope, Token, accounts, jobs, limits};
+use crate::{Error, Grant, Principal, Scope, Token, accounts, jobs, limits};
 
 const PREFIX: &str = "floe_";
 const SECRET_BYTES: usize = 32;
@@ -28,8 +26,7 @@ const CHECK_BYTES: usize = 3;
 pub(crate) async fn create(
     tx: &mut Tx,
     account: &str,
-    scopes: &[Scope],
-    expires_in: Option<Duration>,
+    grant: &Grant,
     own: bool,
 ) -> Result<(Token, String), Error> {
     let account = accounts::by_name(&mut tx.conn, account).await?.ok_or(Error::NotFound)?;
@@ -45,7 +42,7 @@ pub(crate) async fn create(
     let mut random = [0; SECRET_BYTES];
     tx.entropy.fill(&mut random);
     let secret = encode(&random);
-    let mut scopes = scopes.to_vec();
+    let mut scopes = grant.scopes.clone();
     scopes.sort();
     scopes.dedup();
     let token = Token {
@@ -53,8 +50,9 @@ pub(crate) async fn create(
         account: account.id,
         scopes,
         created: tx.now,
-        expires: expires_in.map(|life| tx.now.after(life)),
+        expires: grant.expires_in.map(|life| tx.now.after(life)),
         revoked: false,
+        policy: grant.policy.clone(),
     };
     insert(&mut tx.conn, &token, &hash(&secret)).await?;
     fail::fail_point!("token.created");
@@ -90,8 +88,8 @@ async fn forget_ended(tx: &mut Tx, account: AccountId) -> Result<(), Error> {
 
 async fn insert(conn: &mut SqliteConnection, token: &Token, hash: &[u8; 32]) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO tokens (id, account, lookup, hash, scopes, created, expires, revoked, digest) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8)",
+        "INSERT INTO tokens (id, account, lookup, hash, scopes, created, expires, revoked, policy, digest) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, $9)",
     )
     .bind(token.id.0)
     .bind(token.account.0)
@@ -100,6 +98,7 @@ async fn insert(conn: &mut SqliteConnection, token: &Token, hash: &[u8; 32]) -> 
     .bind(scope_text(&token.scopes)?)
     .bind(db(token.created.as_millis()))
     .bind(token.expires.map(|at| db(at.as_millis())))
+    .bind(&token.policy)
     .bind(digest(token, hash)?)
     .execute(conn)
     .await?;
@@ -164,7 +163,7 @@ pub(crate) async fn authenticate(
             continue;
         }
         let Some(account) = accounts::by_id(conn, token.account.0).await? else { return Ok(None) };
-        let who = Principal { account, scopes: token.scopes, token: token.id };
+        let who = Principal { account, scopes: token.scopes, token: token.id, policy: token.policy };
         return Ok(Some(Let { who, expires: token.expires }));
     }
     Ok(None)
@@ -216,6 +215,7 @@ pub(crate) fn read(row: &SqliteRow) -> Result<(Token, [u8; 32]), Error> {
             created: Timestamp::from_millis(num(row.try_get("created").ok()?)),
             expires: row.try_get::<Option<i64>, _>("expires").ok()?.map(|at| Timestamp::from_millis(num(at))),
             revoked: row.try_get::<i64, _>("revoked").ok()? != 0,
+            policy: row.try_get("policy").ok()?,
         };
         let hash: Vec<u8> = row.try_get("hash").ok()?;
         Some((token, hash.try_into().ok()?, row.try_get("digest").ok()?))
@@ -238,6 +238,10 @@ fn digest(token: &Token, hash: &[u8; 32]) -> Result<Vec<u8>, Error> {
         Some(&[u8::from(token.revoked)]),
     ];
     fields.into_iter().for_each(|field| digest_field(&mut hasher, field));
+    // Rows that are older than this column have none of it, and keep their digest.
+    if let Some(policy) = &token.policy {
+        digest_field(&mut hasher, Some(policy.as_bytes()));
+    }
     Ok(hasher.finalize().as_bytes()[..16].to_vec())
 }
 

@@ -116,6 +116,8 @@ pub struct Account {
     pub max_bytes: Option<u64>,
     /// Most pins, if bounded.
     pub max_pins: Option<u64>,
+    /// Most replicas of one pin; `None`: what its policy says is the most.
+    pub max_replicas: Option<u8>,
     /// Refused at the API while its data stays.
     pub suspended: bool,
     /// Logical bytes used and reserved.
@@ -126,6 +128,17 @@ pub struct Account {
     pub created: Timestamp,
 }
 
+/// What a new account may use; `None`: no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most logical bytes.
+    pub max_bytes: Option<u64>,
+    /// Most pins.
+    pub max_pins: Option<u64>,
+    /// Most replicas of one pin; `None`: what its policy says is the most.
+    pub max_replicas: Option<u8>,
+}
+
 /// New bounds of an account: `Some(None)` takes one away, `None` leaves it as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quota {
@@ -133,6 +146,8 @@ pub struct Quota {
     pub max_bytes: Option<Option<u64>>,
     /// Most pins.
     pub max_pins: Option<Option<u64>>,
+    /// Most replicas of one pin.
+    pub max_replicas: Option<Option<u8>>,
 }
 
 /// What a token may do.
@@ -164,6 +179,19 @@ pub struct Token {
     pub expires: Option<Timestamp>,
     /// Whether it was revoked.
     pub revoked: bool,
+    /// The policy of pins that are made with it, where neither path nor meta names one.
+    pub policy: Option<String>,
+}
+
+/// What a new token is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// How long it lives; `None`: until it is revoked.
+    pub expires_in: Option<Duration>,
+    /// See [`Token::policy`].
+    pub policy: Option<String>,
 }
 
 /// Who makes a request.
@@ -175,6 +203,8 @@ pub struct Principal {
     pub scopes: Vec<Scope>,
     /// The token.
     pub token: TokenId,
+    /// See [`Token::policy`].
+    pub policy: Option<String>,
 }
 
 /// An `Idempotency-Key` and the hash of the body it came with.

@@ -632,3 +632,44 @@ async fn one_request_of_a_group_fails_alone() {
     assert_eq!(records.pin(account, good.unwrap()[0].id).await.unwrap().status, floe_core::PinStatus::Queued);
     assert_sound(&records).await;
 }
+
+#[tokio::test]
+async fn t25_what_a_token_is_given_is_kept_and_a_change_behind_its_back_is_seen() {
+    let world = World::new();
+    let records = world.open().await;
+    let grant = floe_records::Grant {
+        scopes: vec![Scope::PinsRead],
+        expires_in: None,
+        policy: Some("gold".to_owned()),
+    };
+    let (token, secret) = records.grant_token("default", grant).await.unwrap();
+    assert_eq!(token.policy.as_deref(), Some("gold"));
+    let who = records.authenticate(&secret).await.unwrap().unwrap();
+    assert_eq!(who.policy.as_deref(), Some("gold"));
+    records.close().await;
+    for change in ["'lead'", "NULL", "''"] {
+        let change = format!("UPDATE tokens SET policy = {change} WHERE id = {}", token.id.0);
+        let mut conn =
+            sqlx::SqliteConnection::connect(&format!("sqlite:{}", world.path().display())).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(change.clone())).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        let records = world.open().await;
+        let seen = records.authenticate(&secret).await;
+        assert!(matches!(seen, Err(floe_records::Error::Damaged(_))), "{change}: {seen:?}");
+        records.close().await;
+    }
+}
+
+#[tokio::test]
+async fn the_most_replicas_of_an_account_are_kept_and_changed() {
+    let world = World::new();
+    let records = world.open().await;
+    let bounds = floe_records::Bounds { max_replicas: Some(2), ..Default::default() };
+    assert_eq!(records.create_bounded_account("alice", bounds).await.unwrap().max_replicas, Some(2));
+    for most in [Some(0), None, Some(16)] {
+        let quota = floe_records::Quota { max_replicas: Some(most), ..Default::default() };
+        assert_eq!(records.set_quota("alice", quota).await.unwrap().max_replicas, most);
+        let other = floe_records::Quota { max_pins: Some(Some(9)), ..Default::default() };
+        assert_eq!(records.set_quota("alice", other).await.unwrap().max_replicas, most, "left as it is");
+    }
+}

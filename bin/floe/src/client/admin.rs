@@ -14,10 +14,13 @@ use crate::system::SystemClock;
 /// Runs a `floe account` command.
 pub(crate) async fn account(client: &Client, out: Output, command: AccountCommand) -> anyhow::Result<()> {
     match command {
-        AccountCommand::Create { name, max_bytes, max_pins } => {
+        AccountCommand::Create { name, max_bytes, max_pins, max_replicas } => {
             let mut body = json!({ "name": name });
             // Left out where there is no bound: `null` is a value too.
-            for (key, bound) in [("max_bytes", max_bytes), ("max_pins", max_pins)] {
+            let max_replicas = max_replicas.map(u64::from);
+            for (key, bound) in
+                [("max_bytes", max_bytes), ("max_pins", max_pins), ("max_replicas", max_replicas)]
+            {
                 if let Some(bound) = bound {
                     body[key] = json!(bound);
                 }
@@ -25,9 +28,11 @@ pub(crate) async fn account(client: &Client, out: Output, command: AccountComman
             let made = client.call(Call::post("/admin/v1/accounts", body)).await?;
             out.print(&made, || format!("made the account {}", printable(&name)))
         }
-        AccountCommand::Set { name, max_bytes, max_pins } => {
+        AccountCommand::Set { name, max_bytes, max_pins, max_replicas } => {
             let mut body = json!({});
-            for (key, bound) in [("max_bytes", max_bytes), ("max_pins", max_pins)] {
+            for (key, bound) in
+                [("max_bytes", max_bytes), ("max_pins", max_pins), ("max_replicas", max_replicas)]
+            {
                 if let Some(Bound(bound)) = bound {
                     body[key] = json!(bound);
                 }
@@ -54,11 +59,14 @@ pub(crate) async fn account(client: &Client, out: Output, command: AccountComman
 /// Runs a `floe token` command.
 pub(crate) async fn token(client: &Client, out: Output, command: TokenCommand) -> anyhow::Result<()> {
     match command {
-        TokenCommand::Create { account, scopes, expires } => {
+        TokenCommand::Create { account, scopes, expires, policy } => {
             let mut body =
                 json!({ "account": account, "scopes": scopes.iter().map(scope).collect::<Vec<_>>() });
             if let Some(expires) = expires {
                 body["expires_in_seconds"] = json!(whole_seconds(expires));
+            }
+            if let Some(policy) = policy {
+                body["policy"] = json!(policy);
             }
             let made = client.call(Call::post("/admin/v1/tokens", body)).await?;
             out.print(&made, || shown_once(&made))
@@ -159,7 +167,7 @@ fn shown_once(made: &Value) -> String {
 }
 
 fn accounts_table(accounts: &[Value]) -> String {
-    let mut table = Table::new(&["NAME", "USED", "OF", "PINS", "OF", "STATE"]);
+    let mut table = Table::new(&["NAME", "USED", "OF", "PINS", "OF", "REPLICAS", "STATE"]);
     for account in accounts {
         let bound = |key: &str, show: fn(u64) -> String| account[key].as_u64().map_or("-".to_owned(), show);
         let state = if account["suspended"] == true { "suspended" } else { "active" };
@@ -169,6 +177,7 @@ fn accounts_table(accounts: &[Value]) -> String {
             &bound("max_bytes", size),
             &number(&account["used_pins"]).to_string(),
             &bound("max_pins", |n| n.to_string()),
+            &bound("max_replicas", |n| n.to_string()),
             state,
         ]);
     }
@@ -179,7 +188,7 @@ fn accounts_table(accounts: &[Value]) -> String {
 fn tokens_table(tokens: &[Value], accounts: &[Value], now: Timestamp) -> String {
     let name_of =
         |id: &Value| accounts.iter().find(|account| account["id"] == *id).map(|account| &account["name"]);
-    let mut table = Table::new(&["ID", "ACCOUNT", "SCOPES", "CREATED", "EXPIRES", "STATE"]);
+    let mut table = Table::new(&["ID", "ACCOUNT", "SCOPES", "POLICY", "CREATED", "EXPIRES", "STATE"]);
     for token in tokens {
         let scopes: Vec<&str> = rows(&token["scopes"], "").iter().filter_map(Value::as_str).collect();
         let ended = token["expires"].as_u64().is_some_and(|at| Timestamp::from_millis(at) <= now);
@@ -192,6 +201,7 @@ fn tokens_table(tokens: &[Value], accounts: &[Value], now: Timestamp) -> String 
             &plain(&token["id"]),
             &plain(name_of(&token["account"]).unwrap_or(&token["account"])),
             &scopes.join(" "),
+            &plain(&token["policy"]),
             &moment(&token["created"]),
             &moment(&token["expires"]),
             state,

@@ -3,11 +3,13 @@
 //! The file is read against the table of keys: what is not in the table is an error that names the nearest key,
 //! because a misspelt setting that is silently ignored is found only when it is needed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use toml_edit::{Document, Item, TableLike, Value};
 
 use super::keys::{self, KEYS, Key, Kind, SECTIONS};
+use super::tables::{FAMILIES, Family, Table, Tables};
 use super::{ConfigError, Layer, Origin, Raw};
 
 /// Above this a key is close enough to be what was meant: 0 is nothing in common, 1 is the same.
@@ -15,15 +17,30 @@ const NEAR: f64 = 0.5;
 /// A config file holds a few dozen lines; reading more than this is reading the wrong file.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// What the file says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct File {
+    /// The settings of the table of keys.
+    pub(crate) settings: Layer,
+    /// Tables with names of the operator's own.
+    pub(crate) tables: Tables,
+}
+
+impl From<Layer> for File {
+    fn from(settings: Layer) -> Self {
+        Self { settings, ..Self::default() }
+    }
+}
+
 /// Reads the file. A file that is not there says nothing.
-pub(crate) fn read(path: &Path) -> Result<Layer, ConfigError> {
+pub(crate) fn read(path: &Path) -> Result<File, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     match std::fs::metadata(path) {
         Ok(meta) if meta.len() > MAX_FILE_BYTES => {
             let source = std::io::Error::other(format!("it has more than {MAX_FILE_BYTES} bytes"));
             return Err(unreadable(source));
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Layer::new()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(File::default()),
         _ => {}
     }
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
@@ -31,13 +48,13 @@ pub(crate) fn read(path: &Path) -> Result<Layer, ConfigError> {
 }
 
 /// Reads the text of a file.
-pub(crate) fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
+pub(crate) fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
     let document = Document::parse(text).map_err(|e| ConfigError::Syntax {
         path: path.to_owned(),
         line: line_of(text, e.span()),
         reason: e.message().to_owned(),
     })?;
-    let mut reader = Reader { path, text, found: Layer::new() };
+    let mut reader = Reader { path, text, found: File::default() };
     reader.table("", document.as_table())?;
     Ok(reader.found)
 }
@@ -45,17 +62,19 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
 struct Reader<'a> {
     path: &'a Path,
     text: &'a str,
-    found: Layer,
+    found: File,
 }
 
 impl Reader<'_> {
     fn table(&mut self, prefix: &str, table: &dyn TableLike) -> Result<(), ConfigError> {
         for (short, item) in table.iter() {
-            let line = line_of(self.text, table.key(short).and_then(|k| k.span()).or_else(|| item.span()));
+            let line = self.line_of(table, short, item);
             let name = if prefix.is_empty() { short.to_owned() } else { format!("{prefix}.{short}") };
             if let Some(key) = keys::find(&name) {
                 let value = self.value(key, item, line)?;
-                self.found.insert(key.name, value);
+                self.found.settings.insert(key.name, value);
+            } else if let Some(family) = FAMILIES.iter().find(|family| family.section == name) {
+                self.family(family, item, line)?;
             } else if let (true, Some(inner)) = (is_section(&name), item.as_table_like()) {
                 self.table(&name, inner)?;
             } else {
@@ -66,6 +85,72 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// `[policy]`: each entry is a table with a name of the operator's own.
+    fn family(&mut self, family: &'static Family, item: &Item, line: usize) -> Result<(), ConfigError> {
+        let section = family.section;
+        let wrong = |line, key: String, reason: String| ConfigError::InvalidIn {
+            origin: Origin::File { path: self.path.to_owned(), line },
+            key,
+            reason,
+        };
+        let in_a_table =
+            || format!("it stands in a table with a name, such as [{section}.{}]", family.example);
+        let all = item.as_table_like().ok_or_else(|| wrong(line, section.to_owned(), in_a_table()))?;
+        if all.len() > family.most {
+            return Err(wrong(line, section.to_owned(), format!("there are more than {}", family.most)));
+        }
+        let mut read = Vec::new();
+        for (name, item) in all.iter() {
+            let (line, path) = (self.line_of(all, name, item), format!("{section}.{name}"));
+            let table = item.as_table_like().ok_or_else(|| wrong(line, path.clone(), in_a_table()))?;
+            if !(family.is_name)(name) {
+                return Err(wrong(line, path, format!("a name has {}", family.names)));
+            }
+            read.push(((section, name.to_owned()), self.named(family, path, table, line)?));
+        }
+        self.found.tables.extend(read);
+        Ok(())
+    }
+
+    fn named(
+        &self,
+        family: &'static Family,
+        path: String,
+        table: &dyn TableLike,
+        line: usize,
+    ) -> Result<Table, ConfigError> {
+        let origin = Origin::File { path: self.path.to_owned(), line };
+        let mut read = Table { path, origin, values: BTreeMap::new() };
+        for (name, item) in table.iter() {
+            let line = self.line_of(table, name, item);
+            let Some(field) = family.field(name) else {
+                let near = nearest(name, family.fields.iter().map(|field| field.name));
+                return Err(ConfigError::UnknownKey {
+                    path: self.path.to_owned(),
+                    line,
+                    key: format!("{}.{name}", read.path),
+                    nearest: near.map(|near| format!("{}.{near}", read.path)),
+                });
+            };
+            let origin = Origin::File { path: self.path.to_owned(), line };
+            match item.as_value().and_then(|value| raw(field.kind, value)) {
+                Some(raw) => read.values.insert(field.name, (raw, origin)),
+                None => {
+                    return Err(ConfigError::InvalidIn {
+                        origin,
+                        key: format!("{}.{name}", read.path),
+                        reason: format!("it must be {}", field.kind.describe()),
+                    });
+                }
+            };
+        }
+        Ok(read)
+    }
+
+    fn line_of(&self, table: &dyn TableLike, name: &str, item: &Item) -> usize {
+        line_of(self.text, table.key(name).and_then(|k| k.span()).or_else(|| item.span()))
     }
 
     fn value(&self, key: &'static Key, item: &Item, line: usize) -> Result<(Raw, Origin), ConfigError> {
@@ -79,6 +164,11 @@ impl Reader<'_> {
             }),
         }
     }
+}
+
+/// A value of this kind that is written as TOML.
+pub(super) fn value(kind: Kind, text: &str) -> Option<Raw> {
+    text.parse().ok().and_then(|value| raw(kind, &value))
 }
 
 /// The value as text, if it has the shape that the key wants: `"true"` in quotes is not a switch.
@@ -104,7 +194,9 @@ fn is_section(name: &str) -> bool {
 fn unknown(path: &Path, line: usize, name: &str, inside: Option<&str>) -> ConfigError {
     let nearest = match inside {
         Some(full) => {
-            let near = nearest(name, SECTIONS.iter().map(|(s, _)| *s)).map(|s| format!("[{s}]"));
+            let families = FAMILIES.iter().map(|family| family.section);
+            let near =
+                nearest(name, SECTIONS.iter().map(|(s, _)| *s).chain(families)).map(|s| format!("[{s}]"));
             near.or_else(|| nearest_key(full))
         }
         None => nearest_key(name),

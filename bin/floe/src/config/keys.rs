@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Path,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// An amount of attoFIL, as text: it has more digits than numbers of TOML can have.
+    Amount,
     /// Any text.
     Text,
     /// A list of texts of this sort.
@@ -41,6 +43,7 @@ impl Kind {
             Self::Url => "a URL".into(),
             Self::Path => "an absolute path".into(),
             Self::Choice(words) => words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or "),
+            Self::Amount => "an amount of attoFIL as text, such as \"1000000000\"".into(),
             Self::Text => "text".into(),
             Self::List(of) => format!("a list of {of}"),
         }

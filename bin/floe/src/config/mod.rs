@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   keys.rs      the table: name, kind, default, reason, flag, environment variable
+//!   tables.rs    the same for tables with names of the operator's own: [policy.<name>]
 //!      │
 //!   file.rs, environment, flags ──> three layers of plain text, each value with its origin
 //!      │
@@ -16,7 +17,9 @@
 pub(crate) mod file;
 pub(crate) mod flags;
 pub(crate) mod keys;
+mod policies;
 pub(crate) mod render;
+pub(crate) mod tables;
 pub(crate) mod values;
 
 use std::collections::BTreeMap;
@@ -27,13 +30,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use floe_blockstore::IndexKind;
-use floe_core::PaddedSize;
+use floe_core::{PaddedSize, Policy};
 use floe_ipfs::{CertificateFiles, Multiaddr, PrivateAddresses};
 use ipnet::IpNet;
 use reqwest::Url;
 use thiserror::Error;
 
+use self::file::File;
 use self::keys::{Default, KEYS, Key};
+use self::tables::{Family, Table, Tables};
 use self::values::{ByteSize, ListenAddr, PathPrefix, PeerAddr, Setting};
 use crate::limits;
 
@@ -49,6 +54,7 @@ pub(crate) struct Config {
     pub(crate) pull: Pull,
     pub(crate) serve: Serve,
     pub(crate) log: Log,
+    pub(crate) policies: BTreeMap<String, Policy>,
 }
 
 /// `[api]`
@@ -184,6 +190,7 @@ impl Config {
             pull: pull(layers)?,
             serve: Serve { stop_within: layers.one::<StopWithin>("serve.stop_within")?.0 },
             log: Log { filter: layers.one::<LogFilter>("log.filter")?.0, format: layers.one("log.format")? },
+            policies: policies::check(layers)?,
         })
     }
 
@@ -425,22 +432,34 @@ pub(crate) enum ConfigError {
         /// What was wanted.
         reason: String,
     },
+    /// The same, in a table with a name of the operator's own.
+    #[error("{origin}: {key}: {reason}")]
+    InvalidIn {
+        /// Who said so.
+        origin: Origin,
+        /// The setting, with the table's name.
+        key: String,
+        /// What was wanted.
+        reason: String,
+    },
 }
 
 /// All layers on top of each other.
 #[derive(Debug, Clone)]
 pub(crate) struct Layers {
     effective: Layer,
+    tables: Tables,
 }
 
 impl Layers {
     /// File, environment and flags over the defaults. `env` looks a variable up; an empty one counts as unset.
-    pub(crate) fn stack(file: Layer, env: impl Fn(&str) -> Option<String>, flags: Layer) -> Self {
+    pub(crate) fn stack(file: impl Into<File>, env: impl Fn(&str) -> Option<String>, flags: Layer) -> Self {
+        let File { settings, tables } = file.into();
         let mut effective = defaults();
-        effective.extend(file);
+        effective.extend(settings);
         effective.extend(from_env(env));
         effective.extend(flags);
-        Self { effective }
+        Self { effective, tables }
     }
 
     /// The file of a data directory, the environment of this process, and `flags`.
@@ -455,6 +474,12 @@ impl Layers {
     /// The value of a key, unless it is unset.
     pub(crate) fn get(&self, key: &Key) -> Option<&(Raw, Origin)> {
         self.effective.get(key.name)
+    }
+
+    /// The tables of a family, with their names.
+    pub(crate) fn tables(&self, family: &Family) -> impl Iterator<Item = (&str, &Table)> {
+        let of_family = move |(key, _): &(&(&'static str, String), &Table)| key.0 == family.section;
+        self.tables.iter().filter(of_family).map(|((_, name), table)| (name.as_str(), table))
     }
 
     fn origin(&self, name: &str) -> Origin {
@@ -514,7 +539,7 @@ fn defaults() -> Layer {
         })
         .collect();
     let parsed = file::parse(Path::new("defaults"), &text).expect("a test reads the defaults of the table");
-    parsed.into_iter().map(|(name, (raw, _))| (name, (raw, Origin::Default))).collect()
+    parsed.settings.into_iter().map(|(name, (raw, _))| (name, (raw, Origin::Default))).collect()
 }
 
 fn from_env(env: impl Fn(&str) -> Option<String>) -> Layer {

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::keys::{Default, KEYS, Key, SECTIONS};
-use super::{Layers, Raw};
+use super::tables::{FAMILIES, Family};
+use super::{Layers, Origin, Raw};
 
 /// Width of the comments in `config.toml`.
 const WIDTH: usize = 96;
@@ -23,22 +24,44 @@ pub(crate) fn template() -> String {
             out.push('\n');
             comment(&mut out, key.about);
             comment(&mut out, key.reason);
-            let (value, note) = match key.default {
-                Default::Is(value) => (value, ""),
-                Default::Unset(example) => (example, " unset; this is an example"),
-            };
-            for (n, line) in value.lines().enumerate() {
-                let start = if n == 0 { format!("{} = ", key.short()) } else { String::new() };
-                let _ = writeln!(out, "#{start}{line}");
-            }
-            if !note.is_empty() {
-                let end = out.pop();
-                debug_assert_eq!(end, Some('\n'));
-                let _ = writeln!(out, "  #{note}");
-            }
+            commented(&mut out, key.short(), key.default);
         }
     }
+    for family in FAMILIES {
+        family_template(&mut out, family);
+    }
     out
+}
+
+/// The table as an example: its name is the operator's to give.
+fn family_template(out: &mut String, family: &Family) {
+    out.push('\n');
+    comment(out, family.about);
+    comment(out, &format!("As many such tables as you like; a name has {}.", family.names));
+    let _ = writeln!(out, "#[{}.{}]", family.section, family.example);
+    for field in family.fields {
+        out.push('\n');
+        comment(out, field.about);
+        comment(out, field.reason);
+        commented(out, field.name, field.default);
+    }
+}
+
+/// A setting as it holds, commented out.
+fn commented(out: &mut String, name: &str, default: Default) {
+    let (value, note) = match default {
+        Default::Is(value) => (value, ""),
+        Default::Unset(example) => (example, " unset; this is an example"),
+    };
+    for (n, line) in value.lines().enumerate() {
+        let start = if n == 0 { format!("{name} = ") } else { String::new() };
+        let _ = writeln!(out, "#{start}{line}");
+    }
+    if !note.is_empty() {
+        let end = out.pop();
+        debug_assert_eq!(end, Some('\n'));
+        let _ = writeln!(out, "  #{note}");
+    }
 }
 
 fn comment(out: &mut String, text: &str) {
@@ -79,7 +102,33 @@ pub(crate) fn markdown() -> String {
         let _ = write!(out, "\n## `[{section}]`\n\n{about}\n");
         keys_of(section).for_each(|key| markdown_key(&mut out, key));
     }
+    FAMILIES.iter().for_each(|family| markdown_family(&mut out, family));
     out
+}
+
+#[cfg(test)]
+fn markdown_family(out: &mut String, family: &Family) {
+    let Family { section, about, names, most, fields, .. } = family;
+    let _ = write!(
+        out,
+        "\n## `[{section}.<name>]`\n\n{about}\n\nUp to {most} such tables; a name has {names}. They are in the file alone, \
+         without flags and environment variables.\n"
+    );
+    for field in *fields {
+        let _ =
+            write!(out, "\n### `{section}.<name>.{}`\n\n{} {}\n\n", field.name, field.about, field.reason);
+        let _ = writeln!(out, "- {}", field.kind.describe().replace('"', "`"));
+        markdown_default(out, field.default);
+    }
+}
+
+#[cfg(test)]
+fn markdown_default(out: &mut String, default: Default) {
+    let _ = match default {
+        Default::Is(value) if value.contains('\n') => write!(out, "- default:\n\n```toml\n{value}\n```\n"),
+        Default::Is(value) => writeln!(out, "- default: `{value}`"),
+        Default::Unset(example) => writeln!(out, "- default: unset; for example `{example}`"),
+    };
 }
 
 #[cfg(test)]
@@ -87,11 +136,7 @@ fn markdown_key(out: &mut String, key: &Key) {
     let flag = key.flag.map(|f| format!(", `--{f}`")).unwrap_or_default();
     let _ = write!(out, "\n### `{}`\n\n{} {}\n\n", key.name, key.about, key.reason);
     let _ = writeln!(out, "- {}; `{}`{flag}", key.kind.describe().replace('"', "`"), key.env);
-    let _ = match key.default {
-        Default::Is(value) if value.contains('\n') => write!(out, "- default:\n\n```toml\n{value}\n```\n"),
-        Default::Is(value) => writeln!(out, "- default: `{value}`"),
-        Default::Unset(example) => writeln!(out, "- default: unset; for example `{example}`"),
-    };
+    markdown_default(out, key.default);
 }
 
 fn keys_of(section: &str) -> impl Iterator<Item = &'static Key> {
@@ -102,7 +147,7 @@ fn keys_of(section: &str) -> impl Iterator<Item = &'static Key> {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Shown {
     /// Its name.
-    pub(crate) key: &'static str,
+    pub(crate) key: String,
     /// Its value, secrets left out; `null` where it is unset.
     pub(crate) value: Option<serde_json::Value>,
     /// Where it comes from.
@@ -112,16 +157,27 @@ pub(crate) struct Shown {
 /// Every setting as it holds now. Passwords inside URLs are not shown.
 pub(crate) fn shown(layers: &Layers) -> Vec<Shown> {
     let show = |key: &'static Key| match layers.get(key) {
-        None => Shown { key: key.name, value: None, origin: "default".into() },
-        Some((raw, origin)) => {
-            let value = match raw {
-                Raw::One(text) => redact_url(text).into(),
-                Raw::Many(texts) => texts.iter().map(|t| redact_url(t)).collect::<Vec<_>>().into(),
-            };
-            Shown { key: key.name, value: Some(value), origin: origin.to_string() }
-        }
+        None => shown_as(key.name.to_owned(), None, &Origin::Default),
+        Some((raw, origin)) => shown_as(key.name.to_owned(), Some(raw), origin),
     };
-    KEYS.iter().map(show).collect()
+    let mut all: Vec<Shown> = KEYS.iter().map(show).collect();
+    for family in FAMILIES {
+        for (_, table) in layers.tables(family) {
+            all.extend(family.fields.iter().map(|field| {
+                let origin = table.values.get(field.name).map_or(&Origin::Default, |(_, origin)| origin);
+                shown_as(format!("{}.{}", table.path, field.name), table.raw(field).as_ref(), origin)
+            }));
+        }
+    }
+    all
+}
+
+fn shown_as(key: String, raw: Option<&Raw>, origin: &Origin) -> Shown {
+    let value = raw.map(|raw| match raw {
+        Raw::One(text) => redact_url(text).into(),
+        Raw::Many(texts) => texts.iter().map(|t| redact_url(t)).collect::<Vec<_>>().into(),
+    });
+    Shown { key, value, origin: origin.to_string() }
 }
 
 /// The text without the user and password of a URL in it.

@@ -1,3 +1,4 @@
+use super::tables::FAMILIES;
 use super::*;
 
 fn none(_: &str) -> Option<String> {
@@ -150,13 +151,22 @@ fn the_defaults_are_accepted() {
 #[test]
 fn the_template_says_nothing_until_a_line_is_uncommented() {
     let template = render::template();
-    assert!(file::parse(Path::new("config.toml"), &template).unwrap().is_empty());
+    let file = file::parse(Path::new("config.toml"), &template).unwrap();
+    assert!(file.settings.is_empty() && file.tables.is_empty());
     // `#key = value` is a setting, `# words` are words.
     let setting = |line: &&str| !line.starts_with("# ");
     let uncommented: String =
         template.lines().filter(setting).map(|l| format!("{}\n", l.trim_start_matches('#'))).collect();
-    let layer = file::parse(Path::new("config.toml"), &uncommented).unwrap();
+    let File { settings: layer, tables } = file::parse(Path::new("config.toml"), &uncommented).unwrap();
     assert_eq!(layer.len(), KEYS.len(), "every setting is in the file");
+    for family in FAMILIES {
+        let table = &tables[&(family.section, family.example.to_owned())];
+        assert_eq!(table.values.len(), family.fields.len(), "and every setting of a table");
+        for field in family.fields.iter().filter(|field| matches!(field.default, Default::Is(_))) {
+            let unset = Table { values: BTreeMap::new(), ..table.clone() };
+            assert_eq!(Some(&table.values[field.name].0), unset.raw(field).as_ref(), "{}", field.name);
+        }
+    }
     let all_default = Layers::stack(Layer::new(), none, Layer::new());
     for key in KEYS.iter().filter(|k| matches!(k.default, Default::Is(_))) {
         assert_eq!(layer[key.name].0, all_default.get(key).unwrap().0, "{}", key.name);
@@ -168,7 +178,7 @@ fn every_key_is_read_from_file_environment_and_flag_and_wins_in_that_order() {
     for key in KEYS {
         let line = format!("{} = {}", key.name, other_value(key));
         let file = file::parse(Path::new("config.toml"), &line).unwrap();
-        let (written, origin) = file[key.name].clone();
+        let (written, origin) = file.settings[key.name].clone();
         assert_eq!(origin, Origin::File { path: "config.toml".into(), line: 1 });
         let text = match &written {
             Raw::One(text) => text.clone(),
@@ -244,6 +254,92 @@ fn values_of_the_wrong_shape_name_key_line_and_what_is_wanted() {
         let error = from_file(text).unwrap_err().to_string();
         assert!(error.contains(key) && error.contains(wanted) && error.contains("line "), "{text}: {error}");
     }
+}
+
+const PRICED: &str = "max_price_attofil_gib_epoch = \"5\"";
+
+#[test]
+fn policies_are_read_with_all_they_say() {
+    let text = "[policy.gold]\nreplicas = 3\nregions = [\"eu\", \"us-1\"]\nmax_price_attofil_gib_epoch = \"340282366920938463463374607431768211455\"\n\
+                duration_epochs = 518400\nhot = \"auto\"\nproviders = [\"f01000\", \"t01001\", \"f02\"]\nipni = false\n\
+                spare_after = \"61s\"\n[policy.default]\n";
+    let policies = from_file(text).unwrap().policies;
+    let gold = floe_core::Policy {
+        name: "gold".into(),
+        replicas: 3,
+        regions: vec!["eu".into(), "us-1".into()],
+        max_price: floe_core::AttoFil::new(u128::MAX),
+        duration_epochs: 518_400,
+        hot: floe_core::policy::Hot::Auto,
+        providers: [1_000, 1_001, 2].map(floe_core::ActorId::new).to_vec(),
+        ipni: false,
+        spare_after_epochs: Some(3),
+    };
+    assert_eq!(policies["gold"], gold);
+    let plain = &policies["default"];
+    assert_eq!((plain.replicas, plain.duration_epochs, plain.ipni), (0, 1_555_200, true));
+    assert_eq!(policies.len(), 2);
+    let dotted = format!("policy.x.replicas = 16\npolicy.x.{PRICED}");
+    assert_eq!(from_file(&dotted).unwrap().policies["x"].replicas, 16);
+    assert!(from_file("").unwrap().policies.is_empty());
+}
+
+/// Each line stands in `[policy.gold]`, the third line of the file, behind a price.
+#[test]
+fn what_is_wrong_in_a_policy_names_it_its_line_and_what_is_wanted() {
+    for (line, key, wanted) in [
+        ("replica = 3", "policy.gold.replica", "did you mean \"policy.gold.replicas\""),
+        ("max_price = \"1\"", "policy.gold.max_price", "there is no setting"),
+        ("replicas = -1", "replicas", "0 to 16"),
+        ("replicas = 17", "replicas", "0 to 16"),
+        ("replicas = \"3\"", "replicas", "a whole number"),
+        ("duration_epochs = 518399", "duration_epochs", "518400 to 3680640"),
+        ("duration_epochs = 3680641", "duration_epochs", "518400 to 3680640"),
+        ("hot = \"sometimes\"", "hot", "\"always\" or \"auto\" or \"never\""),
+        ("providers = [\"1000\"]", "providers", "f01000"),
+        ("providers = [\"f01\", \"t01\"]", "providers", "twice"),
+        ("providers = [\"f01\"]\nreplicas = 2", "providers", "each of 2 replicas"),
+        ("regions = [\"the moon\"]", "regions", "a tag is a word"),
+        ("spare_after = \"0s\"", "spare_after", "above zero"),
+        ("ipni = \"yes\"", "ipni", "true or false"),
+    ] {
+        let error = from_file(&format!("[policy.gold]\n{PRICED}\n{line}")).unwrap_err().to_string();
+        assert!(error.contains("config.toml, line 3: "), "{line}: {error}");
+        assert!(error.contains(key) && error.contains(wanted), "{line}: {error}");
+    }
+    for (text, key, wanted) in [
+        ("[policy]\nreplicas = 3", "policy.replicas", "[policy.gold]"),
+        ("policy = 3", "policy", "[policy.gold]"),
+        ("[policy.\"a/b\"]", "policy.a/b", "1 to 64 letters"),
+        ("[policy.gold]\nreplicas = 1", "policy.gold.max_price_attofil_gib_epoch", "it is unset"),
+        ("[policy.gold]\nmax_price_attofil_gib_epoch = 5", "policy.gold", "as text"),
+        ("[policy.gold]\nmax_price_attofil_gib_epoch = \"1.5\"", "policy.gold", "decimal digits"),
+        ("[policies.gold]\nreplicas = 3", "policies", "did you mean \"[policy]\""),
+    ] {
+        let error = from_file(text).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains(wanted) && error.contains("line "), "{text}: {error}");
+    }
+}
+
+#[test]
+fn policies_are_bounded_in_number() {
+    let file = |n: usize| (0..n).map(|n| format!("[policy.p{n}]\n")).collect::<String>();
+    for (n, fits) in [(limits::POLICIES - 1, true), (limits::POLICIES, true), (limits::POLICIES + 1, false)] {
+        assert_eq!(from_file(&file(n)).is_ok(), fits, "{n}");
+    }
+}
+
+#[test]
+fn policies_are_shown_with_what_holds() {
+    let text = format!("[policy.gold]\nreplicas = 2\n{PRICED}");
+    let layers = Layers::stack(file::parse(Path::new("config.toml"), &text).unwrap(), none, Layer::new());
+    let shown = render::shown(&layers);
+    let of = |key: &str| shown.iter().find(|setting| setting.key == key).unwrap();
+    let replicas = of("policy.gold.replicas");
+    assert_eq!((replicas.value.clone(), replicas.origin.as_str()), (Some("2".into()), "config.toml, line 2"));
+    let hot = of("policy.gold.hot");
+    assert_eq!((hot.value.clone(), hot.origin.as_str()), (Some("always".into()), "default"));
+    assert_eq!(of("policy.gold.spare_after").value, None);
 }
 
 #[test]

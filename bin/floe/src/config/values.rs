@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use floe_core::{ActorId, AttoFil};
 use floe_ipfs::Multiaddr;
 use ipnet::IpNet;
 use reqwest::Url;
@@ -187,6 +188,19 @@ impl Setting for PathBuf {
         let path = Self::from(text);
         // Where a service is started from is chance.
         if path.is_absolute() { Ok(path) } else { Err("a path that begins with /".into()) }
+    }
+}
+
+/// In attoFIL.
+impl Setting for AttoFil {
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|e: floe_core::units::NoAmount| e.to_string())
+    }
+}
+
+impl Setting for ActorId {
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|e: floe_core::ids::NoActorId| e.to_string())
     }
 }
 

@@ -4,6 +4,7 @@
 //! of the refusals: token, request id, content type, body.
 
 mod events;
+pub(crate) mod policy;
 pub(crate) mod query;
 mod spec;
 mod status;
@@ -13,8 +14,8 @@ use std::str::FromStr as _;
 use axum::Json;
 use axum::extract::{FromRequestParts, RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
-use floe_core::RequestId;
-use floe_engine::{PinRow, PinSpec};
+use floe_core::{PolicyChoice, RequestId};
+use floe_engine::{PinRow, PinSpec, Principal, RecordsError};
 use http::StatusCode;
 use http::request::Parts;
 use serde::Serialize;
@@ -29,6 +30,7 @@ use crate::limits;
 use crate::router::ApiState;
 
 pub(crate) use events::events;
+use policy::{Choosing, OfPath};
 use spec::{BatchBody, PinBody};
 use status::PinStatusBody;
 
@@ -66,9 +68,11 @@ pub(crate) async fn add(
     State(state): State<ApiState>,
     caller: Caller<PinsWrite>,
     local: Local,
+    path: OfPath,
     sent: Sent<PinBody>,
 ) -> Accepted<PinStatusBody> {
-    let specs = vec![sent.value.check()?];
+    let choosing = Choosing::new(state.engine.policies(), &caller.who, &path);
+    let specs = vec![sent.value.check(&choosing)?];
     let rows = state.engine.add_pins(&caller.who, specs, local.0, sent.key).await?;
     let added = encode(&state, rows, local).pop();
     let added = added.ok_or_else(|| ApiError::internal("the engine added no pin and said nothing"))?;
@@ -79,9 +83,11 @@ pub(crate) async fn add_batch(
     State(state): State<ApiState>,
     caller: Caller<PinsWrite>,
     local: Local,
+    path: OfPath,
     sent: Sent<BatchBody>,
 ) -> Result<Response, ApiError> {
-    let specs: Vec<PinSpec> = sent.value.check()?;
+    let choosing = Choosing::new(state.engine.policies(), &caller.who, &path);
+    let specs: Vec<PinSpec> = sent.value.check(&choosing)?;
     let rows = state.engine.add_pins(&caller.who, specs, local.0, sent.key).await?;
     let results = BatchResults { results: encode(&state, rows, local) };
     Ok(sent.room.kept_by((StatusCode::ACCEPTED, Json(results)).into_response()))
@@ -102,11 +108,28 @@ pub(crate) async fn replace(
     caller: Caller<PinsWrite>,
     Id(old): Id,
     local: Local,
+    path: OfPath,
     sent: Sent<PinBody>,
 ) -> Accepted<PinStatusBody> {
-    let spec = sent.value.check()?;
+    let choosing = Choosing::new(state.engine.policies(), &caller.who, &path);
+    let inherited = policy_of(&state, &caller.who, old).await?;
+    let spec = sent.value.check(&choosing.replacing(inherited))?;
     let row = state.engine.replace_pin(&caller.who, old, spec, local.0, sent.key).await?;
     Ok((StatusCode::ACCEPTED, Json(PinStatusBody::new(row, state.engine.delegates(local.0)))))
+}
+
+/// What a pin was given that is to be replaced: it never changes, so the rows that are changed need not be asked. One
+/// that is gone may have been replaced by an earlier try of the same request, which its key answers.
+async fn policy_of(
+    state: &ApiState,
+    who: &Principal,
+    id: RequestId,
+) -> Result<Option<PolicyChoice>, ApiError> {
+    match state.engine.pin(who, id).await {
+        Ok(row) => Ok(Some(row.spec.policy)),
+        Err(floe_engine::Error::Records(RecordsError::NotFound)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 pub(crate) async fn remove(

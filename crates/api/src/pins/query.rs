@@ -141,7 +141,7 @@ fn meta(text: &str) -> Result<BTreeMap<String, String>, ApiError> {
 }
 
 /// A value as an error may repeat it: short, and without what a terminal would obey.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let short: String = text.chars().take(64).collect();
     format!("{short:?}")
 }

@@ -9,10 +9,9 @@ use floe_engine::PinSpec;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::query::shown;
+use super::policy::Choosing;
 use crate::error::ApiError;
 use crate::limits;
-use crate::path::DEFAULT_POLICY;
 
 /// The body of `POST /pins` and `POST /pins/{requestid}`.
 #[derive(Deserialize)]
@@ -30,27 +29,26 @@ pub(crate) struct BatchBody {
 }
 
 impl PinBody {
-    pub(crate) fn check(self) -> Result<PinSpec, ApiError> {
-        self.checked().map_err(ApiError::bad_request)
+    pub(crate) fn check(self, choosing: &Choosing<'_>) -> Result<PinSpec, ApiError> {
+        self.checked(choosing).map_err(ApiError::bad_request)
     }
 
-    fn checked(self) -> Result<PinSpec, String> {
+    fn checked(self, choosing: &Choosing<'_>) -> Result<PinSpec, String> {
         let cid = floe_core::cid::parse(&self.cid).map_err(|error| format!("cid: {error}"))?;
         let meta = self.meta.unwrap_or_default();
         if let Some(name) = &self.name {
             check_name(name)?;
         }
         check_meta(&meta)?;
-        check_policy(&meta)?;
+        let policy = choosing.choose(&meta)?;
         let origins = origins(self.origins.unwrap_or_default());
-        let policy = floe_core::PolicyChoice::default();
         Ok(PinSpec { cid_text: self.cid, cid, name: self.name, origins, meta, policy })
     }
 }
 
 impl BatchBody {
     /// All or none: the first pin that is wrong is named.
-    pub(crate) fn check(self) -> Result<Vec<PinSpec>, ApiError> {
+    pub(crate) fn check(self, choosing: &Choosing<'_>) -> Result<Vec<PinSpec>, ApiError> {
         let (count, most) = (self.pins.len(), limits::BATCH_PINS);
         if count > most {
             limits::hit("batch_pins");
@@ -61,7 +59,8 @@ impl BatchBody {
             )));
         }
         let name_it = |index: usize| move |error| ApiError::bad_request(format!("pins[{index}].{error}"));
-        self.pins.into_iter().enumerate().map(|(index, pin)| pin.checked().map_err(name_it(index))).collect()
+        let numbered = self.pins.into_iter().enumerate();
+        numbered.map(|(index, pin)| pin.checked(choosing).map_err(name_it(index))).collect()
     }
 }
 
@@ -85,17 +84,6 @@ pub(super) fn check_meta(meta: &BTreeMap<String, String>) -> Result<(), String> 
         return Err(format!("meta: {bytes} bytes of keys and values; the most is {}", limits::META_BYTES));
     }
     Ok(())
-}
-
-/// `meta.policy` goes before the policy of the path. One that does not exist is a mistake, and a pin that was kept
-/// otherwise than asked for would be a worse one.
-fn check_policy(meta: &BTreeMap<String, String>) -> Result<(), String> {
-    match meta.get("policy") {
-        Some(policy) if policy != DEFAULT_POLICY => {
-            Err(format!("meta.policy: there is no policy {}; there is {DEFAULT_POLICY:?}", shown(policy)))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The origins that are kept: texts, each once. The node skips what does not parse or may not be dialled.
@@ -137,12 +125,13 @@ mod tests {
     use crate::limits::{
         BATCH_PINS, META_BYTES, META_ENTRIES, NAME_CHARS, ORIGIN_BYTES, ORIGINS_BYTES, ORIGINS_KEPT,
     };
+    use crate::pins::policy::tests::unsaid;
 
     const CID: &str = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
 
     fn checked(body: Value) -> Result<floe_engine::PinSpec, String> {
         let body: PinBody = serde_json::from_value(body).map_err(|e| e.to_string())?;
-        body.checked()
+        body.checked(&unsaid())
     }
 
     fn fits(body: Value) -> bool {
@@ -253,7 +242,7 @@ mod tests {
             let pins: Vec<Value> = (0..n).map(|_| json!({ "cid": CID })).collect();
             serde_json::from_value::<BatchBody>(json!({ "pins": pins }))
                 .unwrap()
-                .check()
+                .check(&unsaid())
                 .map(|specs| specs.len())
         };
         assert!(batch(0).is_err());
@@ -262,14 +251,15 @@ mod tests {
         }
         assert_eq!(batch(BATCH_PINS + 1).unwrap_err().into_response().status(), 400);
         let pins = json!({ "pins": [{ "cid": CID }, { "cid": "x" }] });
-        let error = format!("{:?}", serde_json::from_value::<BatchBody>(pins).unwrap().check().unwrap_err());
+        let error =
+            format!("{:?}", serde_json::from_value::<BatchBody>(pins).unwrap().check(&unsaid()).unwrap_err());
         assert!(error.contains("pins[1].cid"), "{error}");
     }
 
     proptest! {
         #[test]
         fn no_body_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = serde_json::from_slice::<PinBody>(&bytes).map(PinBody::checked);
+            let _ = serde_json::from_slice::<PinBody>(&bytes).map(|body| body.checked(&unsaid()));
         }
 
         #[test]

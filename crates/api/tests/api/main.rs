@@ -14,5 +14,6 @@ mod leaks;
 mod listing;
 mod net;
 mod pins;
+mod policies;
 mod schema;
 mod support;

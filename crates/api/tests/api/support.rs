@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use floe_api::{Components, Server, Settings};
 use floe_blockstore::BlockStore;
-use floe_core::{Block, Cid, Clock, ManualClock, Seeded, Timestamp, cid::code};
+use floe_core::policy::Hot;
+use floe_core::{AttoFil, Block, Cid, Clock, ManualClock, Policy, Seeded, Timestamp, cid::code};
 use floe_engine::{Engine, Scope};
 use floe_records::Records;
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -40,10 +41,29 @@ impl World {
         Self::rendering(metrics, reserve_bytes, change).await
     }
 
+    /// With policies of these names and numbers of replicas.
+    pub(crate) async fn with_policies(of: &[(&str, u8)]) -> Self {
+        let metrics: floe_api::RenderMetrics = Arc::new(|| "floe_up 1\n".to_owned());
+        let policies = of.iter().map(|(name, replicas)| ((*name).to_owned(), policy(name, *replicas)));
+        let mut settings = floe_engine::Settings::default();
+        settings.cold.policies = policies.collect();
+        let prefixed = |api: &mut Settings| api.path_prefixes = vec!["/psa".to_owned()];
+        Self::made(metrics, 1 << 20, settings, prefixed).await
+    }
+
     /// With these metrics on the ops listener.
     pub(crate) async fn rendering(
         metrics: floe_api::RenderMetrics,
         reserve_bytes: u64,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        Self::made(metrics, reserve_bytes, floe_engine::Settings::default(), change).await
+    }
+
+    async fn made(
+        metrics: floe_api::RenderMetrics,
+        reserve_bytes: u64,
+        engine: floe_engine::Settings,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -64,7 +84,7 @@ impl World {
             entropy: entropy(),
             cold: None,
         };
-        let engine = Engine::start(floe_engine::Settings::default(), components).await.unwrap();
+        let engine = Engine::start(engine, components).await.unwrap();
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = Settings { api_addr: free, ops_addr: free, ..Settings::default() };
         change(&mut settings);
@@ -111,6 +131,20 @@ impl World {
 
     pub(crate) async fn admin(&self) -> Client {
         self.client("default", &[Scope::Admin]).await
+    }
+}
+
+fn policy(name: &str, replicas: u8) -> Policy {
+    Policy {
+        name: name.to_owned(),
+        replicas,
+        regions: Vec::new(),
+        max_price: AttoFil::ZERO,
+        duration_epochs: 518_400,
+        hot: Hot::Always,
+        providers: Vec::new(),
+        ipni: true,
+        spare_after_epochs: None,
     }
 }
 

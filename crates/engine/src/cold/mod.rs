@@ -11,12 +11,22 @@
 //! Crash and stop: each worker begins from rows; none holds what a row does not have.
 
 pub(crate) mod aggregator;
+mod api;
+mod dealer;
+mod deals;
+mod funds;
 mod hash;
 mod manifest;
 pub(crate) mod piece;
+mod plan;
 pub mod pull;
+mod roster;
 mod sections;
+mod slots;
+mod terms;
+mod tracker;
 mod waiting;
+mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,9 +36,15 @@ use floe_core::cold::{Chain, Market, Proposer};
 use floe_core::spending::Caps;
 use floe_core::{AttoFil, PaddedSize, Policy};
 
+pub use api::Spending;
+pub use funds::Refused;
 pub use piece::{OpenPiece, PieceError};
+pub use plan::{Plan, PlannedDeal, Unplaced};
 pub use pull::{Pull, PullError, PullKey};
 pub use waiting::{LeftOut, PackingPlan, PlannedDag, PlannedPiece};
+
+pub(crate) use api::{dealing, spawn};
+pub(crate) use deals::Deals as Dealing;
 
 /// Plain settings of the cold half.
 #[derive(Debug, Clone)]

@@ -4,5 +4,7 @@
 
 pub mod mk12;
 pub mod proposal;
+pub mod streams;
+pub mod web;
 
 pub use proposal::{ClientDealProposal, DealProposal, Label};

@@ -81,7 +81,7 @@ impl Progress {
 pub enum JournalError {
     /// There is an entry with this intent or this nonce, or the change is not one that may be made.
     #[error("the message journal refuses: {0}")]
-    Conflict(&'static str),
+    Conflict(String),
     /// The most unconfirmed messages that one wallet may have.
     #[error("the wallet has {MAX_UNCONFIRMED} unconfirmed messages: wait for them, or replace the oldest")]
     Full,
@@ -105,8 +105,8 @@ pub trait Journal: Send + Sync + 'static {
     /// [`MAX_UNCONFIRMED`].
     fn add<'a>(&'a self, entry: &'a Entry) -> BoxFuture<'a, Result<(), JournalError>>;
 
-    /// Adds a version behind the others. Refuses another nonce or call than the entry has, and more than
-    /// [`MAX_REPLACEMENTS`].
+    /// Adds a version behind the others. Refuses another nonce or call than the entry has, bytes that are there, and more
+    /// than [`MAX_REPLACEMENTS`].
     fn add_version<'a>(
         &'a self,
         intent: &'a str,
@@ -133,6 +133,10 @@ pub trait Journal: Send + Sync + 'static {
 #[derive(Debug, Default)]
 pub struct MemoryJournal(Mutex<Entries>);
 
+fn conflict(what: &str) -> JournalError {
+    JournalError::Conflict(what.to_owned())
+}
+
 #[derive(Debug, Default)]
 struct Entries {
     by_intent: BTreeMap<String, Entry>,
@@ -149,10 +153,10 @@ impl Entries {
 
     fn add(&mut self, entry: &Entry) -> Result<(), JournalError> {
         if self.by_intent.contains_key(&entry.intent) {
-            return Err(JournalError::Conflict("the intent has a message already"));
+            return Err(conflict("the intent has a message already"));
         }
         if self.next_nonce(entry.from).is_some_and(|next| entry.nonce < next) {
-            return Err(JournalError::Conflict("the nonce is taken"));
+            return Err(conflict("the nonce is taken"));
         }
         if self.of(entry.from).filter(|entry| !entry.progress.is_settled()).count() >= MAX_UNCONFIRMED {
             limits::hit("unconfirmed_messages");
@@ -165,15 +169,18 @@ impl Entries {
     fn add_version(&mut self, intent: &str, version: &Version) -> Result<(), JournalError> {
         let entry = self.open(intent)?;
         let Some(last) = entry.versions.last() else {
-            return Err(JournalError::Conflict("an entry without bytes"));
+            return Err(conflict("an entry without bytes"));
         };
         let (old, new) = (&last.message.message, &version.message.message);
         if old.nonce != new.nonce || !old.same_call(new) {
-            return Err(JournalError::Conflict("a replacement with another nonce or another call"));
+            return Err(conflict("a replacement with another nonce or another call"));
+        }
+        if entry.versions.iter().any(|old| old.message == version.message) {
+            return Err(conflict("these bytes are there already"));
         }
         if entry.versions.len() > MAX_REPLACEMENTS {
             limits::hit("message_replacements");
-            return Err(JournalError::Conflict("replaced too often"));
+            return Err(conflict("replaced too often"));
         }
         entry.versions.push(version.clone());
         Ok(())
@@ -181,7 +188,7 @@ impl Entries {
 
     fn open(&mut self, intent: &str) -> Result<&mut Entry, JournalError> {
         let entry = self.by_intent.get_mut(intent).filter(|entry| !entry.progress.is_settled());
-        entry.ok_or(JournalError::Conflict("no open message has this intent"))
+        entry.ok_or_else(|| conflict("no open message has this intent"))
     }
 }
 

@@ -8,7 +8,7 @@ use floe_core::cold::{
     self, ChainProvider, ChainView, DealOnChain, Fault, Funds, FundsCall, MessageProgress, PublishedDeal,
     Sent, SignedDeal,
 };
-use floe_core::{ActorId, Clock, FailureCode};
+use floe_core::{ActorId, Clock, FailureCode, PieceCid};
 use multiaddr::Multiaddr;
 use parking_lot::Mutex;
 
@@ -259,7 +259,12 @@ impl LotusChain {
         let Some(client) = self.id_of(&self.signer.address(), &last_final.key).await? else {
             return Ok(Some(Vec::new()));
         };
-        let found = events::published(&self.lotus, client, from, to).await?;
+        let mut found = events::published(&self.lotus, client, from, to).await?;
+        // The event names no piece; the deal at the last final tipset does, unless it is over already.
+        for deal in found.iter_mut().flatten() {
+            let on_chain = self.lotus.deal(deal.deal_id, &last_final.key).await?;
+            deal.piece = on_chain.and_then(|found| PieceCid::from_cid(&found.proposal.piece_cid).ok());
+        }
         let keeps = found.is_some();
         if self.status.lock().keeps_events.replace(keeps) != Some(keeps) && !keeps {
             tracing::warn!(

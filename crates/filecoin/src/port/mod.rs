@@ -14,9 +14,13 @@ mod chain;
 mod events;
 mod faults;
 mod funds;
+mod market;
 mod memory;
+mod proposer;
 mod status;
 
 pub use chain::{ChainSettings, LotusChain};
+pub use market::Providers;
 pub use memory::{Known, Memory, Unremembered};
+pub use proposer::DealSigner;
 pub use status::NodeStatus;

@@ -525,7 +525,7 @@ pub(super) fn headers(endpoint: &Endpoint) -> Result<HeaderMap, EndpointError> {
 }
 
 /// The public certificate authorities, and the provider of ciphers that the rest of Floe uses.
-pub(super) fn tls() -> Result<rustls::ClientConfig, EndpointError> {
+pub(crate) fn tls() -> Result<rustls::ClientConfig, EndpointError> {
     let roots = rustls::RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     let config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()

@@ -21,6 +21,7 @@ mod methods;
 mod notify;
 
 pub use client::Lotus;
+pub(crate) use client::tls;
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{Fault, RpcError};
 pub use methods::{METHODS, Method, Permission};

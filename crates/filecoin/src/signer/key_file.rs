@@ -136,19 +136,28 @@ pub fn import(
     passphrase: Option<&Secret>,
     entropy: &dyn Entropy,
 ) -> Result<LocalKey, KeyFileError> {
-    let address = key.address();
-    let (secret, sealed) = match passphrase {
-        None => (Some(Open(key.to_bytes().to_vec())), None),
-        Some(passphrase) => (None, Some(seal(&key, passphrase, entropy, path)?)),
-    };
-    let file = KeyFile { format: FORMAT.into(), address, secret, sealed };
-    let bytes = serde_json::to_vec_pretty(&file).map(Zeroizing::new);
-    let bytes = bytes.map_err(|e| damaged(path, &e.to_string()))?;
-    match write_new(path, &bytes) {
+    let text = text(&key, passphrase, entropy, path)?;
+    match write_new(path, text.as_bytes()) {
         Ok(()) => Ok(key),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(KeyFileError::Exists(path.into())),
         Err(source) => Err(KeyFileError::File { path: path.into(), source }),
     }
+}
+
+/// The text of a key file.
+pub(super) fn text(
+    key: &LocalKey,
+    passphrase: Option<&Secret>,
+    entropy: &dyn Entropy,
+    path: &Path,
+) -> Result<Zeroizing<String>, KeyFileError> {
+    let (secret, sealed) = match passphrase {
+        None => (Some(Open(key.to_bytes().to_vec())), None),
+        Some(passphrase) => (None, Some(seal(key, passphrase, entropy, path)?)),
+    };
+    let file = KeyFile { format: FORMAT.into(), address: key.address(), secret, sealed };
+    let text = serde_json::to_string_pretty(&file).map(Zeroizing::new);
+    text.map_err(|e| damaged(path, &e.to_string()))
 }
 
 /// Reads the key in `path`. Blocks on disk, and on the passphrase.

@@ -4,6 +4,7 @@
 //! signature. What is signed of a message is its CID, of a proposal its CBOR. A signature that comes from the node is
 //! checked before it is used where that can be done here, that is for secp256k1; for BLS the node is asked.
 
+mod export;
 mod key_file;
 mod local;
 mod wallet;
@@ -13,6 +14,7 @@ use floe_core::clock::BoxFuture;
 use crate::rpc::RpcError;
 use crate::types::{Address, Signature};
 
+pub use export::{NoKey, from_lotus, sealed};
 pub use key_file::{KeyFileError, create, import, load};
 pub use local::{LocalKey, recover};
 pub use wallet::LotusWallet;

@@ -27,6 +27,13 @@ impl LotusWallet {
         }
     }
 
+    /// The key of `address`, without asking: for a node that may be away. A signature that is not the key's is refused
+    /// when it comes, so nothing but time is lost where the node does not have it. `None` for an address that is none of a
+    /// key.
+    pub fn unasked(lotus: Lotus, address: Address) -> Option<Self> {
+        matches!(address, Address::Secp256k1(_) | Address::Bls(_)).then_some(Self { lotus, address })
+    }
+
     async fn checked(&self, bytes: &[u8]) -> Result<Signature, SignError> {
         let wallet = |source| SignError::Wallet { address: self.address, source };
         let signature = self.lotus.wallet_sign(&self.address, bytes).await.map_err(wallet)?;

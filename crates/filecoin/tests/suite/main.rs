@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are outside #[test] functions")]
 
 mod bytes_of_others;
+mod devnet;
+mod journal;
 mod lotus;
 mod messages;
 mod node;

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use floe_filecoin::chain::View;
 use floe_filecoin::messages::{
-    Entry, Journal as _, JournalError, MemoryJournal, MessageError, Progress, Sender, SenderSettings, Version,
+    Entry, Journal as _, MemoryJournal, MessageError, Progress, Sender, SenderSettings,
 };
 use floe_filecoin::rpc::answers::TipSet;
 use floe_filecoin::signer::{LocalKey, Signer as _};
 use floe_filecoin::types::cid::blake2b_cid;
-use floe_filecoin::types::{Address, AttoFil, Epoch, Message, SignedMessage, TipSetKey};
+use floe_filecoin::types::{AttoFil, Epoch, Message, SignedMessage, TipSetKey};
 use serde_json::{Value, json};
 
 use crate::node::{Node, Reply};
@@ -401,45 +401,7 @@ async fn a_lookup_that_lies_is_not_believed() {
     }
 }
 
-fn entry(intent: &str, nonce: u64) -> Entry {
-    let mut message = call();
-    message.nonce = nonce;
-    let signature =
-        floe_filecoin::types::Signature::new(floe_filecoin::types::SignatureKind::Secp256k1, vec![0; 65]);
-    let version =
-        Version { message: SignedMessage { message, signature: signature.unwrap() }, pushed_at: None };
-    let (from, since) = (key().address(), Epoch::new(1));
-    Entry { intent: intent.into(), from, nonce, versions: vec![version], progress: Progress::Signed, since }
-}
-
 #[tokio::test]
 async fn the_journal_refuses_what_would_spend_twice() {
-    let journal = MemoryJournal::default();
-    assert_eq!(journal.next_nonce(key().address()).await, Ok(None));
-    journal.add(&entry("a", 7)).await.unwrap();
-    for twice in [entry("a", 8), entry("b", 7), entry("c", 6)] {
-        assert!(matches!(journal.add(&twice).await, Err(JournalError::Conflict(_))), "{}", twice.intent);
-    }
-    let mut other = entry("a", 7).versions.remove(0);
-    other.message.message.value = AttoFil::new(501);
-    assert!(matches!(journal.add_version("a", &other).await, Err(JournalError::Conflict(_))), "another call");
-    let wrong = entry("a", 8).versions.remove(0);
-    assert!(
-        matches!(journal.add_version("a", &wrong).await, Err(JournalError::Conflict(_))),
-        "another nonce"
-    );
-    let same = entry("a", 7).versions.remove(0);
-    for _ in 0..25 {
-        journal.add_version("a", &same).await.unwrap();
-    }
-    assert!(journal.add_version("a", &same).await.is_err(), "the first and 25 replacements");
-    let done = Progress::Final { version: 0, height: Epoch::new(1), exit_code: 0 };
-    journal.progress("a", &done).await.unwrap();
-    assert!(journal.progress("a", &Progress::Pooled).await.is_err(), "what is settled stays");
-    assert_eq!(journal.next_nonce(key().address()).await, Ok(Some(8)));
-    for nonce in 8..40 {
-        journal.add(&entry(&nonce.to_string(), nonce)).await.unwrap();
-    }
-    assert_eq!(journal.add(&entry("more", 40)).await, Err(JournalError::Full));
-    assert_eq!(journal.next_nonce(Address::Id(1)).await, Ok(None));
+    crate::journal::conforms(&MemoryJournal::default()).await;
 }

@@ -1,17 +1,18 @@
-//! Single facts that outlive the process: which network this node is for, how far it has seen, and whether it may spend.
+//! Single facts that outlive the process: how far it has seen, whether it may spend, and what it sends into escrow.
 //!
 //! ```text
-//!   network     name and genesis of the chain, pinned at the first start
 //!   head        the highest head that was ever seen: a node that falls behind it is stale
 //!   scan        the next height at which published deals are looked for
 //!   spending    `on` or `off`, and who said so; nobody: as the configuration says
 //!   epoch       of the ledger: one more at each start that may spend
+//!   lead        the longest start lead that a deal was ever given
+//!   top_up      the number of the last top-up of escrow, and its amount while it is on its way
 //!   restored    these rows are older than what was done with the wallet since: see [`Restored`]
 //! ```
 //!
 //! Each carries a digest: a damaged switch is read as an error, never as `on`.
 
-use floe_core::{Epoch, Timestamp};
+use floe_core::{AttoFil, Epoch, Timestamp};
 use sqlx::{Row, SqliteConnection};
 
 use crate::pins::row::{db, digest_field, num};
@@ -36,37 +37,16 @@ pub struct Restored {
     pub safe_from: Option<Epoch>,
 }
 
+/// Money on its way into escrow. Its number makes the intent under which it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopUp {
+    /// 1 for the first.
+    pub number: u64,
+    /// How much.
+    pub amount: AttoFil,
+}
+
 impl Records {
-    /// Pins the network at the first call; later ones say whether it is the same.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`], with what was pinned, for another network.
-    pub async fn pin_network(&self, name: &str, genesis: &str) -> Result<(), Error> {
-        let value = format!("{genesis} {name}");
-        self.write(Urgency::Takes, move |tx| {
-            let value = value.clone();
-            Box::pin(async move {
-                match read(&mut tx.conn, "network").await? {
-                    None => store(tx, "network", &value).await,
-                    Some((pinned, _)) if pinned == value => Ok(()),
-                    Some((pinned, _)) => Err(Error::Conflict(format!(
-                        "the rows of this node are for the network {pinned:?} (genesis and name), and the Lotus node is \
-                         of {value:?}: connect it to the right one, or begin anew in another data directory"
-                    ))),
-                }
-            })
-        })
-        .await
-    }
-
-    /// Genesis and name of the network that is pinned, with a space between them.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn network(&self) -> Result<Option<String>, Error> {
-        Ok(read(&mut *self.reader().await?, "network").await?.map(|(value, _)| value))
-    }
-
     /// The highest head that was seen.
     ///
     /// # Errors
@@ -146,6 +126,59 @@ impl Records {
                 let next = last.and_then(|(value, _)| value.parse::<u64>().ok()).unwrap_or(0) + 1;
                 store(tx, "epoch", &next.to_string()).await?;
                 Ok(next)
+            })
+        })
+        .await
+    }
+
+    /// The longest start lead that any deal was given: so long its bytes could be published. 0: there was none.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn longest_lead(&self) -> Result<i64, Error> {
+        Ok(epoch_of(&mut *self.reader().await?, "lead").await?.map_or(0, Epoch::get))
+    }
+
+    /// The top-up of escrow that is on its way, if one is.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`]: then none may be sent.
+    pub async fn open_top_up(&self) -> Result<Option<TopUp>, Error> {
+        Ok(top_up(&mut *self.reader().await?).await?.1)
+    }
+
+    /// Begins a top-up, before anything is sent for it. One at a time: where one is open it comes back as it is.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn begin_top_up(&self, amount: AttoFil) -> Result<TopUp, Error> {
+        self.write(Urgency::Takes, move |tx| {
+            Box::pin(async move {
+                let (last, open) = top_up(&mut tx.conn).await?;
+                if let Some(open) = open {
+                    return Ok(open);
+                }
+                let number = last + 1;
+                store(tx, "top_up", &format!("{number} {amount}")).await?;
+                Ok(TopUp { number, amount })
+            })
+        })
+        .await
+    }
+
+    /// The top-up is on the chain for good, or was never signed.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn end_top_up(&self, number: u64) -> Result<(), Error> {
+        self.write(Urgency::Takes, move |tx| {
+            Box::pin(async move {
+                match top_up(&mut tx.conn).await? {
+                    (_, Some(open)) if open.number == number => {
+                        store(tx, "top_up", &number.to_string()).await
+                    }
+                    _ => Ok(()),
+                }
             })
         })
         .await
@@ -233,6 +266,21 @@ pub(crate) async fn switch(conn: &mut SqliteConnection) -> Result<Switch, Error>
 async fn restored(conn: &mut SqliteConnection) -> Result<Option<Restored>, Error> {
     let fact = read(conn, "restored").await?;
     Ok(fact.map(|(value, at)| Restored { at, safe_from: value.parse().ok().map(Epoch::new) }))
+}
+
+/// The number of the last top-up, and it while it is open.
+async fn top_up(conn: &mut SqliteConnection) -> Result<(u64, Option<TopUp>), Error> {
+    let Some((value, _)) = read(conn, "top_up").await? else { return Ok((0, None)) };
+    let (number, amount) = value.split_once(' ').unwrap_or((&value, ""));
+    let number = number.parse().map_err(|_| Error::Damaged("the last top-up cannot be read".into()))?;
+    Ok((number, amount.parse().ok().map(|amount| TopUp { number, amount })))
+}
+
+/// Keeps the longest of all start leads.
+pub(crate) async fn note_lead(tx: &mut Tx, lead: u64) -> Result<(), Error> {
+    let lead = db(lead);
+    let longest = epoch_of(&mut tx.conn, "lead").await?.map_or(0, Epoch::get);
+    if lead > longest { store(tx, "lead", &lead.to_string()).await } else { Ok(()) }
 }
 
 async fn epoch_of(conn: &mut SqliteConnection, name: &str) -> Result<Option<Epoch>, Error> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use floe_core::{PinStatus, Timestamp};
+use floe_core::{Epoch, PinStatus, Timestamp};
 use floe_records::{DagOutcome, IdempotencyKey, NameMatch, PinFilter, PinSpec, Quota, Records, Scope};
 use tracing::field::{Field, Visit};
 use tracing::span;
@@ -107,6 +107,7 @@ pub(crate) async fn lived(world: &World, records: &Records) {
     pins(world, records).await;
     pages(records).await;
     people(world, records).await;
+    messages(records).await;
 }
 
 /// Each way through a pin's life.
@@ -205,4 +206,31 @@ async fn people(world: &World, records: &Records) {
     records.suspend_account("alice", true).await.unwrap();
     records.set_quota("alice", Quota { max_pins: Some(None), ..Quota::default() }).await.unwrap();
     world.clock.advance(Duration::from_secs(1));
+}
+
+/// A message through all of its steps, and what is known of the chain.
+async fn messages(records: &Records) {
+    use floe_records::cold::{MessageRow, MessageStep, MessageVersion};
+    let version = |n: u32| MessageVersion { cid: root(n), bytes: vec![1, 2, 3], pushed_at: None };
+    let row = MessageRow {
+        intent: "top-up 1".into(),
+        wallet: "f1wallet".into(),
+        nonce: 7,
+        since: Epoch::new(100),
+        step: MessageStep::Signed,
+        versions: vec![version(900)],
+    };
+    records.add_message(row.clone(), 2).await.unwrap();
+    records.message_step(row.intent.clone(), MessageStep::Pooled, Some(Epoch::new(101))).await.unwrap();
+    records.add_message_version(row.intent.clone(), 1, version(901)).await.unwrap();
+    assert_eq!(records.open_messages("f1wallet").await.unwrap().len(), 1);
+    let done = MessageStep::Final { version: 1, height: Epoch::new(105), exit_code: 0 };
+    records.message_step(row.intent.clone(), done, None).await.unwrap();
+    assert_eq!(records.message("top-up 1").await.unwrap().unwrap().versions.len(), 2);
+    assert_eq!(records.last_nonce("f1wallet").await.unwrap(), Some(7));
+    for _ in 0..2 {
+        records.pin_chain("devnet".into(), root(902)).await.unwrap();
+    }
+    records.saw_chain(Epoch::new(9)).await.unwrap();
+    assert_eq!(records.chain().await.unwrap().unwrap().highest, Epoch::new(9));
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use floe_core::cold::{DealUuid, ProviderWord};
-use floe_core::{ActorId, AggregateEvent, AttoFil, DealState, Epoch, RequestId, Timestamp};
+use floe_core::{ActorId, AggregateEvent, AttoFil, DealState, Epoch, PieceCid, RequestId, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
 use uuid::Uuid;
@@ -28,6 +28,17 @@ pub struct DealFilter {
     pub before: Option<(Timestamp, DealUuid)>,
     /// 1 to [`limits::PAGE`].
     pub most: u32,
+}
+
+/// What deals will lock in escrow once they are published, in sums of which each is part of the next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unpublished {
+    /// Of those that are signed, and that a slot waits for.
+    pub signed: AttoFil,
+    /// Of all that a slot waits for.
+    pub waited_for: AttoFil,
+    /// With those that were refused, and that may be published all the same.
+    pub all: AttoFil,
 }
 
 impl Records {
@@ -216,29 +227,61 @@ impl Records {
         Ok(whole(&rows))
     }
 
-    /// What signed or chosen deals will lock in escrow once they are published: of those that a slot waits for, and of
-    /// all that can still come.
+    /// What deals will lock in escrow once they are published.
     ///
     /// # Errors
     /// [`Error::Damaged`].
-    pub async fn unpublished_cost(&self) -> Result<(AttoFil, AttoFil), Error> {
-        let costs: Vec<(String, String)> = sqlx::query_as(
-            "SELECT state, cost FROM deals WHERE state IN ('chosen', 'proposed', 'unknown', 'accepted', 'refused')",
+    pub async fn unpublished_cost(&self) -> Result<Unpublished, Error> {
+        let costs: Vec<(String, String, i64)> = sqlx::query_as(
+            "SELECT state, cost, CASE WHEN signed_cid IS NULL THEN 0 ELSE 1 END FROM deals \
+             WHERE state IN ('chosen', 'proposed', 'unknown', 'accepted', 'refused')",
         )
         .fetch_all(&mut *self.reader().await?)
         .await?;
-        let (mut waited, mut all) = (AttoFil::ZERO, AttoFil::ZERO);
-        for (state, cost) in costs {
+        let mut sums = Unpublished::default();
+        for (state, cost, is_signed) in costs {
             let cost = cost.parse::<AttoFil>().map_err(|odd| Error::Damaged(odd.to_string()))?;
-            let add = |sum: AttoFil| {
-                sum.checked_add(cost).ok_or_else(|| Error::Damaged("deals cost more than there is".into()))
+            let add = |sum: &mut AttoFil| -> Result<(), Error> {
+                let more = sum.checked_add(cost);
+                *sum = more.ok_or_else(|| Error::Damaged("deals cost more than there is".into()))?;
+                Ok(())
             };
-            all = add(all)?;
+            add(&mut sums.all)?;
             if state != DealState::Refused.as_str() {
-                waited = add(waited)?;
+                add(&mut sums.waited_for)?;
+                if is_signed != 0 {
+                    add(&mut sums.signed)?;
+                }
             }
         }
-        Ok((waited, all))
+        Ok(sums)
+    }
+
+    /// Whether any deal was ever made for this piece.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn is_piece_known(&self, piece: &PieceCid) -> Result<bool, Error> {
+        let known: Option<i64> = sqlx::query_scalar("SELECT slot FROM deals WHERE piece = $1 LIMIT 1")
+            .bind(piece.commitment().to_vec())
+            .fetch_optional(&mut *self.reader().await?)
+            .await?;
+        Ok(known.is_some())
+    }
+
+    /// Whether all DAGs of an aggregate are here: only then can a provider pull it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn is_aggregate_here(&self, id: Uuid) -> Result<bool, Error> {
+        let missing: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM aggregate_segments s WHERE s.aggregate = $1 AND NOT EXISTS \
+             (SELECT 1 FROM dags d WHERE d.root = s.root AND d.state < 4 AND d.state = 2)",
+        )
+        .bind(key(id))
+        .fetch_one(&mut *self.reader().await?)
+        .await?;
+        Ok(missing == 0)
     }
 
     /// Numbers of deals that failed after they were published and whose price the market still locks, for

@@ -25,7 +25,7 @@ mod list;
 mod row;
 mod steps;
 
-pub use list::DealFilter;
+pub use list::{DealFilter, Unpublished};
 pub use row::{DealRow, Word};
 pub use steps::{Chosen, NewDeal, OnChain, Reply};
 

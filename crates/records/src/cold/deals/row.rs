@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::id_of;
+use super::{NewDeal, id_of};
 use crate::Error;
 use crate::pins::row::{db, digest_field, key, num, uuid};
 use crate::writer::Tx;
@@ -109,6 +109,47 @@ pub struct DealRow {
 }
 
 impl DealRow {
+    /// The row of an attempt that begins.
+    pub fn chosen(now: Timestamp, new: &NewDeal, uuid: DealUuid, generation: u32, cost: AttoFil) -> Self {
+        Self {
+            uuid,
+            aggregate: new.aggregate,
+            slot: new.slot,
+            generation,
+            provider: new.provider,
+            owner: new.owner,
+            state: DealState::Chosen,
+            policy: new.policy.clone(),
+            piece: new.piece,
+            size: new.size,
+            car_bytes: new.car_bytes,
+            root: new.root,
+            ipni: new.ipni,
+            price: new.price,
+            collateral: new.collateral,
+            cost,
+            chosen_epoch: new.head,
+            start: new.start,
+            end: new.end,
+            signed: None,
+            deal_id: None,
+            sector: None,
+            is_faulty: false,
+            is_locked: false,
+            is_forgiven: false,
+            missing_since: None,
+            error: None,
+            created: now,
+            sent: None,
+            updated: now,
+            tries: 0,
+            due: now,
+            word: None,
+            pulled: 0,
+            is_pulled: false,
+        }
+    }
+
     /// What the proposal is built from.
     pub fn terms(&self, url: String) -> DealTerms {
         DealTerms {

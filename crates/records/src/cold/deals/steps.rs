@@ -132,8 +132,8 @@ impl Records {
         .await
     }
 
-    /// The bytes are about to go out: `proposed` from now on, or another try of a lost one, with the next not before
-    /// `retry_at`. `None` where they must not: spending is off, or the deal is not waiting for it.
+    /// The bytes are about to go out: `proposed` from now on, or another try of a lost one, or of one that its provider
+    /// does not know any more; with the next not before `retry_at`. `None` where they must not: spending is off, or the deal is not waiting for it.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Damaged`].
@@ -255,52 +255,13 @@ async fn choose(tx: &mut Tx, new: &NewDeal, caps: &Caps) -> Result<Chosen, Error
     if let Err(over) = permitted {
         return Ok(Chosen::OverCap(over));
     }
-    let row = fresh(tx.now, new, uuid, generation, cost);
+    let row = DealRow::chosen(tx.now, new, uuid, generation, cost);
     row.insert(tx).await?;
+    facts::note_lead(tx, new.start.since(new.head)).await?;
     list::placing(tx, new.aggregate).await?;
     tell(tx, &row).await?;
     fail::fail_point!("deal.chosen");
     Ok(Chosen::Deal(Box::new(row)))
-}
-
-fn fresh(now: Timestamp, new: &NewDeal, uuid: DealUuid, generation: u32, cost: AttoFil) -> DealRow {
-    DealRow {
-        uuid,
-        aggregate: new.aggregate,
-        slot: new.slot,
-        generation,
-        provider: new.provider,
-        owner: new.owner,
-        state: DealState::Chosen,
-        policy: new.policy.clone(),
-        piece: new.piece,
-        size: new.size,
-        car_bytes: new.car_bytes,
-        root: new.root,
-        ipni: new.ipni,
-        price: new.price,
-        collateral: new.collateral,
-        cost,
-        chosen_epoch: new.head,
-        start: new.start,
-        end: new.end,
-        signed: None,
-        deal_id: None,
-        sector: None,
-        is_faulty: false,
-        is_locked: false,
-        is_forgiven: false,
-        missing_since: None,
-        error: None,
-        created: now,
-        sent: None,
-        updated: now,
-        tries: 0,
-        due: now,
-        word: None,
-        pulled: 0,
-        is_pulled: false,
-    }
 }
 
 async fn store(tx: &mut Tx, deal: DealUuid, signed: SignedDeal) -> Result<DealRow, Error> {
@@ -337,7 +298,8 @@ async fn begin_sending(
     retry_at: Timestamp,
 ) -> Result<Option<DealRow>, Error> {
     let mut row = one(&mut tx.conn, deal).await?;
-    let waits = matches!(row.state, DealState::Chosen | DealState::Unknown) && row.signed.is_some();
+    let waits = matches!(row.state, DealState::Chosen | DealState::Unknown | DealState::Accepted);
+    let waits = waits && row.signed.is_some();
     if !waits || !facts::switch(&mut tx.conn).await?.on {
         return Ok(None);
     }

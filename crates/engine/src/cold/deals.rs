@@ -1,0 +1,194 @@
+//! What the workers of deals share: rows, ports, settings, and the last look at the chain.
+//!
+//! The look is the one thing that is kept in memory: it ages, and is taken again after a start. Whoever would spend asks
+//! [`Deals::may_spend`] first, which says in words what stands in the way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use floe_core::cold::{Chain, ChainView, Fault, Funds, Market, Proposer};
+use floe_core::ports::Entropy;
+use floe_core::spending::Caps;
+use floe_core::{Clock, Epoch, Policy, Timestamp};
+use floe_records::Records;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::Settings;
+use crate::Components;
+use crate::limits;
+use crate::workers::Board;
+
+/// See the module.
+pub(crate) struct Deals {
+    pub(crate) settings: Settings,
+    pub(crate) records: Records,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) chain: Arc<dyn Chain>,
+    pub(crate) market: Arc<dyn Market>,
+    pub(crate) proposer: Arc<dyn Proposer>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) stop: CancellationToken,
+    /// Something may be to place or to send.
+    pub(crate) place_due: Notify,
+    /// The chain is to be looked at before its time.
+    pub(crate) look_due: Notify,
+    look: Mutex<Look>,
+}
+
+/// The last look at the chain.
+#[derive(Debug, Clone, Default)]
+struct Look {
+    view: Option<(ChainView, Duration)>,
+    /// Everything up to the last final epoch was looked through for deals of ours.
+    is_scanned: bool,
+    funds: Option<Funds>,
+    /// What is wrong with the chain or with the funds.
+    paused: Option<String>,
+    /// What was last said to be wrong with escrow.
+    alarm: Option<String>,
+}
+
+/// Why nothing is spent now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Paused(pub(crate) String);
+
+impl Deals {
+    /// `None` where no node of Filecoin is configured.
+    pub(crate) fn new(
+        settings: Settings,
+        components: &Components,
+        board: Arc<Board>,
+        stop: CancellationToken,
+    ) -> Option<Self> {
+        let super::Components { chain, market, proposer } = components.cold.clone()?;
+        Some(Self {
+            settings,
+            records: components.records.clone(),
+            clock: Arc::clone(&components.clock),
+            entropy: Arc::clone(&components.entropy),
+            chain,
+            market,
+            proposer,
+            board,
+            stop,
+            place_due: Notify::new(),
+            look_due: Notify::new(),
+            look: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn caps(&self) -> &Caps {
+        &self.settings.deals.caps
+    }
+
+    /// The policy of this name; where it is gone from the configuration, the default one.
+    pub(crate) fn policy(&self, name: &str) -> Option<&Policy> {
+        self.settings.policies.get(name).or_else(|| self.settings.policies.get("default"))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn random(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.entropy.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// The chain was looked at.
+    pub(crate) fn looked(&self, view: ChainView) {
+        let mut look = self.look.lock();
+        look.view = Some((view, self.clock.monotonic()));
+        look.paused = None;
+    }
+
+    /// All final epochs were looked through, or not yet.
+    pub(crate) fn scanned(&self, is_scanned: bool) {
+        self.look.lock().is_scanned = is_scanned;
+    }
+
+    pub(crate) fn has_funds(&self, funds: Funds) {
+        self.look.lock().funds = Some(funds);
+    }
+
+    pub(crate) fn funds(&self) -> Option<Funds> {
+        self.look.lock().funds
+    }
+
+    /// Spending pauses. Says whether it did not already, for this reason's first word.
+    pub(crate) fn pause(&self, why: String) -> bool {
+        let mut look = self.look.lock();
+        let is_news = look.paused.is_none();
+        look.paused = Some(why);
+        is_news
+    }
+
+    /// Keeps what is wrong with escrow. Says whether that is new.
+    pub(crate) fn alarm_is_news(&self, alarm: Option<String>) -> bool {
+        let mut look = self.look.lock();
+        let is_news = look.alarm != alarm;
+        look.alarm = alarm;
+        is_news
+    }
+
+    pub(crate) fn paused(&self) -> Option<String> {
+        self.look.lock().paused.clone()
+    }
+
+    /// The last view, where it is fresh.
+    pub(crate) fn view(&self) -> Result<ChainView, Paused> {
+        let look = self.look.lock();
+        if let Some(why) = &look.paused {
+            return Err(Paused(why.clone()));
+        }
+        let (view, at) = look.view.ok_or_else(|| Paused("the chain was not looked at yet".into()))?;
+        let age = self.clock.monotonic().saturating_sub(at);
+        let most = limits::VIEW_FRESH.max(self.settings.deals.look_every * 4);
+        if age > most {
+            return Err(Paused(format!("the chain was last looked at {} s ago", age.as_secs())));
+        }
+        Ok(view)
+    }
+
+    /// The chain's time, or the latest that is known: for what need not be fresh.
+    pub(crate) fn head(&self) -> Epoch {
+        self.look.lock().view.map_or(Epoch::default(), |(view, _)| view.head)
+    }
+
+    /// Whether anything may be signed or sent now: the consent, the caps, the switch, the pull server and a fresh view of
+    /// the chain in which all deals of ours are known.
+    pub(crate) async fn may_spend(&self) -> Result<ChainView, Paused> {
+        let paused = |why: &str| Paused(why.to_owned());
+        let deals = &self.settings.deals;
+        if !deals.enabled {
+            return Err(paused("deals.enabled is false: the operator has not consented to spend"));
+        }
+        let caps = [deals.caps.deal, deals.caps.account_day, deals.caps.day, deals.caps.lifetime];
+        if caps.iter().any(|cap| cap.is_zero()) {
+            return Err(paused("a spending cap is not set, and an unset cap permits nothing"));
+        }
+        if self.settings.pull_url.is_none() || self.settings.pull_key.is_none() {
+            return Err(paused("filecoin.pull_url is not set: providers could pull nothing"));
+        }
+        let switch = self.records.spending_switch().await.map_err(|error| Paused(error.to_string()))?;
+        if !switch.on {
+            let who = switch.moved.map(|(by, at)| format!(" by {by} at {at}")).unwrap_or_default();
+            return Err(Paused(format!("spending was switched off{who}")));
+        }
+        let view = self.view()?;
+        if !self.look.lock().is_scanned {
+            return Err(paused("what is on the chain already is still being looked through"));
+        }
+        Ok(view)
+    }
+}
+
+/// What a failed call of the chain is called in events and on the board.
+pub(crate) fn in_words(fault: &Fault) -> String {
+    format!("{}: {}", fault.code, fault.text)
+}

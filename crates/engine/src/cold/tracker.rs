@@ -1,0 +1,326 @@
+//! Looks at the chain: what it says at finality is what happened, and nothing else is.
+//!
+//! ```text
+//!   look ──> scan: published deals of ours ──> watch: each deal whose time has come ──> messages ──> escrow ──> words
+//!    │ fails: spending pauses, and says why              │
+//!    └────────────────────────────────────────────       └── published, active, failed, expired, terminated
+//! ```
+//!
+//! Publication is found in the market's events and confirmed on the deal itself, field by field against the bytes that
+//! were signed; a number that a provider names is only a place to look. Heights are looked through in order, and how far
+//! is a row: a deal is given up after its start only when every height up to it was looked through. What vanishes must be
+//! missing at two final epochs before it counts as terminated, since that makes the next deal.
+//!
+//! A node that is away, stale or lying about its head changes nothing: the look fails, and spending pauses until one does
+//! not. Crash or stop: the next look goes on from the rows.
+
+use std::sync::Arc;
+
+use floe_core::cold::{ChainView, Fault, PublishedDeal};
+use floe_core::{DealState, Epoch, FailureCode};
+use floe_records::Error as RecordsError;
+use floe_records::cold::{DealRow, OnChain};
+
+use super::deals::{Deals, in_words};
+use super::{funds, words};
+use crate::limits;
+
+pub(crate) const NAME: &str = "tracker";
+
+/// Why a look did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    /// The chain.
+    #[error("{}", in_words(.0))]
+    Chain(#[from] Fault),
+    /// The rows.
+    #[error(transparent)]
+    Rows(#[from] RecordsError),
+}
+
+/// Runs until the engine stops.
+pub(crate) async fn run(d: Arc<Deals>) {
+    tokio::select! {
+        biased;
+        () = d.stop.cancelled() => {}
+        () = rounds(&d) => {}
+    }
+    d.board.state(NAME, "stopped", 0);
+}
+
+async fn rounds(d: &Deals) {
+    loop {
+        pass(d).await;
+        tokio::select! {
+            () = d.look_due.notified() => {}
+            () = d.clock.sleep(d.settings.deals.look_every) => {}
+        }
+        // Whoever rings the bell again and again gets no more looks than these.
+        d.clock.sleep(limits::LOOK_PAUSE.min(d.settings.deals.look_every)).await;
+    }
+}
+
+/// One look, with what follows from it.
+pub(crate) async fn pass(d: &Deals) {
+    let was_paused = d.paused();
+    match look(d).await {
+        Ok(view) => {
+            if let Some(why) = was_paused {
+                let body = serde_json::json!({ "why": why });
+                note(d, "spending.resumed", "chain", body).await;
+            }
+            d.board.state(NAME, format!("at epoch {}", view.head), 0);
+            d.place_due.notify_one();
+            words::pass(d).await;
+        }
+        Err(failed) => {
+            let why = failed.to_string();
+            tracing::warn!(error = %why, "spending is paused: {why}");
+            d.board.state(NAME, "paused", 0);
+            d.board.error(NAME, &why);
+            if d.pause(why.clone()) {
+                note(d, "spending.paused", "chain", serde_json::json!({ "why": why })).await;
+            }
+        }
+    }
+    gauges(d).await;
+}
+
+async fn look(d: &Deals) -> Result<ChainView, Failed> {
+    let view = d.chain.look().await?;
+    let highest = d.records.note_head(view.head).await?;
+    believe(d, view, highest)?;
+    let is_scanned = scan(d, view).await?;
+    watch(d, view, is_scanned).await?;
+    settle_restore(d, view).await?;
+    funds::pass(d, view).await?;
+    d.looked(view);
+    d.scanned(is_scanned);
+    Ok(view)
+}
+
+/// A view that cannot be.
+fn believe(d: &Deals, view: ChainView, highest: Epoch) -> Result<(), Fault> {
+    let odd = |what: String| Fault::new(FailureCode::ChainUnreachable, what);
+    if view.last_final > view.head {
+        return Err(odd(format!(
+            "the node says that epoch {} is final, and its head is {}",
+            view.last_final, view.head
+        )));
+    }
+    let lookback = d.settings.deals.finality_lookback.max(1);
+    if view.head.plus(lookback) < highest {
+        return Err(odd(format!("the node's head fell back from {highest} to {}", view.head)));
+    }
+    Ok(())
+}
+
+/// Looks through final heights for deals of ours, from where the last look ended. Whether it came to the last.
+async fn scan(d: &Deals, view: ChainView) -> Result<bool, Failed> {
+    let Some(mut from) = d.records.scan_from().await? else {
+        // Nothing was signed before the first look.
+        d.records.scanned_to(view.last_final.plus(1)).await?;
+        return Ok(true);
+    };
+    for _ in 0..limits::SCANS_PER_LOOK {
+        if from > view.last_final {
+            return Ok(true);
+        }
+        let to = from.plus(limits::SCAN_WINDOW - 1).min(view.last_final);
+        // A node without events: providers' words are the only places to look.
+        let Some(found) = d.chain.published(from, to).await? else { return without_events(d, view).await };
+        for deal in found {
+            published(d, view, deal).await?;
+        }
+        from = to.plus(1);
+        d.records.scanned_to(from).await?;
+    }
+    limits::hit("scans_per_look");
+    d.look_due.notify_one();
+    Ok(from > view.last_final)
+}
+
+async fn without_events(d: &Deals, view: ChainView) -> Result<bool, Failed> {
+    d.board.error(
+        NAME,
+        "the node keeps no events of the market: turn them on, or only providers say what they publish",
+    );
+    d.records.scanned_to(view.last_final.plus(1)).await?;
+    Ok(true)
+}
+
+/// A deal of this wallet came onto the chain: which of ours is it?
+async fn published(d: &Deals, view: ChainView, found: PublishedDeal) -> Result<(), Failed> {
+    if !d.records.deals_on_chain(found.deal_id).await?.is_empty() {
+        return Ok(());
+    }
+    let mut ours = d.records.unpublished_of(found.provider).await?;
+    ours.retain(|row| found.piece.is_none_or(|piece| piece == row.piece));
+    for row in ours {
+        if is_ours(d, &row, found.deal_id).await? {
+            let watch = view.last_final;
+            d.records.on_chain(row.uuid, OnChain::Published(found.deal_id), view.last_final, watch).await?;
+            return Ok(());
+        }
+    }
+    unknown(d, found).await
+}
+
+async fn is_ours(d: &Deals, row: &DealRow, deal_id: u64) -> Result<bool, Fault> {
+    let Some(signed) = &row.signed else { return Ok(false) };
+    Ok(d.chain.deal(deal_id, signed).await?.is_some_and(|deal| deal.is_ours))
+}
+
+/// The wallet has a deal that these rows do not know, or had given up. Where it is of a piece of ours, the rows are older
+/// than the wallet.
+async fn unknown(d: &Deals, found: PublishedDeal) -> Result<(), Failed> {
+    let known = match found.piece {
+        Some(piece) => d.records.is_piece_known(&piece).await?,
+        None => true,
+    };
+    let body = serde_json::json!({
+        "deal_id": found.deal_id,
+        "provider": found.provider.to_string(),
+        "height": found.height,
+        "piece_cid": found.piece.map(|piece| piece.to_string()),
+        "is_our_piece": known,
+    });
+    note(d, "alarm.unknown_deal", &found.deal_id.to_string(), body).await;
+    if known {
+        let why =
+            format!("the chain has deal {} from this wallet, which these rows do not know", found.deal_id);
+        d.records.mark_restored(&why).await?;
+    }
+    Ok(())
+}
+
+/// Asks the chain about each deal whose time has come.
+async fn watch(d: &Deals, view: ChainView, is_scanned: bool) -> Result<(), Failed> {
+    for _ in 0..limits::WATCHES_PER_LOOK {
+        let due = d.records.deals_to_watch(view.last_final, limits::WATCHED_AT_ONCE).await?;
+        let more = due.len() == limits::WATCHED_AT_ONCE as usize;
+        for row in due {
+            let next = match row.state {
+                DealState::Active => active(d, view, &row).await?,
+                DealState::Published => sealed(d, view, &row).await?,
+                DealState::Failed => locked(d, view, &row).await?,
+                _ => unpublished(d, view, &row, is_scanned).await?,
+            };
+            if let Some((seen, watch)) = next {
+                d.records.on_chain(row.uuid, seen, view.last_final, watch).await?;
+            }
+        }
+        if !more {
+            return Ok(());
+        }
+    }
+    limits::hit("watches_per_look");
+    Ok(())
+}
+
+/// What the chain says of a deal, and when it is asked next. `None`: that was noted.
+type Next = Option<(OnChain, Epoch)>;
+
+async fn again(d: &Deals, row: &DealRow, watch: Epoch) -> Result<Next, Failed> {
+    d.records.watch_deal(row.uuid, watch).await?;
+    Ok(None)
+}
+
+async fn unpublished(d: &Deals, view: ChainView, row: &DealRow, is_scanned: bool) -> Result<Next, Failed> {
+    let soon = view.last_final.plus(1);
+    if let Some(hint) = row.word.as_ref().and_then(|word| word.deal_id)
+        && is_ours(d, row, hint).await?
+    {
+        return Ok(Some((OnChain::Published(hint), view.last_final)));
+    }
+    if row.start > view.last_final {
+        // The number that a provider names is looked at again until it is true, or the start has passed.
+        let hinted = row.word.as_ref().is_some_and(|word| word.deal_id.is_some());
+        return again(d, row, if hinted { soon } else { row.start }).await;
+    }
+    // Nothing is given up while a height that may have it was not looked at.
+    if is_scanned { Ok(Some((OnChain::StartPassed, soon))) } else { again(d, row, soon).await }
+}
+
+async fn sealed(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Failed> {
+    let soon = view.last_final.plus(1);
+    let (Some(deal_id), Some(signed)) = (row.deal_id, &row.signed) else { return again(d, row, soon).await };
+    let deal = d.chain.deal(deal_id, signed).await?.filter(|deal| deal.is_ours);
+    if let Some(deal) = deal.filter(|deal| deal.active_since.is_some()) {
+        return Ok(Some((OnChain::Active(deal.sector.unwrap_or_default()), soon)));
+    }
+    if row.start <= view.last_final {
+        return Ok(Some((OnChain::StartPassed, soon)));
+    }
+    again(d, row, soon).await
+}
+
+async fn active(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Failed> {
+    let soon = view.last_final.plus(1);
+    let later = view.last_final.plus(limits::ACTIVE_CHECKED_EVERY).min(row.end);
+    if row.end <= view.last_final {
+        return Ok(Some((OnChain::EndPassed, soon)));
+    }
+    let (Some(deal_id), Some(signed)) = (row.deal_id, &row.signed) else { return again(d, row, later).await };
+    let deal = d.chain.deal(deal_id, signed).await?.filter(|deal| deal.is_ours);
+    match (deal, row.missing_since) {
+        (Some(deal), _) if deal.is_faulty != row.is_faulty => {
+            Ok(Some((OnChain::Faulty(deal.is_faulty), later)))
+        }
+        (Some(_), Some(_)) => Ok(Some((OnChain::Missing(false), later))),
+        (Some(_), None) => again(d, row, later).await,
+        (None, None) => Ok(Some((OnChain::Missing(true), soon))),
+        (None, Some(since)) if since < view.last_final => Ok(Some((OnChain::Terminated, soon))),
+        (None, Some(_)) => again(d, row, soon).await,
+    }
+}
+
+/// Whether the market has let go of the price of a deal that failed after it was published.
+async fn locked(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Failed> {
+    let later = view.last_final.plus(limits::LOCKED_CHECKED_EVERY);
+    let (Some(deal_id), Some(signed)) = (row.deal_id, &row.signed) else { return again(d, row, later).await };
+    match d.chain.deal(deal_id, signed).await? {
+        None => Ok(Some((OnChain::Unlocked, later))),
+        Some(_) => again(d, row, later).await,
+    }
+}
+
+/// After a restored backup: when nothing unknown can be published any more, slots are filled again.
+async fn settle_restore(d: &Deals, view: ChainView) -> Result<(), Failed> {
+    let Some(restored) = d.records.restored().await? else { return Ok(()) };
+    match restored.safe_from {
+        None => {
+            let lead = d.settings.deals.start_lead.max(d.records.longest_lead().await?);
+            d.records.restored_until(view.head.plus(lead)).await?;
+        }
+        Some(safe) if safe <= view.last_final => d.records.restore_settled("the chain").await?,
+        Some(_) => {}
+    }
+    Ok(())
+}
+
+/// Notes an event; that it could not be is no reason to stop.
+pub(crate) async fn note(d: &Deals, kind: &str, subject: &str, body: serde_json::Value) {
+    if let Err(error) = d.records.note_event(kind, subject, body).await {
+        tracing::error!(%error, kind, "an event could not be noted: {error}");
+    }
+}
+
+async fn gauges(d: &Deals) {
+    if let Ok(counts) = d.records.deal_counts().await {
+        for (state, count) in counts {
+            metrics::gauge!("floe_deals", "state" => state.as_str()).set(count as f64);
+        }
+    }
+    if let Ok(totals) = d.records.totals().await {
+        // A gauge is a float: for a look, not for a sum.
+        metrics::gauge!("floe_attofil_reserved").set(totals.lifetime.reserved.get() as f64);
+        metrics::gauge!("floe_attofil_spent").set(totals.lifetime.spent.get() as f64);
+    }
+    if let Some(funds) = d.funds() {
+        metrics::gauge!("floe_attofil_wallet").set(funds.wallet.get() as f64);
+        metrics::gauge!("floe_attofil_escrow").set(funds.escrow.get() as f64);
+        metrics::gauge!("floe_attofil_locked").set(funds.locked.get() as f64);
+    }
+    metrics::gauge!("floe_chain_head").set(d.head().get() as f64);
+}

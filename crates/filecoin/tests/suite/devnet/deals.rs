@@ -1,0 +1,199 @@
+//! Deals over HTTP, end to end.
+
+use floe_core::FailureCode;
+use floe_core::cold::{Answer, Market as _, ProviderWord};
+
+use super::*;
+
+const ENOUGH: u128 = 1_000_000_000_000;
+
+impl World {
+    /// Steps until a deal of ours is published, and gives its number.
+    async fn published(&self) -> u64 {
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            self.step(1).await;
+            let view = self.look().await;
+            let found = self.chain.published(at(0), view.last_final).await.unwrap().unwrap();
+            if let Some(deal) = found.last() {
+                return deal.deal_id;
+            }
+        }
+        panic!("nothing was published: {}", self.control("GET", "/providers", Value::Null).await);
+    }
+}
+
+/// From the ask to the sector: each step by the port that the engine takes.
+#[tokio::test]
+async fn r13_a_deal_over_http_becomes_active() {
+    for manner in [Manner::Curio, Manner::Boost] {
+        let world = World::start(&[manner]).await;
+        world.fund("escrow", ENOUGH).await;
+        let to = world.contact(0);
+        let ask = world.market.ask(&to).await.unwrap();
+        assert_eq!(ask.price, AttoFil::new(50_000_000));
+        let terms = world.terms(0).await;
+        let signed = world.signed(&terms).await;
+        assert_eq!(world.market.propose(&to, &signed).await.unwrap(), Answer::Accepted);
+        // The same bytes again: it has them, and says so.
+        assert_eq!(world.market.propose(&to, &signed).await.unwrap(), Answer::Accepted);
+        let word = world.market.status(&to, terms.uuid).await.unwrap();
+        assert!(matches!(word, ProviderWord::Known { .. }), "{word:?}");
+
+        let id = world.published().await;
+        let deal = world.chain.deal(id, &signed).await.unwrap().unwrap();
+        assert!(deal.is_ours, "a key address was signed and an id is stored");
+        let mut active = deal.active_since;
+        for _ in 0..40 {
+            if active.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            world.step(1).await;
+            world.look().await;
+            active = world.chain.deal(id, &signed).await.unwrap().unwrap().active_since;
+        }
+        let since = active.expect("it is active");
+        assert!(since <= terms.start && since <= world.look().await.last_final);
+        let deal = world.chain.deal(id, &signed).await.unwrap().unwrap();
+        assert!(deal.sector.is_some() && !deal.is_faulty, "{deal:?}");
+        assert_eq!(world.chain.deal(id + 1_000, &signed).await.unwrap(), None);
+        let locked = world.chain.funds().await.unwrap().locked;
+        assert_eq!(locked.get(), terms.price_per_epoch.get() * 518_400);
+    }
+}
+
+/// A provider names another's deal: each field counts, and the parties are compared as ids.
+#[tokio::test]
+async fn t40_another_deal_is_not_ours() {
+    let world = World::start(&[Manner::Curio]).await;
+    world.fund("escrow", ENOUGH).await;
+    let terms = world.terms(0).await;
+    let signed = world.signed(&terms).await;
+    world.market.propose(&world.contact(0), &signed).await.unwrap();
+    let id = world.published().await;
+    assert!(world.chain.deal(id, &signed).await.unwrap().unwrap().is_ours);
+    let other = |change: &dyn Fn(&mut DealTerms)| {
+        let mut terms = terms.clone();
+        change(&mut terms);
+        terms
+    };
+    for changed in [
+        other(&|t| t.start = t.start.plus(1)),
+        other(&|t| t.end = t.end.plus(1)),
+        other(&|t| t.price_per_epoch = AttoFil::ZERO),
+        other(&|t| t.collateral = AttoFil::new(1)),
+        other(&|t| t.root = sha2_cid(b"another root")),
+        other(&|t| t.size = PaddedSize::from_bytes(t.size.bytes() * 2).unwrap()),
+        other(&|t| t.provider = ActorId::new(1001)),
+        other(&|t| t.piece = PieceCid::from_commitment([1; 32]).unwrap()),
+    ] {
+        let signed = world.signed(&changed).await;
+        assert!(!world.chain.deal(id, &signed).await.unwrap().unwrap().is_ours, "{changed:?}");
+    }
+    let stranger = DealSigner::new(Arc::new(LocalKey::from_bytes(&[9; 32]).unwrap()));
+    let theirs = stranger.sign(&terms).await.unwrap();
+    assert!(!world.chain.deal(id, &theirs).await.unwrap().unwrap().is_ours, "another client's");
+}
+
+/// A sector that its provider stopped proving, and one that it ended.
+#[tokio::test]
+async fn t40_faults_and_terminations_are_seen() {
+    let world = World::start(&[Manner::Curio]).await;
+    world.fund("escrow", ENOUGH).await;
+    world.provider_faults(0, json!({"faulty_after": 3, "terminate_after": 20})).await;
+    let terms = world.terms(0).await;
+    let signed = world.signed(&terms).await;
+    world.market.propose(&world.contact(0), &signed).await.unwrap();
+    let id = world.published().await;
+    let (mut faulty, mut gone) = (false, false);
+    for _ in 0..80 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        world.step(1).await;
+        world.look().await;
+        match world.chain.deal(id, &signed).await.unwrap() {
+            Some(deal) => faulty |= deal.is_faulty,
+            None => {
+                gone = true;
+                break;
+            }
+        }
+    }
+    assert!(faulty, "its sector was not proven for a while");
+    assert!(gone, "a terminated deal is no deal");
+}
+
+/// Past its start an unpublished deal's money stays locked: settling frees it.
+#[tokio::test]
+async fn settling_frees_what_an_expired_deal_locks() {
+    let world = World::start(&[Manner::Curio]).await;
+    world.fund("escrow", ENOUGH).await;
+    world.provider_faults(0, json!({"never_seal": true})).await;
+    let terms = world.terms(0).await;
+    let signed = world.signed(&terms).await;
+    world.market.propose(&world.contact(0), &signed).await.unwrap();
+    let id = world.published().await;
+    let locked = world.chain.funds().await.unwrap().locked;
+    assert!(locked > AttoFil::ZERO);
+    let left = terms.start.since(world.look().await.head) + 1;
+    world.step(left).await;
+    world.look().await;
+    assert_eq!(world.chain.funds().await.unwrap().locked, locked, "an epoch went by, and nothing else");
+    world.chain.send("settle", &FundsCall::Settle(vec![id])).await.unwrap();
+    assert_eq!(world.settled("settle").await, MessageProgress::Final(Ok(())));
+    assert_eq!(world.chain.funds().await.unwrap().locked, AttoFil::ZERO);
+}
+
+/// Each reason that a provider may have, in its own words.
+#[tokio::test]
+async fn refusals_have_their_classes() {
+    let world = World::start(&[Manner::Boost]).await;
+    world.fund("escrow", ENOUGH).await;
+    for (reason, class) in [
+        ("price", FailureCode::RejectedPrice),
+        ("size", FailureCode::RejectedSize),
+        ("duration", FailureCode::RejectedDuration),
+        ("start_epoch", FailureCode::RejectedStartEpoch),
+        ("collateral", FailureCode::RejectedCollateral),
+        ("funds", FailureCode::RejectedFunds),
+        ("signature", FailureCode::RejectedSignature),
+        ("allowlist", FailureCode::RejectedAllowlist),
+        ("backpressure", FailureCode::RejectedBackpressure),
+        ("rate_limit", FailureCode::RejectedBackpressure),
+        ("capacity", FailureCode::RejectedCapacity),
+        ("server_error", FailureCode::RejectedOther),
+    ] {
+        world.provider_faults(0, json!({ "reject": reason })).await;
+        let signed = world.signed(&world.terms(0).await).await;
+        match world.market.propose(&world.contact(0), &signed).await.unwrap() {
+            Answer::Refused(fault) => assert_eq!(fault.code, class, "{fault}"),
+            Answer::Accepted => panic!("{reason}"),
+        }
+    }
+    world.provider_faults(0, json!({"reject": "duplicate"})).await;
+    let signed = world.signed(&world.terms(0).await).await;
+    assert_eq!(world.market.propose(&world.contact(0), &signed).await.unwrap(), Answer::Accepted);
+}
+
+/// Real rules, not scripts: what we build passes them, and what is off by one does not.
+#[tokio::test]
+async fn the_judge_takes_our_bytes_and_no_others() {
+    let world = World::start(&[Manner::Boost]).await;
+    let terms = world.terms(0).await;
+    let poor = world.market.propose(&world.contact(0), &world.signed(&terms).await).await.unwrap();
+    assert!(matches!(&poor, Answer::Refused(fault) if fault.code == FailureCode::RejectedFunds), "{poor:?}");
+    world.fund("escrow", ENOUGH).await;
+    let cheap = DealTerms { price_per_epoch: AttoFil::ZERO, ..world.terms(0).await };
+    let cheap = world.market.propose(&world.contact(0), &world.signed(&cheap).await).await.unwrap();
+    assert!(
+        matches!(&cheap, Answer::Refused(fault) if fault.code == FailureCode::RejectedPrice),
+        "{cheap:?}"
+    );
+    let soon = world.terms(0).await;
+    let soon = DealTerms { start: world.look().await.head.plus(1), ..soon };
+    let soon = world.market.propose(&world.contact(0), &world.signed(&soon).await).await.unwrap();
+    assert!(
+        matches!(&soon, Answer::Refused(fault) if fault.code == FailureCode::RejectedStartEpoch),
+        "{soon:?}"
+    );
+}
