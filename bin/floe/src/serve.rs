@@ -1,7 +1,7 @@
 //! `floe serve`: everything is made here, joined here, and stopped here.
 //!
 //! ```text
-//!   data directory ─> ports ─> rows ─> blocks ─> node ─> engine ─> API ─> endpoints.json ─> banner
+//!   data directory ─> ports ─> rows ─> blocks ─> node ─> filecoin ─> engine ─> API ─> endpoints.json ─> banner
 //!        start ─────────────────────────────────────────────────────────────────────────────────>
 //!        <───────────────────────────────────────────────────────────────────────────────── stop
 //! ```
@@ -34,34 +34,42 @@ use floe_engine::Engine;
 use floe_ipfs::Node;
 use floe_records::Records;
 
-use crate::config::flags::Flags;
+use crate::cli::ServeArgs;
 use crate::config::{Config, Layers};
 use crate::datadir::{DataDir, Layout};
+use crate::devnet::Inside;
 use crate::endpoints::Endpoints;
 use crate::exit::{Code, Failure};
 use crate::metrics::Metrics;
 use crate::output::Output;
 use crate::signals::Signals;
 use crate::system::{self, SystemClock, SystemEntropy};
-use crate::{banner, endpoints, init, logs, stores};
+use crate::{banner, cold, endpoints, init, logs, space, stores};
 
 /// Runs the service until it is told to stop.
-pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::Result<()> {
+pub(crate) async fn serve(layout: Layout, args: ServeArgs, out: Output) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     system::keep_files_private();
+    space::require_for_new(&layout)?;
     let mut dir = DataDir::open_or_make(layout)?;
-    let config = Config::check(&Layers::load(dir.layout().root(), flags.0)?)?;
+    let inside = if args.devnet { Some(Inside::start(dir.layout()).await?) } else { None };
+    let preset = inside.as_ref().map(Inside::preset).transpose()?.unwrap_or_default();
+    let config = Config::check(&Layers::load_over(preset, dir.layout().root(), args.flags.0)?)?;
     logs::start(&config.log);
+    space::make_room(&dir)?;
 
-    let floe = tokio::select! {
-        started = Floe::start(&mut dir, &config) => started?,
+    let started = tokio::select! {
+        started = Floe::start(&mut dir, &config) => started,
         // A long start, such as rebuilding the index, can be given up like anything else.
         signal = signals.next() => {
             tracing::info!("{signal} while starting: nothing has been served yet");
             return Ok(());
         }
     };
-    announce(&floe.endpoints(), &config, dir.layout(), out)?;
+    let floe = started.map_err(|error| space::explain(dir.layout(), error))?;
+    let mut endpoints = floe.endpoints();
+    endpoints.devnet = inside.as_ref().map(Inside::ready).transpose()?;
+    announce(&endpoints, &config, dir.layout(), out)?;
 
     let ending = tokio::select! {
         signal = signals.next() => Ending::Asked(signal),
@@ -139,7 +147,7 @@ impl Floe {
         let pull_key = init::pull_key(dir, &*entropy)?;
         let records = stores::open_records(dir, Some(config.pin.max_queued), &clock, &entropy).await?;
         init::complete(dir, &records).await?;
-        let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock).await?;
+        let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock, &entropy).await?;
 
         let node = Node::start(
             floe_ipfs::Settings {
@@ -167,6 +175,7 @@ impl Floe {
         .await
         .context("cannot start the IPFS node")?;
 
+        let cold = cold::join(config, dir.layout(), &node, &records, &clock).await?;
         let engine = Engine::start(
             floe_engine::Settings {
                 give_up_after: config.pin.give_up_after,
@@ -175,10 +184,10 @@ impl Floe {
                 max_depth: config.pin.max_depth,
                 cold: floe_engine::cold::Settings {
                     policies: config.policies.clone(),
+                    deals: cold::deals(config),
                     packing: config.aggregate.clone(),
                     pull_url: config.pull.url.as_ref().map(ToString::to_string),
                     pull_key: Some(pull_key),
-                    ..floe_engine::cold::Settings::default()
                 },
             },
             floe_engine::Components {
@@ -188,7 +197,7 @@ impl Floe {
                 network: Arc::new(node.clone()),
                 clock: Arc::clone(&clock),
                 entropy: Arc::clone(&entropy),
-                cold: None,
+                cold,
             },
         )
         .await

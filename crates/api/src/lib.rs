@@ -32,8 +32,11 @@ mod access;
 mod admin;
 mod body;
 mod client;
+mod cold;
 mod connection;
+mod deals;
 mod error;
+mod feed;
 mod front;
 mod limits;
 mod listen;
@@ -48,6 +51,7 @@ mod router;
 mod siege;
 #[cfg(test)]
 mod testing;
+mod wallet;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -111,9 +111,29 @@ pub(crate) const MEMORY_AGAIN: Duration = Duration::from_secs(5);
 /// What a body weighs while it is worked on, in times its length: its text, the pins read from it, their rows and the
 /// answer. The smallest pin has 70 bytes and is answered with 1 KiB.
 pub(crate) const BODY_WEIGHT: usize = 16;
-/// What a pin of a page weighs: [`META_BYTES`], [`ORIGINS_BYTES`], its name and the rest. Read and written at the same
-/// time it is there twice; control characters, written as six, may be more.
-pub(crate) const PIN_BYTES: usize = 36 << 10;
+/// What a pin of a page weighs: [`META_BYTES`], [`ORIGINS_BYTES`], [`INFO_DEALS_BYTES`], its name and the rest. Read and
+/// written at the same time it is there twice; control characters, written as six, may be more.
+pub(crate) const PIN_BYTES: usize = 48 << 10;
+/// Bytes of a pin's `info.deals`, the newest attempts: some twenty of the usual length. `deals ls` has the others.
+pub(crate) const INFO_DEALS_BYTES: usize = 12 << 10;
+/// What a deal of a list weighs: a thousand request ids of 39 bytes, and its row.
+pub(crate) const DEAL_BYTES: usize = 48 << 10;
+/// Lines of the costs read at a time.
+pub(crate) const COSTS_PER_READ: u32 = 1_000;
+/// Lines of the costs in one answer: accounts, providers or months. More are no table any more.
+pub(crate) const COSTS: usize = 10_000;
+/// Addresses that the operator gives of a provider: the first that answers is used.
+pub(crate) const PROVIDER_ADDRESSES: usize = 16;
+/// Tags of a provider.
+pub(crate) const PROVIDER_REGIONS: usize = 16;
+/// Streams of events at a time: each reads the rows twice a second. As many as [`REQUESTS_KEPT`].
+pub(crate) const EVENT_STREAMS: usize = REQUESTS_KEPT;
+/// What one is told to wait that found them taken.
+pub(crate) const EVENT_STREAMS_AGAIN: Duration = Duration::from_secs(10);
+/// Events read at a time: about 50 KiB.
+pub(crate) const EVENTS_PER_READ: u32 = 100;
+/// How often a stream without news looks for some.
+pub(crate) const EVENT_POLL: Duration = Duration::from_millis(500);
 /// The text of a token; ours have 50 to 70 bytes.
 pub(crate) const TOKEN_BYTES: usize = 512;
 /// Characters of an account's name.
@@ -164,6 +184,11 @@ pub(crate) struct Pace {
     pub(crate) requests: usize,
     pub(crate) event_comment: Duration,
 }
+
+/// Bytes of an address of the chain; the longest has about 120.
+pub(crate) const ADDRESS_BYTES: usize = 255;
+/// Deals that one message settles: a block has gas for no more.
+pub(crate) const DEALS_SETTLED: usize = 256;
 
 impl Default for Pace {
     fn default() -> Self {

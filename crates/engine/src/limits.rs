@@ -219,6 +219,13 @@ pub(crate) fn checkpoint_bytes() -> u64 {
     CHECKPOINT_BYTES
 }
 
+/// Deals in one page of `deals ls`: the pins of each are looked up by themselves.
+pub const DEALS_PER_PAGE: u32 = 100;
+/// Pins that are listed for one deal: a piece of 32 GiB may hold a million small ones, and a list of them serves nobody.
+pub(crate) const PINS_PER_DEAL: u32 = 1_000;
+/// Signed proposals that `spending off` lists: more is a number, and `deals ls` has them all.
+pub(crate) const DEALS_OUT: u32 = 500;
+
 /// Counts one hit of a limit.
 pub(crate) fn hit(limit: &'static str) {
     metrics::counter!("floe_limit_hits_total", "limit" => limit).increment(1);

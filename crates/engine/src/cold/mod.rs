@@ -24,8 +24,12 @@ mod roster;
 mod sections;
 mod slots;
 mod terms;
+#[cfg(test)]
+mod tests;
 mod tracker;
+mod view;
 mod waiting;
+mod wallet;
 mod words;
 
 use std::collections::BTreeMap;
@@ -42,9 +46,15 @@ pub use piece::{OpenPiece, PieceError};
 pub use plan::{Plan, PlannedDeal, Unplaced};
 pub use pull::{Pull, PullError, PullKey};
 pub use waiting::{LeftOut, PackingPlan, PlannedDag, PlannedPiece};
+pub use wallet::{Wallet, WalletCall};
 
 pub(crate) use api::{dealing, spawn};
 pub(crate) use deals::Deals as Dealing;
+
+pub use floe_records::cold::{
+    ColdPart, Cost, CostsBy, DealRow, Event, NewProvider, PinCold, ProviderRow, Restored, Sum, Switch, Word,
+};
+pub use view::{ColdStatus, DEALS, DealQuery, Retried, SeenDeal, Viewer};
 
 /// Plain settings of the cold half.
 #[derive(Debug, Clone)]

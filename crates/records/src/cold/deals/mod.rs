@@ -22,7 +22,7 @@
 //! ([`Records::replies_lost`]): the same bytes are sent again.
 
 mod list;
-mod row;
+pub(in crate::cold) mod row;
 mod steps;
 
 pub use list::{DealFilter, Unpublished};
