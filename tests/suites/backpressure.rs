@@ -113,8 +113,8 @@ impl Rig {
             pack_bytes: 256 << 20,
             reserve_bytes: Some(1 << 20),
         };
-        let components =
-            floe_blockstore::Components { disk: Arc::new(slow_disk(syncs.clone())), clock: clock.clone() };
+        let disk = Arc::new(slow_disk(syncs.clone()));
+        let components = floe_blockstore::Components { disk, clock: clock.clone(), entropy: entropy.clone() };
         let blocks = tokio::task::spawn_blocking(move || BlockStore::open(settings, components)).await??;
         let settings = floe_records::Settings::at(dir.join("pins-1.sqlite"));
         let components = floe_records::Components { clock: clock.clone(), entropy: entropy.clone() };

@@ -30,6 +30,55 @@ impl Drop for SmallDisk {
     }
 }
 
+/// Fills a volume but for so many bytes. What does it, to be removed.
+fn fill_but(volume: &Path, left: u64) -> Result<PathBuf> {
+    use std::io::Write as _;
+    let ballast = volume.join("ballast");
+    let mut file = std::fs::File::create(&ballast)?;
+    // A page at a time: what is left in the end is what no file can have.
+    let page = [7u8; 4096];
+    while file.write_all(&page).is_ok() {}
+    let len = file.metadata()?.len();
+    file.set_len(len.saturating_sub(left))?;
+    Ok(ballast)
+}
+
+/// A stopped node with a pin of 20 MiB on a small volume, what it pinned, and the pin's id.
+struct Small {
+    disk: SmallDisk,
+    home: PathBuf,
+    options: Options,
+    seeder: Seeder,
+    blocks: Vec<Block>,
+    kept: String,
+}
+
+impl Small {
+    /// `None` where none can be mounted, after saying so.
+    async fn with_a_pin(test: &str, dir: &Path) -> Result<Option<Self>> {
+        let Some(disk) = SmallDisk::mount(&dir.join("small"), 256) else {
+            skipped(test, "a small file system cannot be mounted (needs root)");
+            return Ok(None);
+        };
+        let home = disk.0.join("floe");
+        let options =
+            Options { config: Some("[storage]\nreserve = \"32MiB\"\n".into()), ..Options::default() };
+        let floe = Floe::start(&home, &options)?;
+        let seeder = Seeder::start().await?;
+        let blocks = dag::over(&noise(20 << 20, 1), 256 << 10);
+        seeder.add(&blocks);
+        let root = blocks.last().context("a root")?.cid().to_string();
+        let kept = floe.pin(&root, &seeder.addresses()).await?;
+        floe.wait_for(&kept, "pinned", Duration::from_secs(60)).await?;
+        ensure!(floe.stop()? == 0);
+        Ok(Some(Self { disk, home, options: Options::default(), seeder, blocks, kept }))
+    }
+
+    fn root(&self) -> Result<String> {
+        Ok(self.blocks.last().context("a root")?.cid().to_string())
+    }
+}
+
 /// What a full disk refuses, with `pin` as the new one; and what goes on all the same. Removes the pin `kept`.
 async fn refuses_writes_and_nothing_else(
     floe: &Floe,
@@ -136,9 +185,7 @@ async fn r03_a_full_disk_refuses_writes_and_recovers() -> Result<()> {
     };
     floe.wait_for(&id, "pinned", Duration::from_secs(60)).await?;
     ensure!(floe.stop()? == 0);
-    let verify = run(&["verify", "--offline", "--data-dir", &home.display().to_string()], &[])?;
-    ensure!(verify.status.code() == Some(0), "verify --offline: {}", String::from_utf8_lossy(&verify.stdout));
-    Ok(())
+    sound(&home)
 }
 
 /// The disk is as large as it is; what is kept free of it is more than it has. Needs a restart to end, and no root.
@@ -177,6 +224,108 @@ async fn r03_a_disk_under_its_reserve_refuses_writes_and_pauses_pins() -> Result
     ensure!(floe.call("GET", &format!("/pins/{kept}"), None).await?.0 == 404, "it was removed");
     floe.wait_for(&running, "pinned", Duration::from_secs(60)).await?;
     ensure!(floe.stop()? == 0);
+    Ok(())
+}
+
+/// The story: filled to the last byte, the node could not be started again, so nothing could be removed to make room.
+#[tokio::test(flavor = "multi_thread")]
+async fn r03_a_node_without_a_free_byte_starts_removes_and_recovers() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let test = "r03_a_node_without_a_free_byte_starts_removes_and_recovers";
+    let Some(small) = Small::with_a_pin(test, dir.path()).await? else { return Ok(()) };
+    let ballast = fill_but(&small.disk.0, 0)?;
+    let floe = Floe::start(&small.home, &small.options)?;
+    ensure!(read_only(&floe).await?);
+    let second = dag::over(&noise(1 << 20, 2), 256 << 10);
+    small.seeder.add(&second);
+    let second_root = second.last().context("a root")?.cid().to_string();
+    let pin = json!({"cid": second_root, "origins": small.seeder.addresses()});
+    refuses_writes_and_nothing_else(&floe, &small.seeder, (&small.kept, &small.root()?), pin).await?;
+
+    // The pin's space alone is not the reserve. What another program took comes back; nobody restarts anything.
+    std::fs::remove_file(&ballast)?;
+    new_token(&floe)?;
+    let begun = now();
+    let id = loop {
+        if let Ok(id) = floe.pin(&second_root, &small.seeder.addresses()).await {
+            break id;
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(30), "did not recover");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    floe.wait_for(&id, "pinned", Duration::from_secs(60)).await?;
+    ensure!(floe.stop()? == 0);
+    sound(&small.home)
+}
+
+/// A running node whose volume another program fills to the last byte under it.
+#[tokio::test(flavor = "multi_thread")]
+async fn r03_a_running_node_without_a_free_byte_reads_and_removes() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let test = "r03_a_running_node_without_a_free_byte_reads_and_removes";
+    let Some(small) = Small::with_a_pin(test, dir.path()).await? else { return Ok(()) };
+    let floe = Floe::start(&small.home, &small.options)?;
+    let ballast = fill_but(&small.disk.0, 0)?;
+    let begun = now();
+    while !read_only(&floe).await? {
+        ensure!(begun.elapsed() < Duration::from_secs(30), "never read-only");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let pin = json!({"cid": "bafkqabtimvwgy3yk"});
+    refuses_writes_and_nothing_else(&floe, &small.seeder, (&small.kept, &small.root()?), pin).await?;
+    std::fs::remove_file(&ballast)?;
+    ensure!(floe.stop()? == 0);
+    sound(&small.home)
+}
+
+/// A start that has no room says how much is missing, with an exit code of its own, and loses nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn r03_a_start_without_room_says_what_is_missing() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let Some(small) = Small::with_a_pin("r03_a_start_without_room_says_what_is_missing", dir.path()).await?
+    else {
+        return Ok(());
+    };
+    // What it would start with is given up already, as on a disk that has been full for long.
+    std::fs::remove_file(small.home.join("rows.reserve"))?;
+    for (left, needed) in [(0, 1024), (600 << 10, 424)] {
+        let ballast = fill_but(&small.disk.0, left)?;
+        let home = small.home.display().to_string();
+        for command in [&["serve", "--offline"][..], &["verify", "--offline"]] {
+            let done = run(&[command, &["--data-dir", &home]].concat(), &[])?;
+            let said = String::from_utf8_lossy(&done.stderr);
+            ensure!(
+                done.status.code() == Some(14),
+                "{command:?} with {left} bytes: {:?}: {said}",
+                done.status
+            );
+            ensure!(said.contains("a start needs 1024 KiB") && said.contains(&home), "{said}");
+            // The volume counts in pages, and its folders take some.
+            let missing =
+                said.split("free ").nth(2).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+            ensure!(missing.is_some_and(|missing| missing.abs_diff(needed) <= 64), "{missing:?}: {said}");
+        }
+        std::fs::remove_file(&ballast)?;
+    }
+    // Nothing is there yet, and nothing is begun.
+    let ballast = fill_but(&small.disk.0, 0)?;
+    let new = small.disk.0.join("new");
+    let done = run(&["init", "--data-dir", &new.display().to_string()], &[])?;
+    ensure!(done.status.code() == Some(14) && !new.exists(), "{:?}", String::from_utf8_lossy(&done.stderr));
+    std::fs::remove_file(&ballast)?;
+    // With just so much it runs.
+    let ballast = fill_but(&small.disk.0, (1 << 20) + (16 << 10))?;
+    let floe = Floe::start(&small.home, &small.options)?;
+    ensure!(floe.call("GET", &format!("/pins/{}", small.kept), None).await?.0 == 200);
+    ensure!(floe.stop()? == 0);
+    std::fs::remove_file(&ballast)?;
+    sound(&small.home)
+}
+
+/// Nothing is damaged or lost.
+fn sound(home: &Path) -> Result<()> {
+    let verify = run(&["verify", "--offline", "--data-dir", &home.display().to_string()], &[])?;
+    ensure!(verify.status.code() == Some(0), "verify --offline: {}", String::from_utf8_lossy(&verify.stdout));
     Ok(())
 }
 

@@ -1,12 +1,17 @@
 //! The command line, as clap reads it: names, help, plain values. What is done with them is elsewhere.
 
+mod cold;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use floe_core::AttoFil;
 
-use crate::client::Secret;
+pub(crate) use self::cold::{ColdCommand, CostByArg, DealsCommand, ProvidersCommand, SpendingCommand};
+use crate::client::{Secret, amount_of};
 use crate::config::flags::Flags;
 use crate::config::values::{byte_size, duration, origin};
 
@@ -15,7 +20,8 @@ use crate::config::values::{byte_size, duration, origin};
 #[command(name = "floe", version, about, max_term_width = 100, disable_help_subcommand = true)]
 #[command(
     after_help = "Exit codes: 0 ok, 1 failure, 2 usage or config, 3 unreachable, 4 refused, 5 not found, \
-    6 pin failed, 10 data directory foreign, newer or locked, 11 port in use, 12 failed sync, 13 damage found."
+    6 pin failed, 10 data directory foreign, newer or locked, 11 port in use, 12 failed sync, 13 damage found, \
+    14 too little room to start."
 )]
 pub(crate) struct Cli {
     /// Where everything is kept [default: ~/.floe]
@@ -65,6 +71,57 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: TokenCommand,
     },
+    /// The wallet that pays for deals: its key, and what it has
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Wallet {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: WalletCommand,
+    },
+    /// Deals: every attempt to have a provider keep a replica on Filecoin
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Deals {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: DealsCommand,
+    },
+    /// Storage providers that may be asked
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Providers {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: ProvidersCommand,
+    },
+    /// Whether deals may be made, and what they may cost
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Spending {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: SpendingCommand,
+    },
+    /// What goes to Filecoin next
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Cold {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: ColdCommand,
+    },
+    /// Show what happened to pieces, deals, providers and money
+    Events {
+        #[command(flatten)]
+        remote: Remote,
+        /// Only those behind the event of this number
+        #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
+        after: u64,
+        /// Go on with what happens from now on; with --json one document a line
+        #[arg(long)]
+        follow: bool,
+    },
     /// Show how the node is doing
     Status {
         #[command(flatten)]
@@ -95,6 +152,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Run a Filecoin of one's own, for tests: a node, and providers that really store
+    #[command(
+        long_about = "Run a Filecoin of one's own, for tests: a Lotus-compatible node with a chain in memory, and \
+        storage providers that pull, check, publish, seal and serve.\n\nPrints one line of JSON once it is ready: \
+        `rpc`, `token`, `network`, `key` (of a funded account), `providers` (`id`, `peer_id`, `multiaddrs`, `url`) and `control`, \
+        where faults are set (POST /faults). Nothing is kept; a signal ends it. Its keys follow from the seed and are \
+        worth nothing anywhere else."
+    )]
+    Devnet(DevnetArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -113,6 +179,23 @@ pub(crate) enum Command {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) flags: Flags,
+}
+
+/// Arguments of `floe devnet`.
+#[derive(Debug, Args)]
+pub(crate) struct DevnetArgs {
+    /// Where the node listens; port 0 is a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub(crate) rpc_addr: SocketAddr,
+    /// How many storage providers there are, each with an owner of its own
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    pub(crate) providers: usize,
+    /// Time of an epoch; 0s: the chain goes on only when the control port says so
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = humantime::parse_duration)]
+    pub(crate) epoch: Duration,
+    /// Everything that is not asked for follows from it
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub(crate) seed: u64,
 }
 
 /// Which API to talk to, and as whom.
@@ -342,6 +425,67 @@ pub(crate) enum ScopeArg {
     Admin,
 }
 
+/// What to do with the wallet.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalletCommand {
+    /// Make a key in a file of mode 0600, sealed where there is a passphrase
+    New(KeyArgs),
+    /// Take over a secp256k1 key that `lotus wallet export` wrote
+    Import {
+        /// The file with the export, of mode 0600 [default: stdin]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Print the key, sealed under a passphrase; it is never printed otherwise
+    Export {
+        /// A file with the passphrase of the export, of mode 0600 [default: that of the key file]
+        #[arg(long, value_name = "FILE")]
+        under: Option<PathBuf>,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Show the address, what is in the wallet and in escrow, and what is committed
+    Show,
+    /// Put money into escrow
+    Fund {
+        /// attoFIL in digits, or FIL as in 0.5FIL
+        #[arg(value_parser = amount_of)]
+        amount: AttoFil,
+    },
+    /// Take money out of escrow; what is committed stays
+    Withdraw {
+        /// attoFIL in digits, or FIL as in 0.5FIL
+        #[arg(value_parser = amount_of)]
+        amount: AttoFil,
+    },
+    /// Send money from the wallet; what is committed stays
+    Send {
+        /// To which address
+        to: String,
+        /// attoFIL in digits, or FIL as in 0.5FIL
+        #[arg(value_parser = amount_of)]
+        amount: AttoFil,
+    },
+    /// Settle deals, which frees what those that ended or never began still lock
+    Settle {
+        /// Their numbers on the chain
+        #[arg(required = true, value_name = "DEAL_ID")]
+        deals: Vec<u64>,
+    },
+}
+
+/// Where a key is.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct KeyArgs {
+    /// The key file [default: filecoin.wallet, or wallet.key in the data directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// A file with its passphrase, of mode 0600 [default: filecoin.passphrase_file]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
 /// What to do with the settings.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -420,6 +564,13 @@ mod tests {
             &["floe", "account", "set", "a", "--max-replicas", "17"],
             &["floe", "account", "create", "a", "--max-replicas", "none"],
             &["floe", "serve", "--apiaddr", "1"],
+            &["floe", "deals", "ls", "--state", "refused"],
+            &["floe", "deals", "cost", "--by", "day"],
+            &["floe", "providers", "add", "1000"],
+            &["floe", "providers", "add", "f01000", "--addr", "sp.example"],
+            &["floe", "providers", "add", "f01000", "--region", "the moon"],
+            &["floe", "spending"],
+            &["floe", "events", "--after", "-1"],
         ] {
             assert_eq!(Cli::try_parse_from(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line:?}");
         }

@@ -8,6 +8,7 @@
 //!     identity.key         the node's Ed25519 key
 //!     admin.token          secrets of two tokens; the rows hold only their hashes
 //!     pin.token
+//!     pull.key             signs the URLs that storage providers pull from
 //!     rows.sqlite          pins, accounts, tokens (floe-records), with -wal and -shm
 //!     rows.reserve         space given up so that removals go on when the disk is full
 //!     blocks/              packs and their index (floe-blockstore)
@@ -123,13 +124,17 @@ fn holder_words(holder: &Option<u32>) -> String {
 }
 
 impl DataDirError {
-    /// Whether what is on disk is unknown. A sync that finds no room says only that the disk is full.
-    pub(crate) fn is_failed_sync(&self) -> bool {
-        use io::ErrorKind as K;
+    /// Whether it is nothing but a disk without room.
+    fn is_full_disk(&self) -> bool {
         match self {
-            Self::Sync { source, .. } => !matches!(source.kind(), K::StorageFull | K::QuotaExceeded),
+            Self::Io { source, .. } | Self::Sync { source, .. } => is_full(source),
             _ => false,
         }
+    }
+
+    /// Whether what is on disk is unknown. A sync that finds no room says only that the disk is full.
+    pub(crate) fn is_failed_sync(&self) -> bool {
+        matches!(self, Self::Sync { source, .. } if !is_full(source))
     }
 
     /// The exit code it ends the process with.
@@ -141,10 +146,16 @@ impl DataDirError {
             | Self::Newer { .. }
             | Self::Locked { .. } => Code::DataDir,
             Self::Nowhere => Code::Usage,
+            _ if self.is_full_disk() => Code::NoSpace,
             Self::Sync { .. } => Code::SyncFailed,
             Self::Missing { .. } | Self::Io { .. } => Code::Failure,
         }
     }
+}
+
+/// Whether there was no room for it.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Where things are. Says nothing about whether they are there.
@@ -186,6 +197,11 @@ impl Layout {
         self.root.join("pin.token")
     }
 
+    /// The key of the URLs that storage providers pull from.
+    pub(crate) fn pull_key(&self) -> PathBuf {
+        self.root.join("pull.key")
+    }
+
     /// The settings.
     pub(crate) fn config(&self) -> PathBuf {
         crate::config::file::path_in(&self.root)
@@ -196,6 +212,11 @@ impl Layout {
         self.root.join("rows.sqlite")
     }
 
+    /// Space that the rows give up when the disk is full.
+    pub(crate) fn rows_reserve(&self) -> PathBuf {
+        self.root.join("rows.reserve")
+    }
+
     /// The blocks.
     pub(crate) fn blocks(&self) -> PathBuf {
         self.root.join("blocks")
@@ -204,6 +225,16 @@ impl Layout {
     /// Where a running node can be reached.
     pub(crate) fn endpoints(&self) -> PathBuf {
         self.root.join("endpoints.json")
+    }
+
+    /// The wallet's key, where `filecoin.wallet` names no other.
+    pub(crate) fn wallet(&self) -> PathBuf {
+        self.root.join("wallet.key")
+    }
+
+    /// Whether a data directory is there.
+    pub(crate) fn is_made(&self) -> bool {
+        self.version().exists()
     }
 
     fn version(&self) -> PathBuf {

@@ -5,7 +5,7 @@
 
 use crate::client::ClientError;
 use crate::config::ConfigError;
-use crate::datadir::DataDirError;
+use crate::datadir::{DataDirError, is_full};
 use crate::{logs, output};
 
 /// Exit codes. `docs/OPERATING.md` tells operators what to do about each.
@@ -34,6 +34,8 @@ pub(crate) enum Code {
     SyncFailed = 12,
     /// Something is damaged or lost: `floe verify` found it, or the rows or the identity are not there to start with.
     Damage = 13,
+    /// The volume of the data directory has too little room to start.
+    NoSpace = 14,
 }
 
 impl From<Code> for std::process::ExitCode {
@@ -102,6 +104,9 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(api) = cause.downcast_ref::<floe_api::Error>() {
         return of_api(api);
     }
+    if let Some(floe_devnet::StartError::Config(_)) = cause.downcast_ref() {
+        return Some(Code::Usage);
+    }
     if let Some(engine) = cause.downcast_ref::<floe_engine::Error>() {
         return of_engine(engine);
     }
@@ -111,8 +116,11 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(blocks) = cause.downcast_ref::<floe_blockstore::Error>() {
         return of_blocks(blocks);
     }
-    let io = cause.downcast_ref::<std::io::Error>()?;
-    (io.kind() == std::io::ErrorKind::AddrInUse).then_some(Code::PortInUse)
+    match cause.downcast_ref::<std::io::Error>()? {
+        taken if taken.kind() == std::io::ErrorKind::AddrInUse => Some(Code::PortInUse),
+        full if is_full(full) => Some(Code::NoSpace),
+        _ => None,
+    }
 }
 
 fn of_node(error: &floe_ipfs::Error) -> Option<Code> {
@@ -157,6 +165,7 @@ fn of_records(error: &floe_records::Error) -> Option<Code> {
         floe_records::Error::Poisoned(_) => Some(Code::SyncFailed),
         floe_records::Error::Damaged(_) | floe_records::Error::Lost { .. } => Some(Code::Damage),
         floe_records::Error::NotFound => Some(Code::NotFound),
+        floe_records::Error::Full => Some(Code::NoSpace),
         _ => None,
     }
 }
@@ -179,6 +188,10 @@ mod tests {
         assert_eq!(code_of(&poisoned), Code::SyncFailed);
         let node = anyhow::Error::from(floe_ipfs::Error::SyncFailed("EIO".into()));
         assert_eq!(code_of(&node.context("cannot start the IPFS node")), Code::SyncFailed);
+        let full = anyhow::Error::from(floe_records::Error::Full).context("cannot open rows");
+        assert_eq!(code_of(&full), Code::NoSpace);
+        let full = anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        assert_eq!(code_of(&full), Code::NoSpace);
         let wrapped = floe_engine::Error::from(floe_blockstore::Error::Poisoned("EIO".into()));
         assert_eq!(code_of(&anyhow::Error::from(wrapped)), Code::SyncFailed);
         assert_eq!(code_of(&anyhow::anyhow!("anything")), Code::Failure);

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use floe_core::ports::Entropy;
+use floe_engine::cold::PullKey;
 use floe_ipfs::Keypair;
 use floe_records::{Records, Scope};
 
@@ -30,6 +31,37 @@ pub(crate) fn files(dir: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<Keyp
     }
     Ok(floe_ipfs::identity::load_or_create(&layout.identity(), entropy)?)
 }
+
+/// The key of the URLs that storage providers pull from, made where it is missing: 32 random bytes, in hex. A directory of
+/// an older Floe has none.
+pub(crate) fn pull_key(dir: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<PullKey> {
+    let path = dir.layout().pull_key();
+    if !path.exists() {
+        let mut secret = [0; PULL_KEY_BYTES];
+        entropy.fill(&mut secret);
+        write_whole(&path, format!("{}\n", data_encoding::HEXLOWER.encode(&secret)).as_bytes())?;
+        if !dir.is_initialising() {
+            tracing::warn!(
+                "{} was missing and is made anew: deals whose pieces were still to be pulled by the old one fail",
+                path.display()
+            );
+        }
+    }
+    let damaged = || {
+        let reason = format!(
+            "{} is damaged: restore it from the backup, or remove it to go on with a new one, with which deals fail \
+             whose pieces are still to be pulled",
+            path.display()
+        );
+        Failure::new(Code::Damage, reason)
+    };
+    let text = std::fs::read_to_string(&path).map_err(|_| damaged())?;
+    let secret = data_encoding::HEXLOWER.decode(text.trim().as_bytes()).ok();
+    let secret: Option<[u8; PULL_KEY_BYTES]> = secret.and_then(|secret| secret.try_into().ok());
+    Ok(PullKey::new(secret.ok_or_else(damaged)?))
+}
+
+const PULL_KEY_BYTES: usize = 32;
 
 /// Makes what is missing of the tokens, and marks the directory as whole.
 pub(crate) async fn complete(dir: &mut DataDir, records: &Records) -> anyhow::Result<()> {
@@ -101,6 +133,21 @@ mod tests {
         dir.initialised().unwrap();
         let said = require_identity(&dir).unwrap_err().to_string();
         assert!(said.contains("identity.key") && said.contains("floe init"), "{said}");
+    }
+
+    #[test]
+    fn the_key_of_pull_urls_is_made_once_and_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (_keep, dir) = half_made();
+        let first = pull_key(&dir, &SystemEntropy).unwrap();
+        assert_eq!(pull_key(&dir, &SystemEntropy).unwrap(), first);
+        let path = dir.layout().pull_key();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        for damaged in ["", "zz", "00", &"0".repeat(66)] {
+            std::fs::write(&path, damaged).unwrap();
+            let said = pull_key(&dir, &SystemEntropy).unwrap_err().to_string();
+            assert!(said.contains("pull.key"), "{said}");
+        }
     }
 
     #[test]

@@ -16,6 +16,14 @@ pub(crate) const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// than 1 MiB until then, and a look at a few dozen histograms costs nothing.
 pub(crate) const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
+/// Free bytes that a start needs: 32 KiB of shared memory and some pages of log for the rows, and a commit of each index.
+/// Half may be too little after a kill; double keeps a node off that would run.
+pub(crate) const START_BYTES: u64 = 1 << 20;
+
+/// The same in a directory that is to be made: the index and the table of announced roots begin with 1 MiB each, and the
+/// rows with half of one.
+pub(crate) const NEW_BYTES: u64 = 4 << 20;
+
 /// Open files to ask the kernel for: 512 connections, as many streams of QUIC again, packs and rows fit several times.
 pub(crate) const OPEN_FILES: u64 = 65_536;
 
@@ -52,8 +60,14 @@ pub(crate) const BUSY_PAUSE: Duration = Duration::from_secs(5);
 /// How long `--wait` goes on while the API does not answer: a restart takes seconds.
 pub(crate) const WAIT_UNREACHABLE: Duration = Duration::from_secs(60);
 
+/// Deals in a page of `deals ls`; the API allows no more.
+pub(crate) const DEALS_PAGE: u64 = 100;
+
 /// Policies in the file. Each is a word that people choose from; more than this is a file that a program wrote wrong.
 pub(crate) const POLICIES: usize = 100;
 
 /// Pins in a page of `pin ls`; the API allows no more.
 pub(crate) const PAGE: u64 = 1000;
+
+/// Providers of the configuration. More than this is a typing error: deals go to a handful of replicas.
+pub(crate) const PROVIDERS: usize = 1_000;

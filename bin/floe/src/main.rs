@@ -6,8 +6,10 @@
 mod banner;
 mod cli;
 mod client;
+mod cold;
 mod config;
 mod datadir;
+mod devnet;
 mod endpoints;
 mod exit;
 mod init;
@@ -19,6 +21,7 @@ mod output;
 mod serve;
 mod shell;
 mod signals;
+mod space;
 mod stores;
 mod system;
 
@@ -28,7 +31,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command, ConfigArgs, ConfigCommand};
+use crate::cli::{Cli, Command, ConfigArgs, ConfigCommand, WalletCommand};
 use crate::client::Client;
 use crate::config::{Config, Layers, file};
 use crate::datadir::Layout;
@@ -85,11 +88,25 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Account { remote, command } => client::account(&connect(remote)?, out, command).await,
         Command::Token { remote, command } => client::token(&connect(remote)?, out, command).await,
+        Command::Wallet { remote, command } => match command {
+            WalletCommand::New(key) => cold::keys::new(&layout()?, out, key).await,
+            WalletCommand::Import { file, key } => cold::keys::import(&layout()?, out, file, key).await,
+            WalletCommand::Export { under, key } => cold::keys::export(&layout()?, under, key).await,
+            command => client::wallet(&connect(remote)?, out, command, &SystemEntropy).await,
+        },
+        Command::Deals { remote, command } => client::deals(&connect(remote)?, out, command).await,
+        Command::Providers { remote, command } => client::providers(&connect(remote)?, out, command).await,
+        Command::Spending { remote, command } => client::spending(&connect(remote)?, out, command).await,
+        Command::Cold { remote, command } => client::cold(&connect(remote)?, out, command).await,
+        Command::Events { remote, after, follow } => {
+            client::feed(&connect(remote)?, out, after, follow).await
+        }
         Command::Status { remote } => client::status(&connect(remote)?, out).await,
         Command::Gc { remote, orphans } => client::gc(&connect(remote)?, out, orphans).await,
         Command::Verify { offline: true, .. } => offline::verify(layout()?, out).await,
         Command::Verify { remote, offline: false } => client::verify(&connect(remote)?, out).await,
         Command::Config { command } => settings(&layout()?, out, command),
+        Command::Devnet(args) => devnet::run(args).await,
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(dir),
     }

@@ -203,6 +203,73 @@ const METRICS: &[Metric] = &[
         unit: Unit::Seconds,
         help: "When the scrub last finished a round, in seconds since 1970",
     },
+    Metric {
+        name: "floe_aggregates{state}",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Pieces that pins are packed into",
+    },
+    Metric {
+        name: "floe_aggregates_packed_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Pieces that were packed",
+    },
+    Metric {
+        name: "floe_segments_given_back_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Segments that wait for another piece, because blocks of them were missing or damaged",
+    },
+    Metric {
+        name: "floe_deals{state}",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Attempts to place replicas",
+    },
+    Metric {
+        name: "floe_deal_bugs_total",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Refusals that say that the proposal was wrong: please report them",
+    },
+    Metric { name: "floe_spending", kind: Kind::Gauge, unit: Unit::Count, help: "1 while deals are made" },
+    Metric {
+        name: "floe_attofil_reserved",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "What is set aside for deals and gas, in attoFIL",
+    },
+    Metric {
+        name: "floe_attofil_spent",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "What was spent, in attoFIL",
+    },
+    Metric {
+        name: "floe_attofil_wallet",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "What the wallet has, in attoFIL",
+    },
+    Metric {
+        name: "floe_attofil_escrow",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "What lies with the market, in attoFIL",
+    },
+    Metric {
+        name: "floe_attofil_locked",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "What of that published deals hold, in attoFIL",
+    },
+    Metric {
+        name: "floe_chain_head",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "The newest epoch that was seen",
+    },
 ];
 
 fn describe() {

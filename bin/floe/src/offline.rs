@@ -24,14 +24,16 @@ use crate::datadir::{DataDir, Layout};
 use crate::exit::{Code, Failure};
 use crate::output::Output;
 use crate::system::{self, SystemClock, SystemEntropy};
-use crate::{client, init, logs, stores};
+use crate::{client, init, logs, space, stores};
 
 /// Makes a data directory, or what is missing of one.
 pub(crate) async fn init(layout: Layout, out: Output) -> anyhow::Result<()> {
     system::keep_files_private();
+    space::require_for_new(&layout)?;
     let mut dir = DataDir::open_or_make(layout)?;
     logs::start(&Log { filter: "warn".into(), format: LogFormat::Text });
     let identity = init::files(&dir, &SystemEntropy)?;
+    init::pull_key(&dir, &SystemEntropy)?;
     let (clock, entropy) = machine();
     let records = stores::open_records(&dir, None, &clock, &entropy).await?;
     let completed = init::complete(&mut dir, &records).await;
@@ -84,12 +86,13 @@ pub(crate) async fn verify(layout: Layout, out: Output) -> anyhow::Result<()> {
     let dir = DataDir::open(layout)?;
     let config = Config::check(&Layers::load(dir.layout().root(), Flags::default().0)?)?;
     logs::start(&config.log);
+    space::make_room(&dir)?;
     let (clock, entropy) = machine();
     let records = stores::open_records(&dir, None, &clock, &entropy).await?;
     // The index that is there, whatever the environment says: another kind would be a pass over all packs.
     let index = IndexKind::on_disk(&dir.layout().blocks()).unwrap_or(config.storage.index);
     let storage = Storage { index, ..config.storage };
-    let blocks = stores::open_blocks(dir.layout(), &storage, &clock).await?;
+    let blocks = stores::open_blocks(dir.layout(), &storage, &clock, &entropy).await?;
     let report = examine(&records, &blocks).await;
     let closed = blocks.close().await.context("cannot close the block store");
     records.close().await;

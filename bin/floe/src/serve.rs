@@ -1,7 +1,7 @@
 //! `floe serve`: everything is made here, joined here, and stopped here.
 //!
 //! ```text
-//!   data directory ─> ports ─> rows ─> blocks ─> node ─> engine ─> API ─> endpoints.json ─> banner
+//!   data directory ─> ports ─> rows ─> blocks ─> node ─> filecoin ─> engine ─> API ─> endpoints.json ─> banner
 //!        start ─────────────────────────────────────────────────────────────────────────────────>
 //!        <───────────────────────────────────────────────────────────────────────────────── stop
 //! ```
@@ -43,24 +43,27 @@ use crate::metrics::Metrics;
 use crate::output::Output;
 use crate::signals::Signals;
 use crate::system::{self, SystemClock, SystemEntropy};
-use crate::{banner, endpoints, init, logs, stores};
+use crate::{banner, cold, endpoints, init, logs, space, stores};
 
 /// Runs the service until it is told to stop.
 pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     system::keep_files_private();
+    space::require_for_new(&layout)?;
     let mut dir = DataDir::open_or_make(layout)?;
     let config = Config::check(&Layers::load(dir.layout().root(), flags.0)?)?;
     logs::start(&config.log);
+    space::make_room(&dir)?;
 
-    let floe = tokio::select! {
-        started = Floe::start(&mut dir, &config) => started?,
+    let started = tokio::select! {
+        started = Floe::start(&mut dir, &config) => started,
         // A long start, such as rebuilding the index, can be given up like anything else.
         signal = signals.next() => {
             tracing::info!("{signal} while starting: nothing has been served yet");
             return Ok(());
         }
     };
+    let floe = started.map_err(|error| space::explain(dir.layout(), error))?;
     announce(&floe.endpoints(), &config, dir.layout(), out)?;
 
     let ending = tokio::select! {
@@ -124,6 +127,7 @@ impl Floe {
         let bound = floe_api::bind(floe_api::Settings {
             api_addr: config.api.addr,
             ops_addr: config.ops.addr,
+            pull_addr: config.pull.addr,
             public_url: config.api.public_url.as_ref().map(ToString::to_string),
             trusted_proxies: config.api.trusted_proxies.clone(),
             path_prefixes: config.api.path_prefixes.iter().map(|prefix| prefix.0.clone()).collect(),
@@ -135,9 +139,10 @@ impl Floe {
 
         init::require_identity(dir)?;
         let identity = init::files(dir, &*entropy)?;
+        let pull_key = init::pull_key(dir, &*entropy)?;
         let records = stores::open_records(dir, Some(config.pin.max_queued), &clock, &entropy).await?;
         init::complete(dir, &records).await?;
-        let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock).await?;
+        let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock, &entropy).await?;
 
         let node = Node::start(
             floe_ipfs::Settings {
@@ -165,6 +170,7 @@ impl Floe {
         .await
         .context("cannot start the IPFS node")?;
 
+        let cold = cold::join(config, dir.layout(), &node, &records, &clock).await?;
         let engine = Engine::start(
             floe_engine::Settings {
                 give_up_after: config.pin.give_up_after,
@@ -173,7 +179,10 @@ impl Floe {
                 max_depth: config.pin.max_depth,
                 cold: floe_engine::cold::Settings {
                     policies: config.policies.clone(),
-                    ..floe_engine::cold::Settings::default()
+                    deals: cold::deals(config),
+                    packing: config.aggregate.clone(),
+                    pull_url: config.pull.url.as_ref().map(ToString::to_string),
+                    pull_key: Some(pull_key),
                 },
             },
             floe_engine::Components {
@@ -183,7 +192,7 @@ impl Floe {
                 network: Arc::new(node.clone()),
                 clock: Arc::clone(&clock),
                 entropy: Arc::clone(&entropy),
-                cold: None,
+                cold,
             },
         )
         .await

@@ -36,6 +36,7 @@ pub(crate) async fn open_blocks(
     layout: &Layout,
     storage: &Storage,
     clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
 ) -> anyhow::Result<BlockStore> {
     let settings = floe_blockstore::Settings {
         dir: layout.blocks(),
@@ -43,7 +44,11 @@ pub(crate) async fn open_blocks(
         pack_bytes: storage.pack_size,
         reserve_bytes: storage.reserve,
     };
-    let components = floe_blockstore::Components { disk: Arc::new(RealDisk), clock: Arc::clone(clock) };
+    let components = floe_blockstore::Components {
+        disk: Arc::new(RealDisk),
+        clock: Arc::clone(clock),
+        entropy: Arc::clone(entropy),
+    };
     let opened = tokio::task::spawn_blocking(move || BlockStore::open(settings, components)).await;
     let opened = opened.context("opening the block store panicked")?;
     opened.with_context(|| format!("cannot open {}", layout.blocks().display()))

@@ -138,7 +138,8 @@ async fn fill(dir: &Path) {
         reserve_bytes: Some(0),
     };
     let clock = Arc::new(ManualClock::default());
-    let components = floe_blockstore::Components { disk: Arc::new(RealDisk), clock };
+    let entropy = Arc::new(floe_core::Seeded::new(1));
+    let components = floe_blockstore::Components { disk: Arc::new(RealDisk), clock, entropy };
     let store =
         tokio::task::spawn_blocking(|| BlockStore::open(settings, components)).await.unwrap().unwrap();
     let blocks: Vec<Block> = (0..BLOCKS).map(block).collect();

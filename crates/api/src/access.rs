@@ -21,6 +21,8 @@ use crate::router::ApiState;
 /// What a handler needs of a token.
 pub(crate) trait Need: Send + Sync + 'static {
     const SCOPE: Scope;
+    /// Whether the scope `admin` does as well: then the handler tells whose token it is.
+    const OR_ADMIN: bool = false;
     /// Whether it counts for `api.requests_per_minute`.
     const IS_COUNTED: bool = true;
     /// Whether it has the memory that is kept for the operator.
@@ -31,6 +33,8 @@ pub(crate) trait Need: Send + Sync + 'static {
 pub(crate) struct PinsRead;
 /// Adding, replacing and removing pins.
 pub(crate) struct PinsWrite;
+/// Seeing deals: with `pins:read` those of one's own pins, with `admin` all.
+pub(crate) struct DealsRead;
 /// Administration.
 pub(crate) struct Admin;
 
@@ -40,6 +44,11 @@ impl Need for PinsRead {
 
 impl Need for PinsWrite {
     const SCOPE: Scope = Scope::PinsWrite;
+}
+
+impl Need for DealsRead {
+    const SCOPE: Scope = Scope::PinsRead;
+    const OR_ADMIN: bool = true;
 }
 
 impl Need for Admin {
@@ -67,7 +76,8 @@ impl<N: Need> FromRequestParts<ApiState> for Caller<N> {
         if who.account.suspended && !may_lift(&who, N::SCOPE) {
             return Err(ApiError::forbidden("this account is suspended"));
         }
-        if !who.scopes.contains(&N::SCOPE) {
+        let is_admin = || N::OR_ADMIN && who.scopes.contains(&Scope::Admin);
+        if !who.scopes.contains(&N::SCOPE) && !is_admin() {
             return Err(ApiError::forbidden(format!("this token lacks the scope {}", name(N::SCOPE))));
         }
         if N::IS_COUNTED {

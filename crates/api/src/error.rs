@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
+use floe_engine::cold::{PullError, Refused};
 use floe_engine::{BlocksError, RecordsError};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
@@ -118,6 +119,15 @@ impl ApiError {
         Self { retry_after: Some(retry_after), ..Self::unavailable(details) }
     }
 
+    fn gone(details: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "GONE", details)
+    }
+
+    pub(crate) fn range_not_satisfiable(len: u64) -> Self {
+        let details = format!("one range of {len} bytes is served");
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "RANGE_NOT_SATISFIABLE", details)
+    }
+
     fn insufficient_storage() -> Self {
         let details = "the disk is under its reserve: new pins are refused until there is space again";
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "INSUFFICIENT_STORAGE", details)
@@ -182,8 +192,42 @@ impl From<floe_engine::Error> for ApiError {
             floe_engine::Error::Blocks(BlocksError::ReadOnly) | floe_engine::Error::ReadOnly => {
                 Self::insufficient_storage()
             }
+            floe_engine::Error::NoFilecoin => Self::conflict(error.to_string()),
+            floe_engine::Error::Filecoin(fault) => of_fault(&fault),
             floe_engine::Error::Stopping => Self::unavailable("this node is shutting down"),
             error => Self::internal(error),
+        }
+    }
+}
+
+/// What the Filecoin node or the wallet said, for the operator: none but he asks them.
+fn of_fault(fault: &floe_core::cold::Fault) -> ApiError {
+    use floe_core::FailureCode as F;
+    match fault.code {
+        F::ChainUnreachable | F::Auth => ApiError::unavailable(fault.to_string()),
+        F::FundsWallet | F::FundsEscrow | F::Gas => ApiError::insufficient_funds(fault.to_string()),
+        _ => ApiError::conflict(fault.to_string()),
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let details = refused.to_string();
+        match refused {
+            Refused::Committed { .. } | Refused::Gas(_) => Self::insufficient_funds(details),
+            Refused::Paused(_) => Self::conflict(details),
+            Refused::Failed(_) => Self::unavailable(details),
+        }
+    }
+}
+
+impl From<PullError> for ApiError {
+    fn from(error: PullError) -> Self {
+        match error {
+            PullError::Unknown => Self::not_found(),
+            PullError::Over => Self::gone(PullError::Over.to_string()),
+            // A provider takes anything but this for the end of the deal.
+            PullError::Trouble(_) => Self::busy("the piece cannot be read now", limits::PULL_AGAIN),
         }
     }
 }
@@ -208,6 +252,7 @@ mod tests {
     use std::time::Duration;
 
     use axum::response::IntoResponse as _;
+    use floe_engine::cold::{PieceError, PullError};
     use floe_engine::{BlocksError, Error, RecordsError};
     use http::header::{CONTENT_TYPE, RETRY_AFTER};
     use http_body_util::BodyExt as _;
@@ -248,6 +293,20 @@ mod tests {
             (BlocksError::Io("disk".into()).into(), "500 INTERNAL_SERVER_ERROR"),
         ];
         for (error, want) in table {
+            let named = format!("{error:?}");
+            assert_eq!(told(error.into()).await, want, "{named}");
+        }
+    }
+
+    #[tokio::test]
+    async fn our_trouble_is_never_the_end_of_a_transfer() {
+        let missing = PieceError::Records(RecordsError::NotFound);
+        for (error, want) in [
+            (PullError::Unknown, "404 NOT_FOUND"),
+            (PullError::Over, "410 GONE"),
+            (PullError::Trouble(PieceError::Busy), "503 UNAVAILABLE, after 30 s"),
+            (PullError::Trouble(missing), "503 UNAVAILABLE, after 30 s"),
+        ] {
             let named = format!("{error:?}");
             assert_eq!(told(error.into()).await, want, "{named}");
         }

@@ -42,6 +42,24 @@ pub(crate) type App = BoxCloneSyncService<Request<Body>, Response, Infallible>;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Local(pub(crate) bool);
 
+/// What a listener says to whom it has no place for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// 429: it is for the client to ask less.
+    TooMany,
+    /// 503: the client is a provider, for whom a 4xx is the end of a deal.
+    Unavailable,
+}
+
+impl Refusal {
+    pub(crate) fn error(self, details: &str) -> ApiError {
+        match self {
+            Self::TooMany => ApiError::too_many_requests(details, limits::REFUSED_FOR),
+            Self::Unavailable => ApiError::busy(details, limits::PULL_AGAIN),
+        }
+    }
+}
+
 /// Which hosts a listener answers to, and which requests are local.
 #[derive(Debug, Clone)]
 pub(crate) struct HostRule {
@@ -52,6 +70,11 @@ pub(crate) struct HostRule {
 impl HostRule {
     pub(crate) fn new(listens_on: SocketAddr, public_host: Option<String>) -> Self {
         Self { loopback: listens_on.ip().to_canonical().is_loopback(), public_host }
+    }
+
+    /// Any host: of a listener where the path alone lets in, and that has nothing for a page to read.
+    pub(crate) fn any() -> Self {
+        Self { loopback: false, public_host: None }
     }
 
     /// Whether the request is local, or a refusal: on a loopback listener the `Host` must name the loopback or
@@ -123,6 +146,7 @@ struct Stages {
     prefixes: Prefixes,
     trusted: TrustedProxies,
     places: Places,
+    refusal: Refusal,
     entropy: Arc<dyn Entropy>,
 }
 
@@ -136,7 +160,20 @@ impl Front {
         entropy: Arc<dyn Entropy>,
     ) -> Self {
         let router = router.layer(axum::middleware::map_request(note_route));
-        Self(Arc::new(Stages { router, host, prefixes, trusted, places, entropy }))
+        let refusal = Refusal::TooMany;
+        Self(Arc::new(Stages { router, host, prefixes, trusted, places, refusal, entropy }))
+    }
+
+    /// For storage providers.
+    pub(crate) fn for_pulls(
+        router: Router,
+        trusted: TrustedProxies,
+        places: Places,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        let router = router.layer(axum::middleware::map_request(note_route));
+        let (host, prefixes, refusal) = (HostRule::any(), Prefixes::default(), Refusal::Unavailable);
+        Self(Arc::new(Stages { router, host, prefixes, trusted, places, refusal, entropy }))
     }
 
     /// CORS is outermost, so that a browser may read refusals too, and asks without a token.
@@ -181,9 +218,7 @@ impl Front {
         } else {
             places.take(client)
         };
-        place.ok_or_else(|| {
-            ApiError::too_many_requests("too many requests are in flight", limits::REFUSED_FOR)
-        })
+        place.ok_or_else(|| self.0.refusal.error("too many requests are in flight"))
     }
 
     async fn route(&self, request: Request<Body>) -> Response {

@@ -1,9 +1,9 @@
 //! The IPFS Pinning Service API, its extensions and the admin routes over HTTP.
 //!
 //! # What is here
-//! Two listeners. The *API* listener serves `/pins` and what belongs to it, `/admin/v1` and `/openapi.json`.
+//! Three listeners. The *API* listener serves `/pins` and what belongs to it, `/admin/v1` and `/openapi.json`.
 //! The *ops* listener serves `/livez`, `/readyz` and `/metrics`, and is meant for the machine's own network.
-//! Both use the same accept loop.
+//! The *pull* listener, where it is set, serves pieces to storage providers. All use the same accept loop.
 //!
 //! A request passes, from the socket inwards:
 //!
@@ -32,8 +32,11 @@ mod access;
 mod admin;
 mod body;
 mod client;
+mod cold;
 mod connection;
+mod deals;
 mod error;
+mod feed;
 mod front;
 mod limits;
 mod listen;
@@ -41,12 +44,14 @@ mod memory;
 mod ops;
 mod path;
 mod pins;
+mod pull;
 mod rates;
 mod router;
 #[cfg(test)]
 mod siege;
 #[cfg(test)]
 mod testing;
+mod wallet;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,7 +65,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Clients, Places, TrustedProxies};
-use crate::front::{Front, HostRule};
+use crate::front::{Front, HostRule, Refusal};
 use crate::limits::Pace;
 use crate::listen::{Listener, Running};
 use crate::rates::Rates;
@@ -72,6 +77,8 @@ pub struct Settings {
     pub api_addr: SocketAddr,
     /// Where health and metrics listen. Port 0 takes a free one.
     pub ops_addr: SocketAddr,
+    /// Where providers pull pieces (`filecoin.pull_addr`). Port 0 takes a free one. `None`: nowhere.
+    pub pull_addr: Option<SocketAddr>,
     /// The URL under which the public reaches the API, if it does. Its host is accepted on a loopback
     /// listener, and no request counts as local any more.
     pub public_url: Option<String>,
@@ -91,6 +98,7 @@ impl Default for Settings {
         Self {
             api_addr: SocketAddr::from(([127, 0, 0, 1], 4780)),
             ops_addr: SocketAddr::from(([127, 0, 0, 1], 4782)),
+            pull_addr: None,
             public_url: None,
             trusted_proxies: Vec::new(),
             path_prefixes: Vec::new(),
@@ -120,7 +128,7 @@ pub enum Error {
     /// Another process listens there: the binary exits with 11.
     #[error("{what} = {addr} is in use: stop what listens there, or choose another address")]
     AddressInUse {
-        /// The setting: `api.addr` or `ops.addr`.
+        /// The setting: `api.addr`, `ops.addr` or `filecoin.pull_addr`.
         what: &'static str,
         /// The address.
         addr: SocketAddr,
@@ -128,7 +136,7 @@ pub enum Error {
     /// The address cannot be listened on.
     #[error("cannot listen on {what} = {addr}")]
     Bind {
-        /// The setting: `api.addr` or `ops.addr`.
+        /// The setting: `api.addr`, `ops.addr` or `filecoin.pull_addr`.
         what: &'static str,
         /// The address.
         addr: SocketAddr,
@@ -148,11 +156,12 @@ pub enum Error {
     },
 }
 
-/// Both ports, taken but not served: connections wait in the backlog until [`Bound::start`].
+/// All ports, taken but not served: connections wait in the backlog until [`Bound::start`].
 #[derive(Debug)]
 pub struct Bound {
     api: Listener,
     ops: Listener,
+    pull: Option<Listener>,
     hosts: (HostRule, HostRule),
     trusted: TrustedProxies,
     prefixes: path::Prefixes,
@@ -160,7 +169,7 @@ pub struct Bound {
     pace: Pace,
 }
 
-/// Checks the settings and takes both ports. Early, so that a port in use is known before anything is opened.
+/// Checks the settings and takes the ports. Early, so that a port in use is known before anything is opened.
 ///
 /// # Errors
 /// [enum@Error], which names the setting.
@@ -169,10 +178,14 @@ pub async fn bind(settings: Settings) -> Result<Bound, Error> {
     let prefixes = path::Prefixes::new(&settings.path_prefixes)?;
     let api = Listener::bind("api.addr", settings.api_addr).await?;
     let ops = Listener::bind("ops.addr", settings.ops_addr).await?;
+    let pull = match settings.pull_addr {
+        Some(addr) => Some(Listener::bind("filecoin.pull_addr", addr).await?),
+        None => None,
+    };
     let hosts = (HostRule::new(api.addr(), public_host), HostRule::new(ops.addr(), None));
     let trusted = TrustedProxies::new(settings.trusted_proxies);
     let rates = Rates::new(settings.requests_per_minute, settings.lists_per_minute);
-    Ok(Bound { api, ops, hosts, trusted, prefixes, rates, pace: Pace::default() })
+    Ok(Bound { api, ops, pull, hosts, trusted, prefixes, rates, pace: Pace::default() })
 }
 
 impl Bound {
@@ -186,17 +199,31 @@ impl Bound {
         self.ops.addr()
     }
 
+    /// Where pieces will be pulled from, with the port that was chosen.
+    pub fn pull_addr(&self) -> Option<SocketAddr> {
+        self.pull.as_ref().map(Listener::addr)
+    }
+
     /// Serves. Call it on a tokio runtime.
     pub fn start(self, components: Components) -> Server {
         let Components { engine, entropy, metrics } = components;
         let pace = Arc::new(self.pace);
         let stopping = CancellationToken::new();
-        let (api_addr, ops_addr) = (self.api.addr(), self.ops.addr());
+        let (api_addr, ops_addr, pull_addr) = (self.api_addr(), self.ops_addr(), self.pull_addr());
         let front = |router, host, prefixes| {
             let clients = Clients::new(pace.requests_per_client, "requests_per_client");
             let places = Places::new(pace.requests, "requests", clients).keeping(limits::REQUESTS_KEPT);
             Front::new(router, host, prefixes, self.trusted.clone(), places, Arc::clone(&entropy))
         };
+        let pulls = self.pull.map(|listener| {
+            let pace = Arc::new(pace.of_pulls());
+            let clients = Clients::new(pace.requests_per_client, "requests_per_client");
+            let places = Places::new(pace.requests, "requests", clients);
+            let routes = pull::router(engine.clone());
+            let front = Front::for_pulls(routes, self.trusted.clone(), places, Arc::clone(&entropy));
+            let (app, trusted, stop) = (front.into_service(), self.trusted.clone(), stopping.clone());
+            listener.serve_refusing(app, trusted, pace, stop, Refusal::Unavailable)
+        });
         let state = router::ApiState::new(engine.clone(), stopping.clone(), Arc::clone(&pace), self.rates);
         let routes = router::api(state);
         let prefixes = self.prefixes.with_policies(engine.policies().keys());
@@ -205,7 +232,7 @@ impl Bound {
             front(ops::router(engine, metrics, stopping.clone()), self.hosts.1, path::Prefixes::default());
         let api = self.api.serve(api.into_service(), self.trusted.clone(), Arc::clone(&pace), stopping);
         let ops = self.ops.serve(ops.into_service(), self.trusted.clone(), pace, CancellationToken::new());
-        Server { api_addr, ops_addr, api, ops }
+        Server { api_addr, ops_addr, pull_addr, api, ops, pulls }
     }
 }
 
@@ -214,8 +241,10 @@ impl Bound {
 pub struct Server {
     api_addr: SocketAddr,
     ops_addr: SocketAddr,
+    pull_addr: Option<SocketAddr>,
     api: Running,
     ops: Running,
+    pulls: Option<Running>,
 }
 
 impl Server {
@@ -229,11 +258,19 @@ impl Server {
         self.ops_addr
     }
 
-    /// Stops accepting, ends event streams at once, and gives requests in flight `drain` to finish. Health and
-    /// metrics answer (`/readyz` with 503) until the API has stopped. Not cancel safe: dropping the future
+    /// Where pieces are pulled from, with the port that was chosen.
+    pub fn pull_addr(&self) -> Option<SocketAddr> {
+        self.pull_addr
+    }
+
+    /// Stops accepting, ends event streams at once, and gives requests in flight `drain` to finish. What providers pull is
+    /// cut then: they ask for the rest later. Health and metrics answer (`/readyz` with 503) until the API has stopped. Not cancel safe: dropping the future
     /// cuts what is open.
     pub async fn stop(self, drain: Duration) {
-        self.api.stop(drain).await;
+        match &self.pulls {
+            Some(pulls) => tokio::join!(self.api.stop(drain), pulls.stop(drain)).0,
+            None => self.api.stop(drain).await,
+        }
         self.ops.stop(limits::OPS_DRAIN).await;
     }
 }

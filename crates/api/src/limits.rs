@@ -74,6 +74,17 @@ pub(crate) const H2_PONG_WITHIN: Duration = Duration::from_secs(20);
 /// its time at [`BODY_RATE`]. Double would let a reader stall for longer; half costs more frames.
 pub(crate) const ANSWER_PIECE_BYTES: usize = 16 << 10;
 
+/// Pieces, or ranges of them, that are sent at the same time: each has a read of a MiB in memory, or a block more. Half
+/// would keep ten providers with five ranges each waiting for each other; double would read from too many places of the
+/// disk at once.
+pub(crate) const PULLS: usize = 64;
+/// … for one deal. Boost pulls five ranges, and begins anew while old connections have not ended.
+pub(crate) const PULLS_PER_DEAL: usize = 16;
+/// Connections of the pull listener: those that pull, and as many that ask.
+pub(crate) const PULL_CONNECTIONS: usize = 256;
+/// What a provider is told to wait that cannot have its piece now: long enough for a damaged block to be mended.
+pub(crate) const PULL_AGAIN: Duration = Duration::from_secs(30);
+
 /// Ops requests get this long at a stop.
 pub(crate) const OPS_DRAIN: Duration = Duration::from_secs(1);
 
@@ -100,9 +111,29 @@ pub(crate) const MEMORY_AGAIN: Duration = Duration::from_secs(5);
 /// What a body weighs while it is worked on, in times its length: its text, the pins read from it, their rows and the
 /// answer. The smallest pin has 70 bytes and is answered with 1 KiB.
 pub(crate) const BODY_WEIGHT: usize = 16;
-/// What a pin of a page weighs: [`META_BYTES`], [`ORIGINS_BYTES`], its name and the rest. Read and written at the same
-/// time it is there twice; control characters, written as six, may be more.
-pub(crate) const PIN_BYTES: usize = 36 << 10;
+/// What a pin of a page weighs: [`META_BYTES`], [`ORIGINS_BYTES`], [`INFO_DEALS_BYTES`], its name and the rest. Read and
+/// written at the same time it is there twice; control characters, written as six, may be more.
+pub(crate) const PIN_BYTES: usize = 48 << 10;
+/// Bytes of a pin's `info.deals`, the newest attempts: some twenty of the usual length. `deals ls` has the others.
+pub(crate) const INFO_DEALS_BYTES: usize = 12 << 10;
+/// What a deal of a list weighs: a thousand request ids of 39 bytes, and its row.
+pub(crate) const DEAL_BYTES: usize = 48 << 10;
+/// Lines of the costs read at a time.
+pub(crate) const COSTS_PER_READ: u32 = 1_000;
+/// Lines of the costs in one answer: accounts, providers or months. More are no table any more.
+pub(crate) const COSTS: usize = 10_000;
+/// Addresses that the operator gives of a provider: the first that answers is used.
+pub(crate) const PROVIDER_ADDRESSES: usize = 16;
+/// Tags of a provider.
+pub(crate) const PROVIDER_REGIONS: usize = 16;
+/// Streams of events at a time: each reads the rows twice a second. As many as [`REQUESTS_KEPT`].
+pub(crate) const EVENT_STREAMS: usize = REQUESTS_KEPT;
+/// What one is told to wait that found them taken.
+pub(crate) const EVENT_STREAMS_AGAIN: Duration = Duration::from_secs(10);
+/// Events read at a time: about 50 KiB.
+pub(crate) const EVENTS_PER_READ: u32 = 100;
+/// How often a stream without news looks for some.
+pub(crate) const EVENT_POLL: Duration = Duration::from_millis(500);
 /// The text of a token; ours have 50 to 70 bytes.
 pub(crate) const TOKEN_BYTES: usize = 512;
 /// Characters of an account's name.
@@ -154,6 +185,11 @@ pub(crate) struct Pace {
     pub(crate) event_comment: Duration,
 }
 
+/// Bytes of an address of the chain; the longest has about 120.
+pub(crate) const ADDRESS_BYTES: usize = 255;
+/// Deals that one message settles: a block has gas for no more.
+pub(crate) const DEALS_SETTLED: usize = 256;
+
 impl Default for Pace {
     fn default() -> Self {
         Self {
@@ -172,6 +208,11 @@ impl Default for Pace {
 }
 
 impl Pace {
+    /// Of the pull listener.
+    pub(crate) fn of_pulls(self) -> Self {
+        Self { connections: PULL_CONNECTIONS, requests: PULL_CONNECTIONS, ..self }
+    }
+
     /// How long after its start a body that has made `bytes` may still stall.
     pub(crate) fn body_allowance(&self, bytes: u64) -> Duration {
         self.body_grace + Duration::from_millis(bytes.saturating_mul(1000) / self.body_rate)

@@ -22,8 +22,7 @@ use tower::util::BoxCloneSyncService;
 
 use crate::client::{Clients, Place, Places, TrustedProxies};
 use crate::connection::{self, Protocol};
-use crate::error::ApiError;
-use crate::front::App;
+use crate::front::{App, Refusal};
 use crate::limits::{self, Pace};
 use crate::{Error, limits::ACCEPT_BACKOFF};
 
@@ -58,6 +57,18 @@ impl Listener {
         pace: Arc<Pace>,
         stop: CancellationToken,
     ) -> Running {
+        self.serve_refusing(app, trusted, pace, stop, Refusal::TooMany)
+    }
+
+    /// The same; whoever there is no place for is told so in this way.
+    pub(crate) fn serve_refusing(
+        self,
+        app: App,
+        trusted: TrustedProxies,
+        pace: Arc<Pace>,
+        stop: CancellationToken,
+        refusal: Refusal,
+    ) -> Running {
         let running = Running { stop, cut: CancellationToken::new(), tasks: TaskTracker::new() };
         let acceptor = Acceptor {
             tcp: self.tcp,
@@ -69,6 +80,7 @@ impl Listener {
                 Clients::new(pace.per_client, "connections_per_client"),
             ),
             refusals: Arc::new(Semaphore::new(limits::REFUSALS)),
+            refusal,
             protocol: Arc::new(Protocol::new()),
             pace,
             stop: running.stop.clone(),
@@ -120,6 +132,7 @@ struct Acceptor {
     trusted: TrustedProxies,
     places: Places,
     refusals: Arc<Semaphore>,
+    refusal: Refusal,
     protocol: Arc<Protocol>,
     pace: Arc<Pace>,
     stop: CancellationToken,
@@ -171,13 +184,13 @@ impl Acceptor {
             return;
         };
         let (pace, protocol, cut) = (Arc::clone(&self.pace), Arc::clone(&self.protocol), self.cut.clone());
-        let answered = self.stop.child_token();
+        let (answered, how) = (self.stop.child_token(), self.refusal);
         self.tasks.spawn(async move {
             let _permit = permit;
             tokio::select! {
                 biased;
                 () = cut.cancelled() => {}
-                () = connection::serve(stream, peer, refusal(answered.clone()), &protocol, &pace, &answered) => {}
+                () = connection::serve(stream, peer, refusal(answered.clone(), how), &protocol, &pace, &answered) => {}
             }
         });
     }
@@ -199,10 +212,10 @@ fn ended_before_accept(error: &io::Error) -> bool {
 }
 
 /// Refuses the one request that it gets.
-fn refusal(answered: CancellationToken) -> App {
+fn refusal(answered: CancellationToken, how: Refusal) -> App {
     BoxCloneSyncService::new(tower::service_fn(move |_: Request<Body>| {
         answered.cancel();
-        let error = ApiError::too_many_requests("too many connections are open", limits::REFUSED_FOR);
+        let error = how.error("too many connections are open");
         std::future::ready(Ok::<Response, Infallible>(error.into_response()))
     }))
 }

@@ -74,6 +74,12 @@ fn gauge(status: &Status) {
     metrics::gauge!("floe_disk_free_bytes").set(status.disk_free_bytes as f64);
     metrics::gauge!("floe_read_only").set(f64::from(u8::from(status.read_only)));
     metrics::gauge!("floe_peers").set(status.network.peers as f64);
+    if let Some(cold) = &status.cold {
+        for (state, count) in &cold.aggregates {
+            metrics::gauge!("floe_aggregates", "state" => state.as_str()).set(*count as f64);
+        }
+        metrics::gauge!("floe_spending").set(f64::from(u8::from(cold.spending && cold.paused.is_none())));
+    }
     for worker in &status.workers {
         metrics::gauge!("floe_worker_queue", "worker" => worker.name).set(worker.queue as f64);
     }

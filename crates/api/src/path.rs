@@ -17,7 +17,7 @@ use crate::Error;
 pub(crate) struct PathPolicy(pub(crate) Arc<str>);
 
 /// Where our own routes begin. A prefix is taken off before a path is routed, so one of these would hide them.
-const OURS: [&str; 4] = ["pins", "p", "admin", "openapi.json"];
+const OURS: [&str; 5] = ["pins", "p", "deals", "admin", "openapi.json"];
 
 /// The prefixes of `api.path_prefixes`, longest first, and the policies that a path may name. One that names another is
 /// left alone, and so is not found.
@@ -98,7 +98,8 @@ fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     }
 }
 
-const HIDES: &str = "it would hide the API's own /pins, /p, /admin or /openapi.json: choose another word";
+const HIDES: &str =
+    "it would hide the API's own /pins, /p, /deals, /admin or /openapi.json: choose another word";
 
 /// One of `api.path_prefixes`, without a slash at its end.
 ///
@@ -216,7 +217,7 @@ mod tests {
     /// `["/p"]` took the API off the air without a word: every path lost its first part before it was routed.
     #[test]
     fn a_prefix_does_not_hide_our_own_routes() {
-        for bad in ["/pins", "/p", "/p/", "/p/default", "/admin", "/admin/v1", "/openapi.json"] {
+        for bad in ["/pins", "/p", "/p/", "/p/default", "/deals", "/admin", "/admin/v1", "/openapi.json"] {
             let error = Prefixes::new(&[bad.to_owned()]).unwrap_err().to_string();
             assert!(error.contains(bad) && error.contains("hide"), "{error}");
         }

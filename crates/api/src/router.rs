@@ -7,14 +7,15 @@ use axum::extract::FromRequestParts;
 use axum::routing::{MethodRouter, delete, get, post};
 use floe_engine::Engine;
 use http::request::Parts;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ApiError;
 use crate::front::Local;
-use crate::limits::Pace;
+use crate::limits::{self, Pace};
 use crate::memory::Memory;
 use crate::rates::Rates;
-use crate::{admin, pins};
+use crate::{admin, cold, deals, feed, pins, wallet};
 
 /// What handlers share.
 #[derive(Clone)]
@@ -25,11 +26,14 @@ pub(crate) struct ApiState {
     pub(crate) pace: Arc<Pace>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) rates: Arc<Rates>,
+    /// Streams of events that may be open.
+    pub(crate) feeds: Arc<Semaphore>,
 }
 
 impl ApiState {
     pub(crate) fn new(engine: Engine, stopping: CancellationToken, pace: Arc<Pace>, rates: Rates) -> Self {
-        Self { engine, stopping, pace, memory: Arc::default(), rates: Arc::new(rates) }
+        let feeds = Arc::new(Semaphore::new(limits::EVENT_STREAMS));
+        Self { engine, stopping, pace, memory: Arc::default(), rates: Arc::new(rates), feeds }
     }
 }
 
@@ -45,6 +49,9 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<ApiState>)> {
         // Its extensions.
         ("/pins/batch", post(pins::add_batch)),
         ("/pins/{requestid}/events", get(pins::events)),
+        ("/deals", get(deals::list)),
+        ("/deals/cost", get(deals::cost)),
+        ("/deals/{uuid}", get(deals::show)),
         // The operator, through the command line.
         ("/admin/v1/status", get(admin::status)),
         ("/admin/v1/accounts", get(admin::accounts).post(admin::create_account)),
@@ -53,7 +60,18 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<ApiState>)> {
         ("/admin/v1/tokens", get(admin::tokens).post(admin::create_token)),
         ("/admin/v1/tokens/{id}", delete(admin::revoke_token)),
         ("/admin/v1/gc", post(admin::collect)),
+        ("/admin/v1/wallet", get(wallet::show)),
+        ("/admin/v1/wallet/fund", post(wallet::fund)),
+        ("/admin/v1/wallet/withdraw", post(wallet::withdraw)),
+        ("/admin/v1/wallet/send", post(wallet::send)),
+        ("/admin/v1/wallet/settle", post(wallet::settle)),
         ("/admin/v1/verify", post(admin::verify)),
+        ("/admin/v1/deals/{id}/retry", post(deals::retry)),
+        ("/admin/v1/providers", get(cold::providers).post(cold::add_provider)),
+        ("/admin/v1/providers/{id}/suspend", post(cold::suspend_provider)),
+        ("/admin/v1/spending", get(cold::spending).post(cold::switch_spending)),
+        ("/admin/v1/cold/plan", get(cold::plan)),
+        ("/admin/v1/events", get(feed::events)),
         // Everybody.
         ("/openapi.json", get(openapi)),
     ]

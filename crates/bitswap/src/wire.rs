@@ -13,7 +13,7 @@ use floe_core::Cid;
 use floe_core::ports::LocalBlocks;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::core::muxing::{StreamMuxerBox, StreamMuxerExt, SubstreamBox};
-use libp2p::core::transport::{DialOpts, PortUse};
+use libp2p::core::transport::{Boxed, DialOpts, PortUse};
 use libp2p::core::{Endpoint, Transport, upgrade};
 use libp2p::{Multiaddr, PeerId, identity::Keypair, noise, tcp, yamux};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -78,19 +78,31 @@ impl Peer {
         Self::dial_as(Manner::default(), address).await.unwrap()
     }
 
-    /// Connects.
+    /// Connects over TCP, Noise and yamux.
     ///
     /// # Errors
     /// Where nobody answers or the handshake is broken off.
     pub async fn dial_as(manner: Manner, address: Multiaddr) -> io::Result<Self> {
-        let Manner { key, version, streams } = manner;
         let mut muxing = yamux::Config::default();
-        muxing.set_max_num_streams(streams);
-        let mut transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        muxing.set_max_num_streams(manner.streams);
+        let transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
             .upgrade(upgrade::Version::V1Lazy)
-            .authenticate(noise::Config::new(&key).unwrap())
+            .authenticate(noise::Config::new(&manner.key).unwrap())
             .multiplex(muxing)
             .boxed();
+        Self::dial_over(transport, manner, address).await
+    }
+
+    /// Connects over a transport that is the caller's; how many streams there may be is its muxer's matter.
+    ///
+    /// # Errors
+    /// As [`Peer::dial_as`].
+    pub async fn dial_over(
+        mut transport: Boxed<(PeerId, StreamMuxerBox)>,
+        manner: Manner,
+        address: Multiaddr,
+    ) -> io::Result<Self> {
+        let Manner { key, version, .. } = manner;
         let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
         let (_, muxer) = transport.dial(address, options).unwrap().await?;
         let (requests, requested) = mpsc::channel(1_000);
@@ -134,14 +146,30 @@ impl Peer {
 }
 
 impl Opener {
+    /// A stream on which nothing was said; it stays pending while the other side lets us have no more.
+    ///
+    /// # Errors
+    /// Where the connection has ended.
+    pub async fn open(&self) -> io::Result<SubstreamBox> {
+        let (sender, receiver) = oneshot::channel();
+        self.requests.send(sender).await.map_err(io::Error::other)?;
+        receiver.await.map_err(io::Error::other)
+    }
+
     /// A stream of bitswap.
     ///
     /// # Errors
     /// Where the connection has ended, or the other side does not speak our version.
     pub async fn stream(&self) -> io::Result<SubstreamBox> {
-        let (sender, receiver) = oneshot::channel();
-        self.requests.send(sender).await.map_err(io::Error::other)?;
-        propose(receiver.await.map_err(io::Error::other)?, self.version).await
+        propose(self.open().await?, protocol(self.version)).await
+    }
+
+    /// A stream of another protocol, whose name is given without its newline.
+    ///
+    /// # Errors
+    /// Where the connection has ended, or the other side does not speak it.
+    pub async fn stream_of(&self, name: &str) -> io::Result<SubstreamBox> {
+        propose(self.open().await?, &format!("{name}\n")).await
     }
 
     /// Sends a message the way Kubo does: open, write, close.
@@ -156,10 +184,10 @@ impl Opener {
 }
 
 /// Multistream-select, as the side that opened the stream.
-async fn propose(mut stream: SubstreamBox, version: Version) -> io::Result<SubstreamBox> {
+async fn propose(mut stream: SubstreamBox, protocol: &str) -> io::Result<SubstreamBox> {
     say(&mut stream, HELLO).await?;
-    say(&mut stream, protocol(version)).await?;
-    for wanted in [HELLO, protocol(version)] {
+    say(&mut stream, protocol).await?;
+    for wanted in [HELLO, protocol] {
         let line = line(&mut stream).await?;
         if line != wanted {
             return Err(io::Error::other(format!("{wanted:?} was answered with {line:?}")));
@@ -168,14 +196,19 @@ async fn propose(mut stream: SubstreamBox, version: Version) -> io::Result<Subst
     Ok(stream)
 }
 
-/// Multistream-select, as the side that takes the stream; `None` where it is given up. Other protocols are
-/// declined, one by one.
-pub async fn agree(mut stream: SubstreamBox, version: Version) -> Option<SubstreamBox> {
+/// Multistream-select, as the side that takes the stream; `None` where it is given up. Protocols other than bitswap
+/// are declined, one by one.
+pub async fn agree(stream: SubstreamBox, version: Version) -> Option<SubstreamBox> {
+    agree_on(stream, protocol(version)).await
+}
+
+/// The same for any protocol, whose name is given with its newline.
+pub async fn agree_on(mut stream: SubstreamBox, protocol: &str) -> Option<SubstreamBox> {
     loop {
         let line = line(&mut stream).await.ok()?;
-        let known = line == HELLO || line == protocol(version);
+        let known = line == HELLO || line == protocol;
         say(&mut stream, if known { &line } else { "na\n" }).await.ok()?;
-        if line == protocol(version) {
+        if line == protocol {
             return Some(stream);
         }
     }

@@ -80,7 +80,8 @@ fn raw_file(path: &Path, blocks: &[Block]) -> Duration {
 
 fn store(kind: IndexKind, dir: &Path, blocks: &[Block]) -> Duration {
     let settings = Settings { dir: dir.into(), index: kind, pack_bytes: 512 << 20, reserve_bytes: Some(0) };
-    let components = Components { disk: Arc::new(RealDisk), clock: Arc::new(ManualClock::default()) };
+    let (clock, entropy) = (Arc::new(ManualClock::default()), Arc::new(floe_core::Seeded::new(1)));
+    let components = Components { disk: Arc::new(RealDisk), clock, entropy };
     let store = BlockStore::open(settings, components).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let time = timed(|| {

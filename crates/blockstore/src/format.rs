@@ -16,9 +16,9 @@
 //! written one and is completed. Anything else without it is somebody else's and is refused. If only `FORMAT` is
 //! damaged, the packs' own headers say the same again.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::{Path, PathBuf};
+
+use floe_core::ports::Entropy;
 
 use crate::disk::{self, Disk};
 use crate::error::Error;
@@ -69,8 +69,9 @@ impl Layout {
     }
 }
 
-/// Makes or checks the directory. Returns the store's salt.
-pub(crate) fn open(disk: &dyn Disk, root: &Path) -> Result<(Layout, u64), Error> {
+/// Makes or checks the directory. Returns the store's salt: that of a new one is random, so that records of another store
+/// in a pack are not taken for its own.
+pub(crate) fn open(disk: &dyn Disk, root: &Path, entropy: &dyn Entropy) -> Result<(Layout, u64), Error> {
     let layout = Layout::new(root);
     let fail = |e: std::io::Error| Error::io(root, "prepare", &e);
     disk.create_dir(root).map_err(fail)?;
@@ -102,7 +103,9 @@ pub(crate) fn open(disk: &dyn Disk, root: &Path) -> Result<(Layout, u64), Error>
             }
             None => {
                 refuse_foreign(disk, &layout)?;
-                let salt = RandomState::new().build_hasher().finish();
+                let mut salt = [0; 8];
+                entropy.fill(&mut salt);
+                let salt = u64::from_le_bytes(salt);
                 init(disk, &layout, salt).map_err(fail)?;
                 salt
             }

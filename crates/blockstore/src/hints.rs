@@ -201,7 +201,9 @@ mod tests {
             reserve_bytes: Some(0),
         };
         let clock = Arc::new(ManualClock::default());
-        let store = BlockStore::open(settings, Components { disk: Arc::new(disk.clone()), clock }).unwrap();
+        let entropy = Arc::new(floe_core::Seeded::new(1));
+        let components = Components { disk: Arc::new(disk.clone()), clock, entropy };
+        let store = BlockStore::open(settings, components).unwrap();
         wait(async {
             for (n, (id, first, count)) in steps.iter().enumerate() {
                 let id = Uuid::from_u128((*id).into());
@@ -228,7 +230,7 @@ mod tests {
     fn rebuilt(disk: &FaultyDisk) -> (Vec<u8>, Vec<crate::index::Pair>, usize) {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         disk::write_small(&*shared, Path::new(ROOT), crate::mark::FILE, b"").unwrap();
-        let (layout, salt) = format::open(&*shared, Path::new(ROOT)).unwrap();
+        let (layout, salt) = format::open(&*shared, Path::new(ROOT), &floe_core::Seeded::new(1)).unwrap();
         let packs = Packs::new(shared.clone(), layout.packs.clone(), salt);
         let hints = Hints::new(shared.clone(), layout.hints.clone(), salt);
         let mark = Arc::new(Mark::new(shared.clone(), &layout.root));
@@ -290,7 +292,7 @@ mod tests {
         let (path, len) = hint_files(&disk).remove(0);
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let bytes = disk::read_small(&*shared, &path, len).unwrap().unwrap();
-        let salt = format::open(&*shared, Path::new(ROOT)).unwrap().1;
+        let salt = format::open(&*shared, Path::new(ROOT), &floe_core::Seeded::new(1)).unwrap().1;
         let pack = pack_of(&path.file_name().unwrap().to_string_lossy()).unwrap();
         let size =
             Packs::new(shared, Path::new(ROOT).join("packs"), salt).file(pack).unwrap().size().unwrap();

@@ -54,6 +54,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use floe_core::ports::Entropy;
 use floe_core::{Clock, Multihash, Timestamp};
 use uuid::Uuid;
 
@@ -101,6 +102,8 @@ pub struct Components {
     pub disk: Arc<dyn Disk>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Random bytes for the salt of a new store.
+    pub entropy: Arc<dyn Entropy>,
 }
 
 /// Names a manifest: the engine's DAG id.

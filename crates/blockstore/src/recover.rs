@@ -183,8 +183,9 @@ impl Recovery<'_> {
         let Some(mut tables) = Tables::load(kv, self.salt)? else { return Ok(None) };
         self.agree(&tables, ids)?;
         let hinted = self.replay(&mut tables, ids)?;
-        // Also where an earlier open learned it: it may have died before it judged.
-        if tables.doubt.unknown {
+        // Also where an earlier open learned it: it may have died before it judged. Once is enough: what is walked again
+        // since then goes on from where it is.
+        if tables.doubt.unknown && !tables.doubt.judged {
             self.judge(&mut tables, true)?;
         }
         self.find_hollow(&mut tables)?;
@@ -422,7 +423,7 @@ impl Recovery<'_> {
     /// [`Recovery::find_hollow`] what they may have deleted.
     fn lost(&self, tables: &mut Tables, pack: u32, from: u64, to: u64) {
         self.damage(tables, pack, from, to);
-        tables.doubt.unknown = true;
+        tables.doubt.learn();
         tables.lost_deletion = true;
     }
 
@@ -431,7 +432,7 @@ impl Recovery<'_> {
         match kind {
             Kind::Manifest | Kind::Chunk => {
                 self.damage(tables, pack, from, to);
-                tables.doubt.unknown = true;
+                tables.doubt.learn();
             }
             Kind::Step => {
                 self.damage(tables, pack, from, to);
@@ -473,6 +474,7 @@ impl Recovery<'_> {
                 tables.judge(id, m, lossy);
             }
         }
+        tables.doubt.judged = tables.doubt.unknown;
         if tables.doubt.is_any() {
             let manifests = tables.doubt.manifests.len();
             tracing::error!(
@@ -610,7 +612,11 @@ mod tests {
             reserve_bytes: Some(0),
         };
         let clock = Arc::new(ManualClock::default());
-        BlockStore::open(settings, Components { disk: Arc::new(disk.clone()), clock }).unwrap()
+        BlockStore::open(
+            settings,
+            Components { disk: Arc::new(disk.clone()), clock, entropy: Arc::new(floe_core::Seeded::new(1)) },
+        )
+        .unwrap()
     }
 
     /// `count` blocks from the number `first` on.
@@ -658,7 +664,7 @@ mod tests {
     /// then.
     fn cut_off(disk: &FaultyDisk) -> FaultyDisk {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let (layout, salt) = format::open(&*shared, Path::new(ROOT)).unwrap();
+        let (layout, salt) = format::open(&*shared, Path::new(ROOT), &floe_core::Seeded::new(1)).unwrap();
         let packs = Packs::new(shared.clone(), layout.packs.clone(), salt);
         let hints = Hints::new(shared.clone(), layout.hints.clone(), salt);
         let mark = Arc::new(Mark::new(shared.clone(), &layout.root));
@@ -698,6 +704,33 @@ mod tests {
         assert!(!store.stats().in_doubt);
         wait(store.collect()).unwrap();
         assert!(pinned.iter().all(|b| store.get(b.cid()).unwrap().is_some()));
+    }
+
+    /// The story: while it was in doubt what the packs had lost, every open took all open manifests to be suspect, and
+    /// threw their frontiers away: a large DAG was walked from its root at each restart, and never to its end.
+    #[test]
+    fn a_manifest_that_is_walked_again_goes_on_at_the_next_open() {
+        let disk = FaultyDisk::default();
+        let store = open(&disk);
+        pin(&store, 9, &blocks(90, 1, 100));
+        wait(store.close()).unwrap();
+        drop(store);
+        let store = open(&disk);
+        let pinned = blocks(0, 20, 100);
+        pin(&store, 1, &pinned);
+        let disk = rotten(&disk, &[], &pinned[1], 1);
+        let store = open(&disk);
+        let mut protect = wait(store.protect(Uuid::from_u128(1), *pinned[0].cid())).unwrap();
+        assert_eq!(protect.frontier(), None, "from the root");
+        wait(protect.checkpoint(b"half".as_slice().into())).unwrap();
+        drop(protect);
+        wait(store.close()).unwrap();
+        drop(store);
+
+        let store = open(&disk);
+        assert!(store.stats().in_doubt, "nobody has confirmed that nothing is missed");
+        let protect = wait(store.protect(Uuid::from_u128(1), *pinned[0].cid())).unwrap();
+        assert_eq!(protect.frontier().as_deref(), Some(&b"half"[..]));
     }
 
     /// The story: a deletion had rotted, and the open that found it died behind a checkpoint of its own. The next open did

@@ -52,8 +52,8 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Directory`] for a foreign or newer directory; otherwise what the disk said.
     pub fn open(settings: Settings, components: Components) -> Result<Self, Error> {
-        let Components { disk, clock } = components;
-        let (layout, salt) = format::open(&*disk, &settings.dir)?;
+        let Components { disk, clock, entropy } = components;
+        let (layout, salt) = format::open(&*disk, &settings.dir, &*entropy)?;
         let packs = Packs::new(disk.clone(), layout.packs.clone(), salt);
         let hints = Hints::new(disk.clone(), layout.hints.clone(), salt);
         let mark = Arc::new(Mark::new(disk.clone(), &layout.root));
@@ -205,7 +205,7 @@ impl BlockStore {
         }
         if lacking.is_empty() {
             let mut tables = shared.tables.lock();
-            if std::mem::take(&mut tables.doubt.unknown) {
+            if tables.doubt.settle() {
                 tracing::info!("every manifest that is needed is whole: what was lost is not missed");
                 shared.figures.set(&tables);
                 drop(tables);

@@ -120,6 +120,8 @@ pub(crate) struct Doubt {
     /// Records were lost that nothing else tells of: a whole manifest, perhaps. Ends when the owner of the
     /// manifests finds all that it needs ([`crate::BlockStore::confirm`]).
     pub(crate) unknown: bool,
+    /// The manifests were looked at since, and those are open again that may lack some of them.
+    pub(crate) judged: bool,
     /// Manifests that lost chunks, or may have. Each ends when it is walked to its end again, or released.
     pub(crate) manifests: BTreeSet<Uuid>,
 }
@@ -127,6 +129,17 @@ pub(crate) struct Doubt {
 impl Doubt {
     pub(crate) fn is_any(&self) -> bool {
         self.index || self.unknown || !self.manifests.is_empty()
+    }
+
+    /// Records were lost of which nothing is known.
+    pub(crate) fn learn(&mut self) {
+        (self.unknown, self.judged) = (true, false);
+    }
+
+    /// Nobody misses what was lost. Whether anything was.
+    pub(crate) fn settle(&mut self) -> bool {
+        self.judged = false;
+        std::mem::take(&mut self.unknown)
     }
 }
 
@@ -314,6 +327,7 @@ impl Tables {
         let doubt = r.u32()?;
         (self.doubt.index, self.doubt.unknown) = (doubt & 1 != 0, doubt & 2 != 0);
         (self.unlisted, self.lost_deletion) = (doubt & 4 != 0, doubt & 8 != 0);
+        self.doubt.judged = doubt & 16 != 0;
         let copies = Copies { pack: r.u32()?, end: r.u32()?, group: r.u64()? };
         self.copies = Some(copies).filter(|c| c.pack != 0);
         for _ in 0..r.u32()? {
@@ -337,7 +351,8 @@ impl Tables {
         put64(&mut w, &[self.salt]);
         put(&mut w, &[self.end.pack, self.end.offset]);
         put64(&mut w, &[self.group, self.blocks, self.bytes]);
-        let doubt = [self.doubt.index, self.doubt.unknown, self.unlisted, self.lost_deletion];
+        let Doubt { index, unknown, judged, .. } = self.doubt;
+        let doubt = [index, unknown, self.unlisted, self.lost_deletion, judged];
         put(&mut w, &[doubt.iter().zip(0..).map(|(is, bit)| u32::from(*is) << bit).sum()]);
         let copies = self.copies.unwrap_or(Copies { pack: 0, end: 0, group: 0 });
         put(&mut w, &[copies.pack, copies.end]);

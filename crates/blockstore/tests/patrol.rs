@@ -15,7 +15,8 @@ use floe_core::{Block, Clock as _, ManualClock, Timestamp};
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn open(disk: &FaultyDisk, clock: &ManualClock) -> BlockStore {
-    let components = Components { disk: Arc::new(disk.clone()), clock: Arc::new(clock.clone()) };
+    let entropy = Arc::new(floe_core::Seeded::new(1));
+    let components = Components { disk: Arc::new(disk.clone()), clock: Arc::new(clock.clone()), entropy };
     BlockStore::open(settings(Path::new(ROOT), IndexKind::Redb), components).unwrap()
 }
 

@@ -3,7 +3,8 @@
 //! What is needed and what may be spent are the caller's figures, out of its ledger; here is only the arithmetic, and
 //! nothing is believed that cannot be: a node that says that more is locked than there is lies.
 
-use crate::cold::Funds;
+use crate::cold::{Fault, Funds};
+use crate::failure::FailureCode;
 use crate::units::AttoFil;
 
 /// When to top up, and by how much.
@@ -143,6 +144,13 @@ pub fn plan(state: &State, policy: &Policy) -> Result<Plan, EscrowError> {
 
 fn low(free: AttoFil, policy: &Policy) -> Option<Alarm> {
     (free < policy.alarm_below).then_some(Alarm::Low { free, line: policy.alarm_below })
+}
+
+/// A node whose figures cannot be true is as good as one that is away.
+impl From<EscrowError> for Fault {
+    fn from(error: EscrowError) -> Self {
+        Self::new(FailureCode::ChainUnreachable, error.to_string())
+    }
 }
 
 #[cfg(test)]

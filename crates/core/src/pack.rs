@@ -198,7 +198,7 @@ pub fn next<K: Copy + Ord>(items: &[Item<K>], rules: &Rules, now: Timestamp) -> 
 }
 
 /// All pieces that would be packed if nothing waited any longer: [`next`] again and again, until nothing is left or there
-/// are `most`.
+/// are `most`. Those that are full say so.
 pub fn all<K: Copy + Ord>(items: &[Item<K>], rules: &Rules, now: Timestamp, most: usize) -> Vec<Plan<K>> {
     let at_once = Rules { flush_after: 0, ..*rules };
     let mut left = items.to_vec();

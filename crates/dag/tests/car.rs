@@ -11,6 +11,7 @@ use floe_core::{Block, Cid};
 use floe_dag::car::{CarError, Decoder, Layout, Part, Reader, Section, Writer, Zeros, section_len};
 use floe_dag::limits::{
     FILLER_BYTES, MAX_CAR_HEADER_BYTES, MAX_CAR_ROOTS, MAX_CAR_SECTION_BYTES, MAX_CAR_V2_PADDING_BYTES,
+    MAX_LAYOUT_SECTIONS,
 };
 use proptest::prelude::*;
 
@@ -320,6 +321,20 @@ fn gaps_are_filled_to_the_byte() {
         let before = layout.len();
         assert_eq!((layout.fill(gap), layout.len()), (Err(CarError::Gap(gap)), before));
     }
+}
+
+/// A gap of more bytes than there are numbers was laid out modulo 2^64, and one of more sections than a layout may hold stayed
+/// half filled.
+#[test]
+fn a_gap_too_wide_leaves_the_layout_as_it_was() {
+    let mut layout = Layout::new(&[]).unwrap();
+    let place = layout.push(block(1, 9).cid(), 9).unwrap();
+    let before = (layout.len(), assemble(&layout, &[block(1, 9)], 0..u64::MAX));
+    for gap in [u64::MAX, u64::MAX - place.end + 1, MAX_LAYOUT_SECTIONS as u64 * (FILLER_BYTES as u64 + 39)] {
+        assert_eq!(layout.fill(gap), Err(CarError::TooManySections), "{gap}");
+        assert_eq!((layout.len(), assemble(&layout, &[block(1, 9)], 0..u64::MAX)), before, "{gap}");
+    }
+    layout.fill(37).unwrap();
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! ```text
 //!   client ──JSON-RPC──> rpc ──┐                                       ┌── control <── the test
 //!                              ├── node: one lock ── chain (no IO) ────┤
-//!   client ──mk12 (HTTP)─> provider ──follows, publishes, proves──────┘
+//!   client ──mk12: HTTP──> provider ──follows, publishes, proves──────┘
+//!           ──mk12: libp2p─> │
 //!             <──pulls the data──┘
 //! ```
 //!
@@ -17,8 +18,8 @@
 //! published vectors and the recordings, which are nobody's code, are those of `filecoin` and `piece`.
 //! Nothing is kept on disk. Everything ends when [`Devnet`] is dropped.
 //!
-//! What this is not: a virtual machine or a proof system ([`chain`](self) says what is left out); a libp2p peer (the
-//! providers speak mk12 over HTTP only); a place for secrets (every key follows from the seed).
+//! What this is not: a virtual machine or a proof system ([`chain`](self) says what is left out); a place for secrets
+//! (every key follows from the seed).
 
 mod chain;
 mod control;
@@ -46,8 +47,8 @@ use self::chain::{FIRST_MINER, Genesis, Miner, Rules, worker_key};
 pub use self::faults::{NodeFaults, ProviderFaults, Reject, RetrievalFault, RpcFault, RpcRule, StatusFault};
 use self::node::Node;
 pub use self::provider::Manner;
-use self::provider::Provider;
-use self::provider::Terms;
+use self::provider::p2p::{self, Contact};
+use self::provider::{Provider, Terms};
 use self::serve::{Server, serve};
 use self::wire::address::Address;
 use self::wire::key::{Key, Kind};
@@ -89,6 +90,8 @@ pub struct Config {
     pub collateral_per_gib: u64,
     /// Bytes of a sector.
     pub sector_size: u64,
+    /// Whether `StateMinerInfo` names the providers' addresses. On the real chain they are often missing.
+    pub on_chain_addrs: bool,
     /// A transfer without a byte for so long is tried again.
     pub stall: Duration,
 }
@@ -113,6 +116,7 @@ impl Default for Config {
             price: 50_000_000,
             collateral_per_gib: 1 << 40,
             sector_size: 8 << 20,
+            on_chain_addrs: true,
             stall: Duration::from_secs(5),
         }
     }
@@ -129,6 +133,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// A provider's libp2p node did not start.
+    #[error("a provider's libp2p node did not start: {0}")]
+    Swarm(String),
     /// A setting is out of bounds.
     #[error("{0}")]
     Config(String),
@@ -158,7 +165,9 @@ pub struct Ready {
 pub struct ReadyProvider {
     /// `f01000` and on.
     pub id: String,
-    /// As in `StateMinerInfo`, in words.
+    /// Whom to expect at its multiaddrs.
+    pub peer_id: String,
+    /// Where it speaks mk12 over libp2p: as in `StateMinerInfo`, in words.
     pub multiaddrs: Vec<String>,
     /// Base URL of its market and its pieces.
     pub url: String,
@@ -180,21 +189,23 @@ impl Devnet {
     /// When a listener cannot be had, or a setting is out of bounds.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         check(&config)?;
-        let mut listeners = Vec::new();
-        for _ in 0..config.providers {
-            listeners.push(listen(loopback()).await?);
+        let mut listening = Vec::new();
+        for n in 0..config.providers {
+            let (listener, addr) = listen(loopback()).await?;
+            let key = p2p::identity(config.seed, n);
+            listening.push((listener, p2p::listen(key, manner(&config, n), addr).await?));
         }
-        let addrs: Vec<SocketAddr> = listeners.iter().map(|(_, addr)| *addr).collect();
+        let contacts: Vec<Contact> = listening.iter().map(|(_, swarm)| swarm.contact().clone()).collect();
         let client = Key::from_seed(format!("client of {}", config.seed).as_bytes(), Kind::Secp);
-        let node = Arc::new(Node::new(genesis(&config, &client, &addrs), client.clone()));
-        let providers: Vec<_> =
-            (0..config.providers).map(|n| Arc::new(provider(&config, n, &node))).collect();
+        let node = Arc::new(Node::new(genesis(&config, &client, &contacts), client.clone()));
 
-        let mut servers = Vec::new();
-        let mut tasks = Vec::new();
-        for (provider, (listener, _)) in providers.iter().zip(listeners) {
-            servers.push(serve(listener, provider::router(Arc::clone(provider))));
-            tasks.push(AbortOnDropHandle::new(tokio::spawn(Arc::clone(provider).run())));
+        let (mut providers, mut servers, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
+        for (n, (listener, swarm)) in listening.into_iter().enumerate() {
+            let provider = Arc::new(provider(&config, n, swarm.contact().clone(), &node));
+            servers.push(serve(listener, provider::router(Arc::clone(&provider))));
+            tasks.push(AbortOnDropHandle::new(tokio::spawn(Arc::clone(&provider).run())));
+            tasks.push(AbortOnDropHandle::new(tokio::spawn(swarm.run(Arc::clone(&provider)))));
+            providers.push(provider);
         }
         let (rpc_listener, rpc_addr) = listen(config.rpc_addr).await?;
         let tokens = rpc::Tokens::new(config.seed);
@@ -215,7 +226,11 @@ impl Devnet {
             network: config.network.clone(),
             key: exported(&client),
             client: client.address().to_string(),
-            providers: addrs.iter().enumerate().map(|(n, addr)| ready_provider(&config, n, *addr)).collect(),
+            providers: contacts
+                .iter()
+                .enumerate()
+                .map(|(n, contact)| ready_provider(&config, n, contact))
+                .collect(),
             control: format!("http://{control_addr}"),
         };
         Ok(Self { ready, _servers: servers, _tasks: tasks })
@@ -272,9 +287,10 @@ async fn tick(node: Arc<Node>, mut epochs: watch::Receiver<u64>) {
     }
 }
 
-fn genesis(config: &Config, client: &Key, addrs: &[SocketAddr]) -> Genesis {
-    let miner = |addr: &SocketAddr| Miner {
-        multiaddrs: vec![http_multiaddr(*addr)],
+fn genesis(config: &Config, client: &Key, contacts: &[Contact]) -> Genesis {
+    let miner = |contact: &Contact| Miner {
+        peer_id: Some(contact.peer.to_base58()),
+        multiaddrs: config.on_chain_addrs.then(|| contact.multiaddr.to_vec()).into_iter().collect(),
         sector_size: config.sector_size,
         ..Miner::default()
     };
@@ -290,25 +306,16 @@ fn genesis(config: &Config, client: &Key, addrs: &[SocketAddr]) -> Genesis {
             unlock_delay: config.unlock_delay,
             collateral_per_gib: config.collateral_per_gib.into(),
         },
-        miners: addrs.iter().map(miner).collect(),
+        miners: contacts.iter().map(miner).collect(),
         client: client.address(),
     }
-}
-
-/// `/ip4/a/tcp/p/http` as bytes: 0x04, four bytes; 0x06, the port; 0x01e0 as a varint.
-fn http_multiaddr(addr: SocketAddr) -> Vec<u8> {
-    let ip = match addr {
-        SocketAddr::V4(addr) => addr.ip().octets(),
-        SocketAddr::V6(_) => Ipv4Addr::LOCALHOST.octets(),
-    };
-    [&[0x04][..], &ip, &[0x06], &addr.port().to_be_bytes(), &[0xe0, 0x03]].concat()
 }
 
 fn manner(config: &Config, n: usize) -> Manner {
     config.manners.get(n % config.manners.len().max(1)).copied().unwrap_or(Manner::Curio)
 }
 
-fn provider(config: &Config, n: usize, node: &Arc<Node>) -> Provider {
+fn provider(config: &Config, n: usize, contact: Contact, node: &Arc<Node>) -> Provider {
     let terms = Terms {
         miner: Address::Id(FIRST_MINER + n as u64),
         manner: manner(config, n),
@@ -319,14 +326,15 @@ fn provider(config: &Config, n: usize, node: &Arc<Node>) -> Provider {
         seal_delay: config.seal_delay,
         stall: config.stall,
     };
-    Provider::new(terms, worker_key(config.seed, n), Arc::clone(node))
+    Provider::new(terms, contact, worker_key(config.seed, n), Arc::clone(node))
 }
 
-fn ready_provider(config: &Config, n: usize, addr: SocketAddr) -> ReadyProvider {
+fn ready_provider(config: &Config, n: usize, contact: &Contact) -> ReadyProvider {
     ReadyProvider {
         id: format!("f0{}", FIRST_MINER + n as u64),
-        multiaddrs: vec![format!("/ip4/{}/tcp/{}/http", addr.ip(), addr.port())],
-        url: format!("http://{addr}"),
+        peer_id: contact.peer.to_base58(),
+        multiaddrs: vec![contact.multiaddr.to_string()],
+        url: format!("http://{}", contact.http),
         manner: manner(config, n),
     }
 }

@@ -56,6 +56,20 @@ pub(crate) const PROVIDER_DEALS: usize = 10_000;
 pub(crate) const STORE_BODY_BYTES: usize = 4 << 20;
 /// Body of a question, Curio's own limit.
 pub(crate) const ASK_BODY_BYTES: usize = 1 << 20;
+/// A request over libp2p: a proposal with a URL and its headers needs 2 KiB.
+pub(crate) const P2P_REQUEST_BYTES: usize = 64 << 10;
+/// Until a request over libp2p is whole, Boost's own limit.
+pub(crate) const P2P_READ: Duration = Duration::from_secs(10);
+/// Until its answer is written, Boost's own limit.
+pub(crate) const P2P_WRITE: Duration = Duration::from_secs(10);
+/// Until a new connection knows whose it is.
+pub(crate) const P2P_HANDSHAKE: Duration = Duration::from_secs(10);
+/// A connection without a stream is closed after this.
+pub(crate) const P2P_IDLE: Duration = Duration::from_secs(60);
+/// Streams of one connection at once.
+pub(crate) const P2P_STREAMS: usize = 32;
+/// Connections of one peer to one provider.
+pub(crate) const CONNECTIONS_OF_PEER: u32 = 8;
 /// Bytes of deal data on one provider: they are in memory.
 pub(crate) const STAGING_BYTES: u64 = 512 << 20;
 /// Largest single piece, for the same reason.

@@ -114,6 +114,14 @@ pub enum Error {
     /// The store is read-only for lack of disk space: 507.
     #[error("the disk is under its reserve: new pins are refused until there is space again")]
     ReadOnly,
+    /// No Filecoin node, or no wallet, is configured.
+    #[error(
+        "no Filecoin node and wallet are configured: set filecoin.api, and make a wallet with `floe wallet new`"
+    )]
+    NoFilecoin,
+    /// The Filecoin node, or the wallet, does not do it.
+    #[error(transparent)]
+    Filecoin(floe_core::cold::Fault),
     /// The engine is shutting down.
     #[error("shutting down")]
     Stopping,
@@ -145,6 +153,8 @@ pub struct Status {
     pub network: NetworkStatus,
     /// Background workers: name, state, last error, queue length.
     pub workers: Vec<WorkerStatus>,
+    /// Pieces, deals and money; `None` where nothing goes to Filecoin.
+    pub cold: Option<cold::ColdStatus>,
 }
 
 impl Engine {
@@ -405,6 +415,7 @@ impl Engine {
             read_only: store.read_only,
             network: self.ctx.network.status(),
             workers: self.ctx.board.all(),
+            cold: self.cold_status().await?,
         })
     }
 

@@ -200,6 +200,8 @@ pub(crate) const HASHED_IN_PARALLEL: u64 = 8 << 20;
 pub(crate) const LOTS_MEASURED: u32 = 256;
 /// DAGs that are looked at for one aggregate: twice what it holds.
 pub(crate) const LOTS_PLANNED: u32 = 2 * SEGMENTS_PER_AGGREGATE as u32;
+/// Pieces of a plan that is only shown.
+pub(crate) const PIECES_PER_PLAN: usize = 100;
 /// The longest that the aggregator sleeps without looking. Its look is one read of an index where nothing waits.
 pub(crate) const COLD_POLL: Duration = Duration::from_secs(5);
 /// The first wait for a DAG that cannot be packed, and for packing that failed.
@@ -212,6 +214,13 @@ pub(crate) fn checkpoint_bytes() -> u64 {
     fail::fail_point!("pin.frontier.always", |_| 0);
     CHECKPOINT_BYTES
 }
+
+/// Deals in one page of `deals ls`: the pins of each are looked up by themselves.
+pub const DEALS_PER_PAGE: u32 = 100;
+/// Pins that are listed for one deal: a piece of 32 GiB may hold a million small ones, and a list of them serves nobody.
+pub(crate) const PINS_PER_DEAL: u32 = 1_000;
+/// Signed proposals that `spending off` lists: more is a number, and `deals ls` has them all.
+pub(crate) const DEALS_OUT: u32 = 500;
 
 /// Counts one hit of a limit.
 pub(crate) fn hit(limit: &'static str) {

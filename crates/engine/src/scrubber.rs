@@ -14,10 +14,11 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use floe_blockstore::{Error as StoreError, PatrolState, ScrubReport};
+use floe_blockstore::{Error as StoreError, ManifestState, PatrolState, ScrubReport};
 use floe_core::cid::code;
 use floe_core::ports::SessionHints;
 use floe_core::{AccountId, Block, Cid, Multihash, RequestId};
+use floe_records::RowsReport;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
@@ -44,8 +45,10 @@ pub struct VerifyReport {
     /// Whether the block index disagreed with the packs: what it had lost is served again, and it is made again at
     /// the next start.
     pub index_wrong: bool,
-    /// What is wrong in the rows that a running node can check, in words. `floe verify --offline` checks more.
+    /// What is wrong in the rows, in words.
     pub rows: Vec<String>,
+    /// What of the rows could not be checked in time, in words: `floe verify --offline` does it.
+    pub rows_unchecked: Vec<String>,
     /// DAGs that rows call complete and that lost records in the packs. They are walked again from the start on;
     /// while there are any, nothing is collected.
     pub incomplete: Vec<IncompleteDag>,
@@ -93,7 +96,7 @@ async fn patrol(ctx: &Context) {
         let patrolled = ctx.blocks.patrol().await;
         if ctx.blocks.patrol_state().finished != finished {
             // The rows once in each round: they are little beside the blocks.
-            if let Err(error) = check_rows(ctx).await {
+            if let Err(error) = check_rows(ctx, true).await {
                 tracing::error!(%error, "the rows could not be checked: {error}");
                 ctx.board.error(NAME, error);
             }
@@ -124,16 +127,37 @@ async fn patrol(ctx: &Context) {
 }
 
 /// Checks the rows, and says what is wrong to who looks at the log or at `floe status`.
-async fn check_rows(ctx: &Context) -> Result<Vec<String>, Error> {
-    let findings = ctx.records.verify_rows().await?.findings;
-    for found in &findings {
+async fn check_rows(ctx: &Context, in_background: bool) -> Result<RowsReport, Error> {
+    let report = ctx.records.verify_online(in_background).await?;
+    let findings = &report.findings;
+    for found in findings {
         tracing::error!("the rows are damaged: {found}");
     }
     if !findings.is_empty() {
         let count = findings.len();
         ctx.board.error(NAME, format!("the rows are damaged in {count} places; see `floe verify`"));
     }
-    Ok(findings)
+    for what in &report.unchecked {
+        tracing::warn!("{what} could not be checked in time: `floe verify --offline` does");
+    }
+    mend_sizes(ctx, &report.sizes).await?;
+    Ok(report)
+}
+
+/// Writes again what complete DAGs hold, where the row is damaged: their manifests know it too.
+async fn mend_sizes(ctx: &Context, damaged: &[Uuid]) -> Result<(), Error> {
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    let blocks = ctx.blocks.clone();
+    let manifests = tokio::task::spawn_blocking(move || blocks.manifests()).await;
+    for (dag, state, held) in manifests.map_err(|_| Error::Stopping)?? {
+        let is_whole = state == ManifestState::Sealed && damaged.contains(&dag);
+        if is_whole && ctx.records.mend_dag(dag, held.blocks, held.bytes).await? {
+            tracing::warn!(%dag, "what DAG {dag} holds was damaged in the rows: it is written again from its manifest");
+        }
+    }
+    Ok(())
 }
 
 /// What `floe status` says of it.
@@ -151,7 +175,8 @@ pub(crate) async fn verify(ctx: &Context) -> Result<VerifyReport, Error> {
     ctx.board.state(NAME, "reading every block", 0);
     let found = ctx.blocks.scrub().await?;
     let (mut report, _) = answer(ctx, found).await?;
-    report.rows = check_rows(ctx).await?;
+    let rows = check_rows(ctx, false).await?;
+    (report.rows, report.rows_unchecked) = (rows.findings, rows.unchecked);
     let mut pins = Pins::default();
     for dag in recovery::confirm(ctx).await? {
         let named = pins.of(ctx, dag).await?.iter().map(|(account, id)| (account.0, *id)).collect();

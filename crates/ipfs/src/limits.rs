@@ -14,7 +14,7 @@ const MIB: usize = 1 << 20;
 
 // --- connections -------------------------------------------------------------------------------------------
 
-/// Established inbound connections. libp2p has no default; at twice this, the windows of idle peers alone
+/// Established inbound connections (this, and the next three: `peer_connections`). libp2p has no default; at twice this, the windows of idle peers alone
 /// would need twice the memory that the guard leaves them.
 pub(crate) const MAX_INBOUND: u32 = 256;
 /// Established outbound connections.
@@ -37,7 +37,7 @@ pub(crate) const BLOCK_FOR: Duration = Duration::from_secs(600);
 
 // --- memory ------------------------------------------------------------------------------------------------
 
-/// From this part of the memory budget on, new connections are refused.
+/// From this part of the memory budget on, new connections are refused (`memory_refuse`).
 pub(crate) const MEMORY_REFUSE_PERCENT: usize = 40;
 /// From this part on, inbound connections are closed: the unread windows of 256 connections would be far more
 /// than any budget, and refusing new ones closes none (`memory_guard`).
@@ -103,6 +103,9 @@ pub const MAX_ORIGINS: usize = 20;
 /// Addresses dialled for one entry of `origins`, or one address that another names, over all the names behind it
 /// (`dial_addresses`).
 pub(crate) const MAX_ADDRESSES_PER_NAME: usize = 8;
+/// Silence after which the next address of a name is dialled beside those before it: a few round trips around the
+/// world. Eight begin within 7 s, and the last has 13 s left of [`TRANSPORT_TIMEOUT`].
+pub(crate) const NEXT_ADDRESS_AFTER: Duration = Duration::from_secs(1);
 /// TXT look-ups for one `/dnsaddr`: it may name further ones, in a circle if it likes (`dnsaddr_lookups`).
 pub(crate) const MAX_DNSADDR_LOOKUPS: usize = 8;
 /// Ports below this are not dialled for strangers, but for [`WEB_PORTS`]: a node is not a port scanner.
@@ -201,6 +204,13 @@ pub(crate) const REDIAL_PAUSE: Duration = Duration::from_secs(15);
 /// A peer that stayed connected this long begins with the first pause again. Longer than that pause, so that one who
 /// hangs up at once is dialled less and less often.
 pub(crate) const STAYED: Duration = Duration::from_secs(30);
+
+// --- streams of other protocols ------------------------------------------------------------------------------
+
+/// Streams that wait for a connection (`opening_streams`). Storage providers are spoken to one at a time each.
+pub(crate) const MAX_OPENING: usize = 64;
+/// From the wish for a stream to the stream: a dial of 20 s, a look-up of the peer, a second dial.
+pub(crate) const OPEN_STREAM: Duration = Duration::from_secs(60);
 
 // --- others ------------------------------------------------------------------------------------------------
 

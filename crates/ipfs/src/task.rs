@@ -8,8 +8,10 @@
 //! DHT and the delegated routers are asked, and who they name is dialled and told to bitswap.
 
 mod blocked;
+mod denied;
 mod kad;
 mod listen;
+mod opening;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use futures::StreamExt as _;
 use libp2p::core::ConnectedPoint;
 use libp2p::kad::QueryId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError, Swarm, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, ListenError, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, identify};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -45,6 +47,7 @@ use crate::provide::worker::Announce;
 use crate::routers::{Found, RouterError, Routers};
 use crate::search::Search;
 use crate::session::Shared;
+use crate::streams::Request;
 use crate::view::{self, View};
 
 /// What others ask of the task.
@@ -52,6 +55,8 @@ use crate::view::{self, View};
 pub(crate) enum Command {
     /// A session has origins (or none) and starts to want blocks.
     Search { shared: Arc<Shared>, asker: Asker, peers: Vec<(PeerId, Vec<Multiaddr>)> },
+    /// A stream to a peer is wanted, who may be at these addresses; each with whether it is the operator's.
+    Open { request: Request, addresses: Vec<(Multiaddr, bool)> },
     /// As if a peer had confirmed, or lost, an address of ours.
     #[cfg(test)]
     External { address: Multiaddr, confirmed: bool },
@@ -91,6 +96,7 @@ pub(crate) struct Task {
 pub(crate) struct State {
     searches: HashMap<SessionId, Search>,
     queries: HashMap<QueryId, kad::Query>,
+    opening: opening::Opening,
     asked: JoinSet<(SessionId, Result<Vec<Found>, RouterError>)>,
     /// Inbound connections, the oldest first.
     inbound: VecDeque<(ConnectionId, PeerId)>,
@@ -162,6 +168,7 @@ impl Task {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Search { shared, asker, peers } => self.on_search(shared, asker, peers),
+            Command::Open { request, addresses } => self.on_open(request, addresses),
             #[cfg(test)]
             Command::External { address, confirmed } => {
                 // The swarm tells the behaviours, and reports only what behaviours confirm.
@@ -247,9 +254,8 @@ impl Task {
                 *shown = Some(text.clone());
             }
         }
-        if no_addresses {
-            self.find_peer(peer);
-        }
+        let is_looked_for = no_addresses && self.find_peer(peer);
+        self.opening_failed(peer, error, is_looked_for);
     }
 
     /// Peers that routing named for a session.
@@ -304,8 +310,16 @@ impl Task {
                     self.count_peers();
                 }
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
-                self.on_dial_failed(peer, &error);
+            SwarmEvent::IncomingConnectionError { error: ListenError::Denied { cause }, .. } => {
+                denied::count(&cause);
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
+                if let DialError::Denied { cause } = &error {
+                    denied::count(cause);
+                }
+                if let Some(peer) = peer_id {
+                    self.on_dial_failed(peer, &error);
+                }
             }
             SwarmEvent::NewListenAddr { .. }
             | SwarmEvent::ExpiredListenAddr { .. }
@@ -321,6 +335,7 @@ impl Task {
         if endpoint.is_listener() {
             self.state.inbound.push_back((id, peer));
         }
+        self.open_waiting(peer);
         if first {
             self.count_peers();
             self.view.emit(NetworkEvent::Connected { peer_id: peer.to_base58() });

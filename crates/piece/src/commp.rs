@@ -1,14 +1,14 @@
 //! CommP over a stream, in constant memory.
 //!
-//! [`CommP`] gathers chunks of 128 groups of payload, hashes each to the root of its subtree, and keeps one root for
-//! each level of the tree ([`Stack`]): about 40 KiB, however large the piece. Bytes may come in parts of any size.
+//! [`CommP`] gathers chunks of 256 groups of payload, hashes each to the root of its subtree, and keeps one root for
+//! each level of the tree ([`Stack`]): about 50 KiB, however large the piece. Bytes may come in parts of any size.
 
 use std::io;
 
-use crate::limits::{CHUNK_BYTES, CHUNK_GROUPS, CHUNK_HEIGHT};
-use crate::node::{self, Node};
+use crate::limits::{CHUNK_BYTES, CHUNK_HEIGHT};
+use crate::node::{self, Node, Words};
 use crate::stack::{self, Stack};
-use crate::{Error, PaddedSize, PieceCid, PieceCidV2, fr32};
+use crate::{Error, PaddedSize, PieceCid, PieceCidV2, fr32, row};
 
 /// A piece, as hashing a payload gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl CommP {
             return Err(Error::DoesNotFit { payload_bytes, size });
         }
         if !self.pending.is_empty() {
-            let (height, root) = self.subtrees.tail(&self.pending);
+            let (height, root) = self.subtrees.tail(std::mem::take(&mut self.pending));
             self.roots.push(height, root);
         }
         let cid = PieceCid::from_commitment(self.roots.root(size)).ok_or(Error::TooLarge)?;
@@ -138,43 +138,32 @@ pub(crate) fn grown(payload_bytes: u64, by: usize) -> Result<u64, Error> {
 /// Hashes parts of a payload to the roots of their subtrees, with room that is used again.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Subtrees {
-    row: Vec<Node>,
+    row: Vec<Words>,
 }
 
 impl Subtrees {
     /// The root, at [`CHUNK_HEIGHT`], of a whole chunk.
     pub(crate) fn chunk(&mut self, chunk: &[u8]) -> Node {
-        self.of(chunk, CHUNK_GROUPS)
+        node::bytes(&self.of(chunk))
     }
 
     /// The root, at [`crate::limits::LARGE_CHUNK_HEIGHT`], of a whole large chunk.
     pub(crate) fn large_chunk(&mut self, large: &[u8]) -> Node {
-        let mut roots: Vec<Node> = large.chunks(CHUNK_BYTES).map(|chunk| self.chunk(chunk)).collect();
-        node::root(&mut roots)
+        let mut roots: Vec<Words> = large.chunks(CHUNK_BYTES).map(|chunk| self.of(chunk)).collect();
+        node::bytes(&row::root(&mut roots))
     }
 
-    /// The root of what is left at the end of a payload, no more than a chunk: zeros fill it to a power of two of groups.
-    pub(crate) fn tail(&mut self, tail: &[u8]) -> (u8, Node) {
+    /// The height and root of what is left at the end of a payload, no more than a chunk: zeros fill it to a power of two of
+    /// groups.
+    pub(crate) fn tail(&mut self, mut tail: Vec<u8>) -> (u8, Node) {
         let groups = tail.len().div_ceil(fr32::GROUP_BYTES).next_power_of_two();
+        tail.resize(groups * fr32::GROUP_BYTES, 0);
         // Four leaves to a group, so a tree of at least two levels.
-        ((fr32::LEAVES * groups).ilog2() as u8, self.of(tail, groups))
+        ((fr32::LEAVES * groups).ilog2() as u8, self.chunk(&tail))
     }
 
-    fn of(&mut self, payload: &[u8], groups: usize) -> Node {
-        self.row.resize(fr32::LEAVES * groups, [0; 32]);
-        let (leaves, _) = self.row.as_chunks_mut::<{ fr32::LEAVES }>();
-        let mut leaves = leaves.iter_mut();
-        let (whole, rest) = payload.as_chunks::<{ fr32::GROUP_BYTES }>();
-        for (group, out) in whole.iter().zip(&mut leaves) {
-            fr32::leaves(group, out);
-        }
-        let mut last = [0; fr32::GROUP_BYTES];
-        last[..rest.len()].copy_from_slice(rest);
-        // What is behind the last byte is zeros, also where the row held an older payload.
-        for out in leaves {
-            fr32::leaves(&std::mem::replace(&mut last, [0; fr32::GROUP_BYTES]), out);
-        }
-        node::root(&mut self.row)
+    fn of(&mut self, payload: &[u8]) -> Words {
+        row::root_of_groups(payload.as_chunks().0, &mut self.row)
     }
 }
 

@@ -9,8 +9,6 @@
 //! padded     ├── 254 ──┤00├── 254 ──┤00├── 254 ──┤00├── 254 ──┤00│
 //! ```
 
-use crate::node::Node;
-
 /// Bytes of a group before Fr32.
 pub const GROUP_BYTES: usize = 127;
 /// Bytes of a group after Fr32.
@@ -18,44 +16,27 @@ pub const PADDED_GROUP_BYTES: usize = 128;
 /// Leaves of the tree in a group.
 pub(crate) const LEAVES: usize = 4;
 
-/// The top two bits of the last byte of an element.
-const TOP: u64 = 0xc000_0000_0000_0000;
+/// A group before Fr32.
+pub(crate) type Group = [u8; GROUP_BYTES];
+
+/// What is kept of the last word of an element.
+pub(crate) const ELEMENT_TOP: u64 = 0x3fff_ffff_ffff_ffff;
 
 /// Widens a group.
 pub fn pad(group: &[u8; GROUP_BYTES]) -> [u8; PADDED_GROUP_BYTES] {
+    // One byte more, so that the last word too has one behind it.
+    let mut bytes = [0; GROUP_BYTES + 1];
+    bytes[..GROUP_BYTES].copy_from_slice(group);
+    let word = |at: usize| bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
     let mut out = [0; PADDED_GROUP_BYTES];
-    for (to, word) in out.as_chunks_mut::<8>().0.iter_mut().zip(words(group)) {
-        *to = word.to_le_bytes();
-    }
-    out
-}
-
-/// The group as leaves of the tree.
-#[inline]
-pub(crate) fn leaves(group: &[u8; GROUP_BYTES], out: &mut [Node; LEAVES]) {
-    for (to, word) in out.as_flattened_mut().as_chunks_mut::<8>().0.iter_mut().zip(words(group)) {
-        *to = word.to_le_bytes();
-    }
-}
-
-/// The sixteen words of a widened group. Those of element `i` are the group's own, moved up by the 2 * `i` bits that the
-/// elements before it have left free; what the word before loses at its top comes in below.
-#[inline]
-fn words(group: &[u8; GROUP_BYTES]) -> [u64; 16] {
-    let (whole, rest) = group.as_chunks::<8>();
-    let mut own = [0u64; 16];
-    for (word, bytes) in own.iter_mut().zip(whole) {
-        *word = u64::from_le_bytes(*bytes);
-    }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    own[15] = u64::from_le_bytes(last);
-    let mut out = [0; 16];
-    for i in 0..16 {
-        let up = 2 * (i / 4) as u32;
-        let below = if up == 0 { 0 } else { own[i - 1] >> (64 - up) };
-        let top = if i % 4 == 3 { TOP } else { 0 };
-        out[i] = (own[i] << up | below) & !top;
+    for (i, element) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (first, down) = (254 * i / 8, 254 * i % 8);
+        for (n, to) in element.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let at = first + 8 * n;
+            // What this leaves free at the top comes from one byte further on.
+            let moved = word(at) >> down | word(at + 1) << (8 - down);
+            *to = (if n == 3 { moved & ELEMENT_TOP } else { moved }).to_le_bytes();
+        }
     }
     out
 }
@@ -86,7 +67,7 @@ mod tests {
 
     use super::*;
 
-    fn any_group() -> impl Strategy<Value = [u8; GROUP_BYTES]> {
+    fn any_group() -> impl Strategy<Value = Group> {
         prop::collection::vec(any::<u8>(), GROUP_BYTES).prop_map(|bytes| bytes.try_into().unwrap())
     }
 
@@ -116,9 +97,6 @@ mod tests {
         fn padding_is_what_the_definition_says(group in any_group()) {
             let padded = pad(&group);
             prop_assert_eq!(padded, slowly(&group));
-            let mut nodes = [[0; 32]; LEAVES];
-            leaves(&group, &mut nodes);
-            prop_assert_eq!(nodes.concat(), padded.to_vec());
             prop_assert_eq!(unpad(&padded), Some(group));
         }
     }

@@ -24,6 +24,7 @@ pub mod limits;
 mod node;
 mod parallel;
 mod proof;
+mod row;
 pub mod segment;
 #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
 mod sha_ni;

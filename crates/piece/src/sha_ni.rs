@@ -1,25 +1,37 @@
-//! The hash of nodes with the SHA extensions of x86-64: the one module with unsafe code.
+//! Rows hashed with the SHA extensions of x86-64: the one module with unsafe code.
 //!
-//! One SHA-256 waits for itself: each of its instructions needs what the one before gave. So [`STREAMS`] of them run side
-//! by side, and the processor fills the waits of one with the work of the others. The second block of each node is the same
-//! padding for all, so its message schedule, already added to the round constants, is a table made by the compiler.
+//! One SHA-256 waits for itself: each of its rounds needs what the one before gave, four cycles later. So [`STREAMS`] of them
+//! run side by side, and the processor fills the waits of one with the work of the others.
 //!
-//! What is unsafe is one call: a function that the compiler may fill with instructions which the processor must have. It is
-//! made only after the processor was asked. Loads and stores go through arrays, whose bounds the compiler checks.
+//! ```text
+//! two children ─> schedule: 64 words, each with its round constant   by pairs, so that two chains of it run at a time
+//!                    v
+//! 64 rounds of all streams ─> 64 rounds over the padding block, whose schedule the compiler made: no work but rounds
+//!                    v
+//! the parent, in the order in which the schedule of the row above reads it: no byte is turned around between rows
+//! ```
+//!
+//! The schedules stand in memory between the two steps, because the registers hold the states of four streams and no
+//! more. Fr32 goes straight into the schedules: leaves are never written.
+//!
+//! What is unsafe is two calls: of functions that the compiler may fill with instructions which the processor must have. They
+//! are made only after the processor was asked. Loads and stores go through arrays, whose bounds the compiler checks.
 
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_blend_epi16, _mm_cvtsi128_si64, _mm_extract_epi64,
-    _mm_set_epi32, _mm_set_epi64x, _mm_sha256msg1_epu32, _mm_sha256msg2_epu32, _mm_sha256rnds2_epu32,
-    _mm_shuffle_epi8, _mm_shuffle_epi32,
+    __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_and_si128, _mm_blend_epi16, _mm_cvtsi128_si64,
+    _mm_extract_epi64, _mm_or_si128, _mm_set_epi32, _mm_set_epi64x, _mm_setzero_si128, _mm_sha256msg1_epu32,
+    _mm_sha256msg2_epu32, _mm_sha256rnds2_epu32, _mm_shuffle_epi8, _mm_shuffle_epi32, _mm_slli_epi64,
+    _mm_srli_epi64, _mm_srli_si128,
 };
 
-use crate::node::{INITIAL, Node, PADDING};
+use crate::fr32::{ELEMENT_TOP, GROUP_BYTES, Group};
+use crate::node::{INITIAL, LAST_WORD, PADDING, Words};
 
-/// Hashes that run side by side. Of one to four, three hashed most bytes in a second of processor time on a Zen 4; with four
-/// there are too few registers.
-const STREAMS: usize = 3;
+/// Hashes that run side by side. With two the unit for rounds of a Zen 4 is busy half the time, with four all of it;
+/// with six their states do not fit into the registers.
+const STREAMS: usize = 4;
 
 /// The round constants of SHA-256.
 const K: [u32; 64] = [
@@ -114,28 +126,114 @@ const PADDING_ROUNDS: [[u32; 4]; 16] = {
     rounds
 };
 
-/// Hashes a row to the row above, as [`crate::node::hash_row`] says. `None` where this processor lacks the instructions.
-pub(crate) fn hash_row(row: &mut [Node]) -> Option<usize> {
-    let has = is_x86_feature_detected!("sha") && is_x86_feature_detected!("sse4.1");
-    // SAFETY: the features that `hash_row_here` is compiled for were found on this processor in the line before.
-    has.then(|| unsafe { hash_row_here(row) })
+/// Hashes groups to the row above their leaves, as [`crate::row::over_groups`] says. `false`, and nothing done, where
+/// this processor lacks the instructions.
+pub(crate) fn over_groups(groups: &[Group], row: &mut [Words]) -> bool {
+    let has = has_instructions();
+    if has {
+        // SAFETY: the features that the function is compiled for were found on this processor in the line before.
+        unsafe { over_groups_here(groups, row) }
+    }
+    has
+}
+
+/// Hashes a row to the row above, as [`crate::row::halve`] says. `false`, and nothing done, where this processor lacks the
+/// instructions.
+pub(crate) fn halve(row: &mut [Words]) -> bool {
+    let has = has_instructions();
+    if has {
+        // SAFETY: as above.
+        unsafe { halve_here(row) }
+    }
+    has
+}
+
+fn has_instructions() -> bool {
+    is_x86_feature_detected!("sha") && is_x86_feature_detected!("sse4.1")
 }
 
 #[target_feature(enable = "sha,sse4.1")]
-fn hash_row_here(row: &mut [Node]) -> usize {
+fn over_groups_here(groups: &[Group], row: &mut [Words]) {
+    let mut schedules = Schedules::new();
+    let (fours, rest) = groups.as_chunks::<{ STREAMS / 2 }>();
+    let (rows, _) = row.as_chunks_mut::<STREAMS>();
+    for (pair, parents) in fours.iter().zip(rows) {
+        schedules.fill(0, leaves(&pair[0]));
+        schedules.fill(2, leaves(&pair[1]));
+        *parents = schedules.hash().map(|state| parent(state));
+    }
+    if let [last] = rest {
+        let mut schedules = Schedules::new();
+        schedules.fill(0, leaves(last));
+        let parents: [State; 2] = schedules.hash();
+        row[2 * groups.len() - 2..2 * groups.len()].copy_from_slice(&parents.map(|state| parent(state)));
+    }
+}
+
+#[target_feature(enable = "sha,sse4.1")]
+fn halve_here(row: &mut [Words]) {
     let parents = row.len() / 2;
+    let mut schedules = Schedules::new();
     let mut at = 0;
     while at + STREAMS <= parents {
-        let children: [[Node; 2]; STREAMS] =
-            std::array::from_fn(|s| [row[2 * (at + s)], row[2 * (at + s) + 1]]);
-        row[at..at + STREAMS].copy_from_slice(&hash_nodes(&children));
+        schedules.fill(0, [children(row, at), children(row, at + 1)]);
+        schedules.fill(2, [children(row, at + 2), children(row, at + 3)]);
+        let four: [State; STREAMS] = schedules.hash();
+        row[at..at + STREAMS].copy_from_slice(&four.map(|state| parent(state)));
         at += STREAMS;
     }
     for last in at..parents {
-        let [node] = hash_nodes(&[[row[2 * last], row[2 * last + 1]]]);
-        row[last] = node;
+        let mut schedules = Schedules::new();
+        schedules.fill(0, [children(row, last)]);
+        let [state]: [State; 1] = schedules.hash();
+        row[last] = parent(state);
     }
-    parents
+}
+
+/// What four rounds of each stream add, sixteen times.
+struct Schedules<const N: usize>([[__m128i; N]; 16]);
+
+impl<const N: usize> Schedules<N> {
+    #[inline]
+    #[target_feature(enable = "sha,sse4.1")]
+    fn new() -> Self {
+        Self([[_mm_setzero_si128(); N]; 16])
+    }
+
+    /// Makes the schedules of the streams from `first` on, side by side, from their first sixteen words.
+    #[inline]
+    #[target_feature(enable = "sha,sse4.1")]
+    fn fill<const M: usize>(&mut self, first: usize, mut w: [[__m128i; 4]; M]) {
+        for (group, out) in self.0.iter_mut().enumerate() {
+            let k = words([K[4 * group], K[4 * group + 1], K[4 * group + 2], K[4 * group + 3]]);
+            for (w, out) in w.iter_mut().zip(&mut out[first..]) {
+                if group >= 4 {
+                    *w = scheduled(*w);
+                }
+                *out = _mm_add_epi32(w[group.min(3)], k);
+            }
+        }
+    }
+
+    /// All rounds of all streams, over their own block and the padding.
+    #[inline]
+    #[target_feature(enable = "sha,sse4.1")]
+    fn hash(&self) -> [State; N] {
+        let initial = State {
+            abef: words([INITIAL[5], INITIAL[4], INITIAL[1], INITIAL[0]]),
+            cdgh: words([INITIAL[7], INITIAL[6], INITIAL[3], INITIAL[2]]),
+        };
+        let mut states = [initial; N];
+        for wk in &self.0 {
+            rounds(&mut states, wk);
+        }
+        let middle = states.map(|state| added(state, initial));
+        let mut states = middle;
+        for table in &PADDING_ROUNDS {
+            rounds(&mut states, &[words(*table); N]);
+        }
+        std::array::from_fn(|s| added(states[s], middle[s]))
+    }
 }
 
 /// The state of a hash, in the order the instructions want.
@@ -145,42 +243,16 @@ struct State {
     cdgh: __m128i,
 }
 
+/// Four rounds of each stream. Two of one stream are never next to each other: they would wait.
 #[inline]
 #[target_feature(enable = "sha,sse4.1")]
-fn hash_nodes<const N: usize>(children: &[[Node; 2]; N]) -> [Node; N] {
-    let initial = State {
-        abef: words([INITIAL[5], INITIAL[4], INITIAL[1], INITIAL[0]]),
-        cdgh: words([INITIAL[7], INITIAL[6], INITIAL[3], INITIAL[2]]),
-    };
-    let mut states = [initial; N];
-    let mut w: [[__m128i; 4]; N] = std::array::from_fn(|s| load(&children[s]));
-    for group in 0..16 {
-        let k = words([K[4 * group], K[4 * group + 1], K[4 * group + 2], K[4 * group + 3]]);
-        for s in 0..N {
-            if group >= 4 {
-                w[s] = scheduled(w[s]);
-            }
-            let now = w[s][if group < 4 { group } else { 3 }];
-            rounds(&mut states[s], _mm_add_epi32(now, k));
-        }
+fn rounds<const N: usize>(states: &mut [State; N], wk: &[__m128i; N]) {
+    for (state, wk) in states.iter_mut().zip(wk) {
+        state.cdgh = _mm_sha256rnds2_epu32(state.cdgh, state.abef, *wk);
     }
-    let middle = states.map(|state| added(state, initial));
-    let mut states = middle;
-    for table in &PADDING_ROUNDS {
-        let wk = words(*table);
-        for state in &mut states {
-            rounds(state, wk);
-        }
+    for (state, wk) in states.iter_mut().zip(wk) {
+        state.abef = _mm_sha256rnds2_epu32(state.abef, state.cdgh, _mm_shuffle_epi32(*wk, 0x0e));
     }
-    std::array::from_fn(|s| node(added(states[s], middle[s])))
-}
-
-/// Four rounds; `wk` is the schedule with the constants added.
-#[inline]
-#[target_feature(enable = "sha,sse4.1")]
-fn rounds(state: &mut State, wk: __m128i) {
-    state.cdgh = _mm_sha256rnds2_epu32(state.cdgh, state.abef, wk);
-    state.abef = _mm_sha256rnds2_epu32(state.abef, state.cdgh, _mm_shuffle_epi32(wk, 0x0e));
 }
 
 /// The next four words of the message schedule, behind the last twelve.
@@ -204,33 +276,58 @@ fn words(w: [u32; 4]) -> __m128i {
     _mm_set_epi32(d, c, b, a)
 }
 
-/// Sixteen big-endian words as four vectors.
+/// The two children of the parent with this number, as sixteen words.
 #[inline]
 #[target_feature(enable = "sse4.1")]
-fn load(children: &[Node; 2]) -> [__m128i; 4] {
-    // Turns each word around.
-    let order = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
-    let (bytes, _) = children.as_flattened().as_chunks::<8>();
-    std::array::from_fn(|i| {
-        let (low, high) = (i64::from_le_bytes(bytes[2 * i]), i64::from_le_bytes(bytes[2 * i + 1]));
-        _mm_shuffle_epi8(_mm_set_epi64x(high, low), order)
-    })
+fn children(row: &[Words], parent: usize) -> [__m128i; 4] {
+    let (quarters, _) = row[2 * parent..2 * parent + 2].as_flattened().as_chunks::<4>();
+    std::array::from_fn(|n| words(quarters[n]))
 }
 
-/// The digest, big endian, cut to 254 bits.
+/// The leaves of a group, two and two, as sixteen words each.
 #[inline]
 #[target_feature(enable = "sse4.1")]
-fn node(state: State) -> Node {
+fn leaves(group: &Group) -> [[__m128i; 4]; 2] {
+    // SHA-256 reads its words big endian.
     let order = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
+    let turned = |v| _mm_shuffle_epi8(v, order);
+    let ([a, b], [c, d]) = (element::<0, 0, 8>(group), element::<31, 6, 2>(group));
+    let ([e, f], [g, h]) = (element::<63, 4, 4>(group), element::<95, 2, 6>(group));
+    [[a, b, c, d].map(turned), [e, f, g, h].map(turned)]
+}
+
+/// The element that begins in byte `AT`, `DOWN` bits above its lowest; `UP` is what is missing to 8. See [`crate::fr32`].
+#[inline]
+#[target_feature(enable = "sse4.1")]
+fn element<const AT: usize, const DOWN: i32, const UP: i32>(group: &Group) -> [__m128i; 2] {
+    // Each half word by half word: moved down, and what comes in at its top from one byte further on.
+    let half = |at: usize| {
+        let here = load(group, at);
+        let further = if at + 17 <= GROUP_BYTES { load(group, at + 1) } else { _mm_srli_si128(here, 1) };
+        _mm_or_si128(_mm_srli_epi64(here, DOWN), _mm_slli_epi64(further, UP))
+    };
+    [half(AT), _mm_and_si128(half(AT + 16), _mm_set_epi64x(ELEMENT_TOP.cast_signed(), -1))]
+}
+
+#[inline]
+#[target_feature(enable = "sse4.1")]
+fn load(group: &Group, at: usize) -> __m128i {
+    let (bytes, _) = group[at..at + 16].as_chunks::<8>();
+    _mm_set_epi64x(i64::from_le_bytes(bytes[1]), i64::from_le_bytes(bytes[0]))
+}
+
+/// The node a state ends as, cut to 254 bits.
+#[inline]
+#[target_feature(enable = "sse4.1")]
+fn parent(state: State) -> Words {
     let feba = _mm_shuffle_epi32(state.abef, 0x1b);
     let dchg = _mm_shuffle_epi32(state.cdgh, 0xb1);
-    let abcd = _mm_shuffle_epi8(_mm_blend_epi16(feba, dchg, 0xf0), order);
-    let efgh = _mm_shuffle_epi8(_mm_alignr_epi8(dchg, feba, 8), order);
-    let mut node = [0; 32];
-    for (half, out) in [abcd, efgh].into_iter().zip(node.as_chunks_mut::<16>().0) {
-        out[..8].copy_from_slice(&_mm_cvtsi128_si64(half).to_le_bytes());
-        out[8..].copy_from_slice(&_mm_extract_epi64(half, 1).to_le_bytes());
+    let abcd = _mm_blend_epi16(feba, dchg, 0xf0);
+    let efgh = _mm_and_si128(_mm_alignr_epi8(dchg, feba, 8), words([!0, !0, !0, LAST_WORD]));
+    let mut node = [0; 8];
+    for (half, out) in [abcd, efgh].into_iter().zip(node.as_chunks_mut::<4>().0) {
+        let (low, high) = (_mm_cvtsi128_si64(half) as u64, _mm_extract_epi64(half, 1) as u64);
+        *out = [low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32];
     }
-    node[31] &= 0x3f;
     node
 }

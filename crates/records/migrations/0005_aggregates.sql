@@ -99,6 +99,7 @@ CREATE TABLE aggregate_pins (
     PRIMARY KEY (aggregate, n, pin)
 );
 CREATE INDEX aggregate_pins_pin ON aggregate_pins (pin);
+CREATE INDEX aggregate_pins_account ON aggregate_pins (account, aggregate, n, pin);
 
 -- DAGs that an aggregate protects.
 CREATE TABLE aggregate_holds (

@@ -75,6 +75,7 @@ impl Error {
 
 const SQLITE_IOERR_FSYNC: i32 = 1034;
 const SQLITE_IOERR_DIR_FSYNC: i32 = 1290;
+const SQLITE_INTERRUPT: i32 = 9;
 const SQLITE_IOERR: i32 = 10;
 const SQLITE_CORRUPT: i32 = 11;
 const SQLITE_FULL: i32 = 13;
@@ -89,6 +90,7 @@ impl From<sqlx::Error> for Error {
             }
             // The low byte is the primary code; the rest says which page or index.
             Some(code) if code & 0xff == SQLITE_FULL => Self::Full,
+            Some(SQLITE_INTERRUPT) => Self::Deadline,
             Some(code) if code & 0xff == SQLITE_IOERR => Self::Io(error.to_string()),
             Some(code) if code & 0xff == SQLITE_CORRUPT => {
                 Self::Damaged(format!("the database is damaged, restore it from a backup: {error}"))

@@ -24,6 +24,7 @@
 mod accounts;
 pub mod cold;
 mod dags;
+mod digests;
 mod error;
 mod fold;
 mod jobs;
@@ -97,6 +98,7 @@ pub struct Records {
 }
 
 struct Inner {
+    path: PathBuf,
     known: Arc<Known>,
     clock: Arc<dyn Clock>,
     max_queued: u64,
@@ -123,6 +125,7 @@ impl Records {
             reserve,
         );
         let inner = Inner {
+            path: settings.path,
             known,
             clock: components.clock,
             max_queued: settings.max_queued,
@@ -538,18 +541,28 @@ impl Records {
     /// Only where it cannot go on; what is wrong is in the report.
     pub async fn verify(&self) -> Result<RowsReport, Error> {
         let mut tx = self.inner.readers.begin().await?;
-        let report = verify::verify(&mut tx).await?;
+        let report = verify::verify(&mut tx, self.inner.clock.now()).await?;
         tx.commit().await?;
         Ok(report)
     }
 
-    /// Checks digests, and that pins and their DAGs name the same roots, on a running node: in short reads, beside those
-    /// who write. What is compared in one snapshot, and the pages, are for [`Records::verify`].
+    /// The same on a running node: in steps that are each a read of their own with a deadline, beside those who read and
+    /// write. What a deadline cut off is named in the report. `in_background` takes a tenth of one connection's time.
     ///
     /// # Errors
     /// As [`Records::verify`].
-    pub async fn verify_rows(&self) -> Result<RowsReport, Error> {
-        verify::rows(&self.inner.readers).await
+    pub async fn verify_online(&self, in_background: bool) -> Result<RowsReport, Error> {
+        let conn = open::checker(&self.inner.path).await?;
+        let share = in_background.then_some(limits::CHECK_SHARE);
+        verify::online(conn, &self.inner.clock, share).await
+    }
+
+    /// Writes again what a complete DAG holds, where its row is damaged. Whether there is such a DAG.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn mend_dag(&self, dag: Uuid, blocks: u64, bytes: u64) -> Result<bool, Error> {
+        self.write(Urgency::Frees, move |tx| Box::pin(dags::mend(tx, dag, blocks, bytes))).await
     }
 
     /// Completes when a sync has failed and the process must end, with the reason.

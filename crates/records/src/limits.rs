@@ -72,6 +72,16 @@ pub(crate) const EVENTS_KEPT: i64 = 100_000;
 pub(crate) const PROVIDERS: i64 = 1_000;
 /// Aggregates of one filter: a pin is in one, or, where it is larger than a piece, in as many as it has parts.
 pub(crate) const AGGREGATES_PER_FILTER: usize = 1_000;
+/// How long one step of a check of a running node may take: a read holds back the log of the rows for as long. Ten
+/// million pins and their indexes are read in a minute or two.
+pub(crate) const CHECK_WITHIN: Duration = Duration::from_secs(600);
+/// After how many steps of its own SQLite looks at the time: often enough to end within milliseconds of it.
+pub(crate) const CHECK_LOOK: i32 = 1_000;
+/// The part of one connection's time that a check in the background takes: every tenth second. Half would be twice as
+/// long; double would be felt beside requests on two cores.
+pub(crate) const CHECK_SHARE: u32 = 10;
+/// How far a clock may be set back before the moments of pins look damaged.
+pub(crate) const CLOCK_SET_BACK: Duration = Duration::from_secs(24 * 3_600);
 /// Findings listed by a verification.
 pub const FINDINGS: usize = 100;
 

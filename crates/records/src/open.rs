@@ -38,6 +38,11 @@ pub(crate) async fn open(path: &Path, may_make: bool) -> Result<Opened, Error> {
     Ok(Opened { writer, readers })
 }
 
+/// A connection of its own for a check of a running node: it takes none of the readers away, and is slow to nobody.
+pub(crate) async fn checker(path: &Path) -> Result<SqliteConnection, Error> {
+    Ok(options(path).read_only(true).pragma("query_only", "ON").connect().await?)
+}
+
 /// Refuses a file that is newer, not ours, or without what it had: one that was made once holds an account.
 async fn check_is_ours(path: &Path, may_make: bool) -> Result<(), Error> {
     let lost = |how| if may_make { Ok(()) } else { Err(Error::Lost { path: path.to_owned(), how }) };

@@ -13,9 +13,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 use subtle::ConstantTimeEq;
 
-use crate::pins::row::{db, digest_field, intact, num};
+use crate::pins::row::{db, intact, num};
 use crate::writer::Tx;
-use crate::{Error, Grant, Principal, Scope, Token, accounts, jobs, limits};
+use crate::{Error, Grant, Principal, Scope, Token, accounts, digests, jobs, limits};
 
 const PREFIX: &str = "floe_";
 const SECRET_BYTES: usize = 32;
@@ -225,7 +225,6 @@ pub(crate) fn read(row: &SqliteRow) -> Result<(Token, [u8; 32]), Error> {
 }
 
 fn digest(token: &Token, hash: &[u8; 32]) -> Result<Vec<u8>, Error> {
-    let mut hasher = blake3::Hasher::new_derive_key("floe records 1 token row");
     let expires = token.expires.map(|at| at.as_millis().to_le_bytes());
     let scopes = scope_text(&token.scopes)?;
     let fields: [Option<&[u8]>; 7] = [
@@ -237,12 +236,9 @@ fn digest(token: &Token, hash: &[u8; 32]) -> Result<Vec<u8>, Error> {
         expires.as_ref().map(<[u8; 8]>::as_slice),
         Some(&[u8::from(token.revoked)]),
     ];
-    fields.into_iter().for_each(|field| digest_field(&mut hasher, field));
     // Rows that are older than this column have none of it, and keep their digest.
-    if let Some(policy) = &token.policy {
-        digest_field(&mut hasher, Some(policy.as_bytes()));
-    }
-    Ok(hasher.finalize().as_bytes()[..16].to_vec())
+    let policy = token.policy.as_deref().map(|policy| Some(policy.as_bytes()));
+    Ok(digests::of("floe records 1 token row", fields.into_iter().chain(policy)))
 }
 
 fn scope_text(scopes: &[Scope]) -> Result<String, Error> {

@@ -300,4 +300,8 @@ pub struct RowsReport {
     pub tokens: u64,
     /// Each thing that is wrong, in words, up to [`crate::limits::FINDINGS`].
     pub findings: Vec<String>,
+    /// What could not be checked in the time that a running node gives it, in words.
+    pub unchecked: Vec<String>,
+    /// Complete DAGs of which is not known what they hold; [`crate::Records::mend_dag`] takes it from who knows.
+    pub sizes: Vec<Uuid>,
 }

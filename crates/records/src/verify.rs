@@ -1,18 +1,23 @@
-//! `floe verify`: the whole database against itself.
+//! The whole database against itself.
 //!
-//! `integrity_check` for the pages, the digests for the rows that matter, and every sum recomputed from what it
-//! sums. It reads in one snapshot where sums are compared, so run it on a stopped node or accept a longer WAL.
-//!
-//! A running node checks its rows too ([`rows`]): what can be checked in short reads, which is all digests and what
-//! pins and DAGs say of each other.
+//! `integrity_check` for the pages, the digests for the rows that have one, and every sum recomputed from what it
+//! sums. A stopped node does it in one snapshot ([`verify`], for `floe verify --offline`). A running node does the same
+//! in steps ([`online`]): each is a read of its own, on a connection of its own and with a deadline, so that the log of
+//! the rows can be checkpointed and nobody waits who reads or writes. A sum and what it is of are compared by one
+//! statement, so in one snapshot there too.
 
-use sqlx::{Row, SqliteConnection, SqlitePool};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::pins::row::{Stored, select_pins, uuid_of};
-use crate::{Error, RowsReport, cold, jobs, limits, tokens};
+use floe_core::{Clock, Timestamp};
+use sqlx::{AssertSqlSafe, Row, SqliteConnection};
+
+use crate::pins::row::{Stored, db, select_pins, uuid_of};
+use crate::{Error, RowsReport, accounts, cold, dags, jobs, limits, tokens};
 
 /// Sums that must agree: what is compared, and a statement whose rows are the disagreements.
-const SUMS: [(&str, &str); 5] = [
+const SUMS: [(&str, &str); 6] = [
     (
         "the counters of an account",
         "SELECT 'account ' || a.id FROM accounts a LEFT JOIN counts c ON c.account = a.id AND c.width = 0 WHERE \
@@ -56,7 +61,19 @@ const SUMS: [(&str, &str); 5] = [
         "SELECT 'account ' || a.id FROM accounts a WHERE a.used_pins <> \
          (SELECT COUNT(*) FROM pins p WHERE p.account = a.id AND p.status <> 3)",
     ),
+    (
+        "the last number of a sequence",
+        "SELECT s.name FROM sequences s WHERE \
+         (s.name = 'account' AND s.value < (SELECT COALESCE(MAX(id), 0) FROM accounts)) OR \
+         (s.name = 'token' AND s.value < (SELECT COALESCE(MAX(id), 0) FROM tokens)) OR \
+         (s.name = 'job' AND s.value < (SELECT COALESCE(MAX(id), 0) FROM jobs))",
+    ),
 ];
+
+/// An account's last `created` is that of its newest pin or of one that was removed, and runs ahead of no clock that was
+/// not set back by more than a day.
+const LAST_CREATED: &str = "SELECT 'account ' || a.id FROM accounts a WHERE a.last_created > $1 \
+     OR a.last_created < (SELECT COALESCE(MAX(p.created), 0) FROM pins p WHERE p.account = a.id)";
 
 /// What must hold for each DAG, and a statement whose rows are the ids of those for which it does not.
 const DAGS: [(&str, &str); 5] = [
@@ -89,42 +106,201 @@ const DAGS: [(&str, &str); 5] = [
     ),
 ];
 
-/// Checks everything; findings are reported, not returned as errors.
-pub(crate) async fn verify(conn: &mut SqliteConnection) -> Result<RowsReport, Error> {
+/// Checks everything in the snapshot of `conn`; findings are reported, not returned as errors.
+pub(crate) async fn verify(conn: &mut SqliteConnection, now: Timestamp) -> Result<RowsReport, Error> {
     let mut report = RowsReport::default();
-    let pages = sqlx::query("PRAGMA integrity_check").fetch_all(&mut *conn).await?;
-    for row in &pages {
-        let line: String = row.try_get(0)?;
-        if line != "ok" {
-            find(&mut report, format!("integrity_check: {line}"));
+    check_pages(conn, "PRAGMA integrity_check".to_owned(), &mut report).await?;
+    for step in steps() {
+        let mut next = Some(step);
+        while let Some(step) = next {
+            next = step.run(conn, now, &mut report).await?;
         }
-    }
-    check_pins(conn, &mut report).await?;
-    check_tokens(conn, &mut report).await?;
-    jobs::damaged(&mut *conn).await?.into_iter().for_each(|finding| find(&mut report, finding));
-    cold::deals::damaged(&mut *conn).await?.into_iter().for_each(|finding| find(&mut report, finding));
-    cold::ledger::verify(&mut *conn).await?.into_iter().for_each(|finding| find(&mut report, finding));
-    for (what, statement) in SUMS {
-        let wrong: Vec<String> = sqlx::query_scalar(statement).fetch_all(&mut *conn).await?;
-        wrong.into_iter().for_each(|which| find(&mut report, format!("{what} is wrong: {which}")));
-    }
-    for (what, statement) in DAGS {
-        let wrong: Vec<Vec<u8>> = sqlx::query_scalar(statement).fetch_all(&mut *conn).await?;
-        wrong.into_iter().for_each(|id| find(&mut report, format!("{what} is wrong: dag {}", uuid_of(id))));
     }
     Ok(report)
 }
 
-/// What a running node checks, a step at a time: each is its own short read, so that the log of the rows can be
-/// checkpointed, and nobody waits who writes.
-pub(crate) async fn rows(readers: &SqlitePool) -> Result<RowsReport, Error> {
+/// What a running node checks. With `share` it takes a part of one connection's time, and is done when it is done.
+pub(crate) async fn online(
+    mut conn: SqliteConnection,
+    clock: &Arc<dyn Clock>,
+    share: Option<u32>,
+) -> Result<RowsReport, Error> {
+    let deadline = Deadline::set(&mut conn, clock).await?;
     let mut report = RowsReport::default();
-    let mut last = Some(Vec::new());
-    while let Some(from) = last {
-        last = check_some(&mut *readers.acquire().await?, from, &mut report).await?;
+    let mut steps = pages(&mut conn).await?;
+    steps.extend(self::steps());
+    for step in steps {
+        let mut next = Some(step);
+        while let Some(step) = next {
+            let begun = clock.monotonic();
+            deadline.begin(begun);
+            let name = step.name();
+            next = match step.run(&mut conn, clock.now(), &mut report).await {
+                Err(Error::Deadline) => {
+                    report.unchecked.push(name);
+                    None
+                }
+                ran => ran?,
+            };
+            if let Some(share) = share {
+                let took = clock.monotonic().saturating_sub(begun);
+                clock.sleep(took * share.saturating_sub(1)).await;
+            }
+        }
     }
-    check_tokens(&mut *readers.acquire().await?, &mut report).await?;
+    sqlx::Connection::close(conn).await?;
     Ok(report)
+}
+
+/// When a step is broken off, which SQLite asks as it works.
+struct Deadline(Arc<AtomicU64>);
+
+impl Deadline {
+    async fn set(conn: &mut SqliteConnection, clock: &Arc<dyn Clock>) -> Result<Self, Error> {
+        let until = Arc::new(AtomicU64::new(u64::MAX));
+        let (seen, clock) = (Arc::clone(&until), Arc::clone(clock));
+        conn.lock_handle().await?.set_progress_handler(limits::CHECK_LOOK, move || {
+            millis(clock.monotonic()) < seen.load(Ordering::Relaxed)
+        });
+        Ok(Self(until))
+    }
+
+    fn begin(&self, now: Duration) {
+        self.0.store(millis(now + limits::CHECK_WITHIN), Ordering::Relaxed);
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A read of its own.
+enum Step {
+    /// A table and its indexes, page by page.
+    Pages(String),
+    /// The digests of the pins behind this id.
+    Pins(Vec<u8>),
+    Tokens,
+    Accounts,
+    /// The digests of the complete DAGs behind this id.
+    Sizes(Vec<u8>),
+    Jobs,
+    Deals,
+    Ledger,
+    LastCreated,
+    Sum(&'static str, &'static str),
+    Dag(&'static str, &'static str),
+}
+
+/// All steps but those over the pages.
+fn steps() -> Vec<Step> {
+    let rows = [
+        Step::Pins(Vec::new()),
+        Step::Tokens,
+        Step::Accounts,
+        Step::Sizes(Vec::new()),
+        Step::Jobs,
+        Step::Deals,
+        Step::Ledger,
+    ];
+    let sums = SUMS.into_iter().map(|(what, statement)| Step::Sum(what, statement));
+    let dags = DAGS.into_iter().map(|(what, statement)| Step::Dag(what, statement));
+    rows.into_iter().chain([Step::LastCreated]).chain(sums).chain(dags).collect()
+}
+
+/// The tables, one by one: a check of them all would be one read of the whole file. What no table holds, the list of
+/// free pages, is looked at by a stopped node.
+async fn pages(conn: &mut SqliteConnection) -> Result<Vec<Step>, Error> {
+    let tables: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+            .fetch_all(conn)
+            .await?;
+    Ok(tables.into_iter().map(Step::Pages).collect())
+}
+
+impl Step {
+    /// For who is told that it was not done.
+    fn name(&self) -> String {
+        match self {
+            Self::Pages(table) => format!("the pages of {table}"),
+            Self::Pins(_) => "the pins".to_owned(),
+            Self::Tokens => "the tokens".to_owned(),
+            Self::Accounts => "the accounts".to_owned(),
+            Self::Sizes(_) => "what DAGs hold".to_owned(),
+            Self::Jobs => "the jobs".to_owned(),
+            Self::Deals => "the deals".to_owned(),
+            Self::Ledger => "the ledger of deals".to_owned(),
+            Self::LastCreated => "the moments of the accounts' last pins".to_owned(),
+            Self::Sum(what, _) | Self::Dag(what, _) => (*what).to_owned(),
+        }
+    }
+
+    /// Does it. What is left of it is the next step.
+    async fn run(
+        self,
+        conn: &mut SqliteConnection,
+        now: Timestamp,
+        report: &mut RowsReport,
+    ) -> Result<Option<Self>, Error> {
+        match self {
+            Self::Pages(table) => {
+                let quoted = table.replace('\'', "''");
+                check_pages(conn, format!("PRAGMA integrity_check('{quoted}')"), report).await?;
+            }
+            Self::Pins(after) => return Ok(check_some(conn, after, report).await?.map(Self::Pins)),
+            Self::Tokens => check_tokens(conn, report).await?,
+            Self::Accounts => {
+                accounts::damaged(conn).await?.into_iter().for_each(|finding| find(report, finding));
+            }
+            Self::Sizes(after) => {
+                let (damaged, more) = dags::check_sizes(conn, &after).await?;
+                for dag in damaged {
+                    find(report, format!("what the row of DAG {dag} says that it holds is damaged"));
+                    report.sizes.push(dag);
+                }
+                report.sizes.truncate(limits::FINDINGS);
+                return Ok(more.map(Self::Sizes));
+            }
+            Self::Jobs => jobs::damaged(conn).await?.into_iter().for_each(|finding| find(report, finding)),
+            Self::Deals => {
+                cold::deals::damaged(conn).await?.into_iter().for_each(|finding| find(report, finding));
+            }
+            Self::Ledger => {
+                cold::ledger::verify(conn).await?.into_iter().for_each(|finding| find(report, finding));
+            }
+            Self::LastCreated => {
+                let ahead = db(now.after(limits::CLOCK_SET_BACK).as_millis());
+                let wrong: Vec<String> = sqlx::query_scalar(LAST_CREATED).bind(ahead).fetch_all(conn).await?;
+                let what = "the moment of an account's last pin, or this machine's clock,";
+                wrong.into_iter().for_each(|which| find(report, format!("{what} is wrong: {which}")));
+            }
+            Self::Sum(what, statement) => {
+                let wrong: Vec<String> = sqlx::query_scalar(statement).fetch_all(conn).await?;
+                wrong.into_iter().for_each(|which| find(report, format!("{what} is wrong: {which}")));
+            }
+            Self::Dag(what, statement) => {
+                let wrong: Vec<Vec<u8>> = sqlx::query_scalar(statement).fetch_all(conn).await?;
+                let wrong = wrong.into_iter().map(|id| format!("{what} is wrong: dag {}", uuid_of(id)));
+                wrong.for_each(|finding| find(report, finding));
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn check_pages(
+    conn: &mut SqliteConnection,
+    check: String,
+    report: &mut RowsReport,
+) -> Result<(), Error> {
+    // The only text that is put in is the name of a table of this file.
+    for row in &sqlx::query(AssertSqlSafe(check)).persistent(false).fetch_all(conn).await? {
+        let line: String = row.try_get(0)?;
+        if line != "ok" {
+            find(report, format!("integrity_check: {line}"));
+        }
+    }
+    Ok(())
 }
 
 async fn check_tokens(conn: &mut SqliteConnection, report: &mut RowsReport) -> Result<(), Error> {
@@ -133,14 +309,6 @@ async fn check_tokens(conn: &mut SqliteConnection, report: &mut RowsReport) -> R
         if let Err(error) = tokens::read(&row) {
             find(report, error.to_string());
         }
-    }
-    Ok(())
-}
-
-async fn check_pins(conn: &mut SqliteConnection, report: &mut RowsReport) -> Result<(), Error> {
-    let mut last = Some(Vec::new());
-    while let Some(from) = last {
-        last = check_some(conn, from, report).await?;
     }
     Ok(())
 }

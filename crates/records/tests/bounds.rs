@@ -28,7 +28,7 @@ fn dags(first: usize, count: usize, next_at: &str, more: &[&str]) -> String {
     let root = "CAST(char(1) || 'U' || char(18) || ' ' || printf('%032d', n) AS BLOB)";
     let id = "CAST(printf('%016d', n) AS BLOB)";
     let dags = format!(
-        "INSERT INTO dags {numbers} SELECT {id}, {root}, 0, 1, NULL, 0, 0, 0, {next_at}, 0, NULL, 0, 0, 0, NULL FROM n;"
+        "INSERT INTO dags {numbers} SELECT {id}, {root}, 0, 1, NULL, 0, 0, 0, {next_at}, 0, NULL, 0, 0, 0, NULL, NULL FROM n;"
     );
     let more = more.iter().map(|insert| {
         let (into, select) = insert.split_once(" SELECT ").unwrap();

@@ -214,7 +214,9 @@ async fn life(seed: u64) {
                 }
             }
             (15, _) => {
-                let Some((intent, [reserved, spent])) = gas.iter_mut().nth(dice.roll(6) as usize) else { continue };
+                let Some((intent, [reserved, spent])) = gas.iter_mut().nth(dice.roll(6) as usize) else {
+                    continue;
+                };
                 if dice.roll(2) == 0 {
                     let most = u128::from(dice.roll(5_000));
                     records.gas_is_at_most(intent, AttoFil::new(most)).await.unwrap();

@@ -13,12 +13,12 @@ use support::life::{self, Statements};
 use support::*;
 
 /// Statements that read all of a table, by how they begin.
-const READ_ALL: [(&str, &str); 10] = [
+const READ_ALL: [(&str, &str); 16] = [
     (
-        "SELECT id, kind, payload FROM jobs ORDER BY id LIMIT",
+        "SELECT id, kind, payload, digest FROM jobs ORDER BY id LIMIT",
         "in the order of the index, as many as are asked for",
     ),
-    ("SELECT s.dag, d.bytes, d.state FROM settles", "in the order of the index, as many as are asked for"),
+    ("SELECT s.dag, d.state FROM settles", "in the order of the index, as many as are asked for"),
     (
         "SELECT id, root FROM dags WHERE state = 0 AND next_at IS NOT NULL ORDER BY",
         "the same, of the parked ones",
@@ -31,8 +31,17 @@ const READ_ALL: [(&str, &str); 10] = [
         "SELECT id, state FROM dags WHERE state < 4",
         "once at a start, for a verification, and where orphans are collected",
     ),
+    ("SELECT id FROM accounts", "once, when an older file is brought up to date"),
+    ("SELECT id, kind, payload FROM jobs", "the same"),
     ("SELECT a.id, a.name, a.max_bytes", "every account is listed, for the operator"),
     ("SELECT * FROM tokens WHERE account = COALESCE", "every token is listed, for the operator"),
+    (
+        "SELECT id FROM cold_lots WHERE packed = 1",
+        "the first of an index of those alone whose pins are being told",
+    ),
+    ("SELECT aggregate FROM aggregate_releases", "the first of those that are being let go of"),
+    ("SELECT state, COUNT(*) FROM aggregates", "an index of a word for each piece, for the operator"),
+    ("SELECT d.id, d.aggregate, d.slot", "in the order of the index, as many as are asked for"),
 ];
 
 /// What is sorted without an index, by how the statement begins.
@@ -54,7 +63,7 @@ async fn fill(conn: &mut SqliteConnection) {
     const ROWS: &str = "WITH RECURSIVE n (n) AS (SELECT 1000 UNION ALL SELECT n + 1 FROM n LIMIT 100000) ";
     let all = [
         "INSERT INTO dags SELECT CAST(printf('%016d', n) AS BLOB), CAST(printf('r%d', n) AS BLOB), n % 5, 1, n % 64, \
-         1, 1, 1, CASE n % 2 WHEN 0 THEN n END, n, NULL, 0, 0, 0, NULL FROM n",
+         1, 1, 1, CASE n % 2 WHEN 0 THEN n END, n, NULL, 0, 0, 0, NULL, NULL FROM n",
         "INSERT INTO pins SELECT CAST(printf('%016d', n) AS BLOB), 1 + n % 2, n, n % 4, 'c', \
          CAST(printf('r%d', n) AS BLOB), printf('name %d', n % 1000), 'name', '[]', '{}', 0, \
          CAST(printf('%016d', n) AS BLOB), NULL, 1, 0, x'00', 0, '', 0 FROM n",
@@ -62,7 +71,7 @@ async fn fill(conn: &mut SqliteConnection) {
         "INSERT INTO counts SELECT 1 + n % 2, 16384, n * 16384, 1, 1, 1, 1 FROM n",
         "INSERT INTO origin_peers SELECT printf('peer %d', n % 100), CAST(printf('%016d', n) AS BLOB) FROM n",
         "INSERT INTO keeps SELECT CAST(printf('%016d', n) AS BLOB), CAST(printf('%016d', n) AS BLOB), 1 FROM n",
-        "INSERT INTO jobs SELECT n, 0, x'00' FROM n",
+        "INSERT INTO jobs SELECT n, 0, x'00', NULL FROM n",
         "INSERT INTO idempotency_keys SELECT 1 + n % 2, printf('key %d', n), x'00', '', n FROM n",
     ];
     let mut tx = conn.begin().await.unwrap();

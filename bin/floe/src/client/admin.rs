@@ -117,13 +117,15 @@ pub(crate) async fn verify(client: &Client, out: Output) -> anyhow::Result<()> {
     if found.is_empty() { Ok(()) } else { Err(Failure::new(Code::Damage, found.join(", ")).into()) }
 }
 
-/// What is wrong in the rows.
+/// What is wrong in the rows, and what could not be looked at.
 pub(crate) fn rows_text(report: &Value) -> String {
-    let problems = rows(&report["rows"], "");
-    if problems.is_empty() {
-        return "rows are right\n".to_owned();
+    let (problems, unchecked) = (rows(&report["rows"], ""), rows(&report["rows_unchecked"], ""));
+    let mut out: String =
+        problems.iter().map(|problem| format!("rows: {}\n", printable(&plain(problem)))).collect();
+    for what in unchecked {
+        out.push_str(&format!("rows: not checked in time: {}; --offline does\n", printable(&plain(what))));
     }
-    problems.iter().map(|problem| format!("rows: {}\n", printable(&plain(problem)))).collect()
+    if out.is_empty() { "rows are right\n".to_owned() } else { out }
 }
 
 /// What is wrong beside damaged blocks, in words for the last line.
@@ -144,7 +146,7 @@ pub(crate) fn verify_words(report: &Value) -> Vec<String> {
 }
 
 /// The rows of a list, whether it is a bare array or inside an object.
-fn rows<'a>(list: &'a Value, name: &str) -> &'a [Value] {
+pub(super) fn rows<'a>(list: &'a Value, name: &str) -> &'a [Value] {
     list.as_array().or_else(|| list[name].as_array()).map_or(&[], Vec::as_slice)
 }
 
@@ -211,7 +213,7 @@ fn tokens_table(tokens: &[Value], accounts: &[Value], now: Timestamp) -> String 
 }
 
 /// Text as it is, a number as its digits, nothing as a dash.
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => "-".into(),
@@ -220,14 +222,14 @@ fn plain(value: &Value) -> String {
 }
 
 /// A time, which the admin routes may give as milliseconds since 1970.
-fn moment(value: &Value) -> String {
+pub(super) fn moment(value: &Value) -> String {
     match value.as_u64() {
         Some(millis) => Timestamp::from_millis(millis).to_string(),
         None => plain(value),
     }
 }
 
-fn number(value: &Value) -> u64 {
+pub(super) fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }
 
@@ -252,6 +254,7 @@ fn status_text(status: &Value) -> String {
     for (name, key) in [("listening", "listen"), ("reachable", "external")] {
         lines.extend(rows(network, key).iter().map(|addr| (name.to_owned(), plain(addr))));
     }
+    lines.extend(cold_lines(&status["cold"]));
     let line = |(name, value): &(String, String)| format!("{:<13} {}\n", printable(name), printable(value));
     let mut out: String = lines.iter().map(line).collect();
     if !workers.is_empty() {
@@ -259,6 +262,38 @@ fn status_text(status: &Value) -> String {
         out.push_str(&workers_table(workers));
     }
     out
+}
+
+/// The cold half, where there is one: what is not there is not shown.
+fn cold_lines(cold: &Value) -> Vec<(String, String)> {
+    let Some(cold) = cold.as_object() else { return Vec::new() };
+    let mut lines = Vec::new();
+    for (name, key) in [("pieces", "aggregates"), ("deals", "deals")] {
+        for (word, count) in cold[key].as_object().into_iter().flatten() {
+            if number(count) > 0 {
+                lines.push((format!("{name} {word}"), number(count).to_string()));
+            }
+        }
+    }
+    lines.push(("spending".into(), if cold["spending"] == true { "on" } else { "off" }.into()));
+    for (name, key) in [
+        ("committed", "committed"),
+        ("left to spend", "left"),
+        ("in escrow", "escrow"),
+        ("locked", "locked"),
+        ("in the wallet", "wallet"),
+    ] {
+        if let Some(amount) = cold.get(key).and_then(Value::as_str) {
+            lines.push((name.into(), format!("{amount} attoFIL")));
+        }
+    }
+    if let Some(why) = cold.get("paused").and_then(Value::as_str) {
+        lines.push(("paused".into(), why.into()));
+    }
+    if let Some(head) = cold.get("head").filter(|head| !head.is_null()) {
+        lines.push(("chain head".into(), plain(head)));
+    }
+    lines
 }
 
 fn workers_table(workers: &[Value]) -> String {
@@ -335,6 +370,8 @@ mod tests {
     fn problems_in_the_rows_are_named() {
         assert_eq!(rows_text(&json!({"rows": []})), "rows are right\n");
         assert_eq!(rows_text(&json!({"rows": ["the row of pin 1"]})), "rows: the row of pin 1\n");
+        let late = rows_text(&json!({"rows": [], "rows_unchecked": ["the pages of pins"]}));
+        assert_eq!(late, "rows: not checked in time: the pages of pins; --offline does\n");
     }
 
     /// `floe verify` of a running node said that all was clean, with exit code 0, where a record of a manifest had

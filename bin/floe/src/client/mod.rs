@@ -5,12 +5,15 @@
 //! carries an `Idempotency-Key`) are repeated when the connection breaks; nothing else is.
 
 mod admin;
+mod cold;
 mod error;
 mod events;
+mod feed;
 mod pins;
 #[cfg(test)]
 mod testing;
 mod wait;
+mod wallet;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -22,8 +25,11 @@ use reqwest::{Method, Response, Url};
 use serde_json::Value;
 
 pub(crate) use self::admin::{account, gc, rows_text, status, token, verify, verify_text, verify_words};
+pub(crate) use self::cold::{cold, deals, providers, spending};
 pub(crate) use self::error::ClientError;
+pub(crate) use self::feed::feed;
 pub(crate) use self::pins::pin;
+pub(crate) use self::wallet::{amount_of, wallet};
 
 use crate::cli::Remote;
 use crate::config::render::redact_url;

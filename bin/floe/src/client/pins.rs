@@ -189,6 +189,9 @@ fn details(pin: &Value) -> String {
         ("attempts", text(&pin["info"]["attempts"])),
         ("last error", text(&pin["info"]["last_error"])),
     ];
+    lines.push(("filecoin", text(&pin["info"]["cold"])));
+    lines.push(("piece", text(&pin["info"]["piece_cid"])));
+    lines.extend(deals(&pin["info"]["deals"]).into_iter().map(|deal| ("deal", Some(deal))));
     for (key, value) in pin["pin"]["meta"].as_object().into_iter().flatten() {
         lines.push(("meta", Some(format!("{}={}", printable(key), text(value).unwrap_or_default()))));
     }
@@ -199,9 +202,43 @@ fn details(pin: &Value) -> String {
     lines.into_iter().filter_map(line).collect()
 }
 
+/// The attempts of `info.deals`, each in a few words.
+fn deals(text: &Value) -> Vec<String> {
+    let deals: Vec<Value> =
+        text.as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let words = |deal: &Value| {
+        let text = |value: &Value| value.as_str().map(printable).unwrap_or_default();
+        let number = deal["deal_id"].as_u64().map(|id| format!(" ({id})")).unwrap_or_default();
+        let error =
+            deal["error"]["code"].as_str().map(|code| format!(": {}", printable(code))).unwrap_or_default();
+        format!("{} {}{number}{error}", text(&deal["provider"]), text(&deal["state"]))
+    };
+    deals.iter().map(words).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pin_shows_where_it_is_on_filecoin() {
+        let deals = json!([
+            {"provider": "f01000", "state": "active", "deal_id": 7, "error": null},
+            {"provider": "f01001", "state": "failed", "deal_id": null, "error": {"code": "sp_dial", "text": "x"}},
+        ]);
+        let pin = json!({"requestid": "id-1", "info": {"cold": "placing", "piece_cid": "baga", "deals": deals.to_string()}});
+        let text = details(&pin);
+        for want in [
+            "filecoin    placing\n",
+            "piece       baga\n",
+            "deal        f01000 active (7)\n",
+            "deal        f01001 failed: sp_dial\n",
+        ] {
+            assert!(text.contains(want), "{want}: {text}");
+        }
+        let hot = details(&json!({"requestid": "id-1", "info": {"deals": "rubbish"}}));
+        assert!(!hot.contains("filecoin") && !hot.contains("deal "), "{hot}");
+    }
     use crate::system::SystemEntropy;
 
     #[test]

@@ -14,6 +14,7 @@
 //! Flags are never written to the file, and the file that `floe init` writes has every line commented out, so
 //! that a later version can change a default. An error names the setting and where its value came from.
 
+pub(crate) mod cold;
 pub(crate) mod file;
 pub(crate) mod flags;
 pub(crate) mod keys;
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use floe_blockstore::IndexKind;
-use floe_core::Policy;
+use floe_core::{PaddedSize, Policy};
 use floe_ipfs::{CertificateFiles, Multiaddr, PrivateAddresses};
 use ipnet::IpNet;
 use reqwest::Url;
@@ -50,6 +51,11 @@ pub(crate) struct Config {
     pub(crate) network: Network,
     pub(crate) storage: Storage,
     pub(crate) pin: Pin,
+    pub(crate) filecoin: cold::Filecoin,
+    pub(crate) deals: cold::Deals,
+    pub(crate) providers: Vec<cold::Provider>,
+    pub(crate) aggregate: floe_engine::cold::Packing,
+    pub(crate) pull: Pull,
     pub(crate) serve: Serve,
     pub(crate) log: Log,
     pub(crate) policies: BTreeMap<String, Policy>,
@@ -111,6 +117,13 @@ pub(crate) struct Pin {
     pub(crate) max_bytes: Option<u64>,
     pub(crate) max_depth: u32,
     pub(crate) max_queued: u64,
+}
+
+/// `filecoin.pull_addr` and `filecoin.pull_url`
+#[derive(Debug, Clone)]
+pub(crate) struct Pull {
+    pub(crate) addr: Option<SocketAddr>,
+    pub(crate) url: Option<Url>,
 }
 
 /// `[serve]`
@@ -177,6 +190,11 @@ impl Config {
                 max_depth: layers.one("pin.max_depth")?,
                 max_queued: layers.one("pin.max_queued")?,
             },
+            filecoin: cold::filecoin(layers)?,
+            deals: cold::deals(layers)?,
+            providers: cold::providers(layers)?,
+            aggregate: aggregate(layers)?,
+            pull: pull(layers)?,
             serve: Serve { stop_within: layers.one::<StopWithin>("serve.stop_within")?.0 },
             log: Log { filter: layers.one::<LogFilter>("log.filter")?.0, format: layers.one("log.format")? },
             policies: policies::check(layers)?,
@@ -238,6 +256,41 @@ fn certificate(layers: &Layers) -> Result<Option<CertificateFiles>, ConfigError>
         (None, None) => Ok(None),
         (Some(_), None) => alone("network.tls_certificate", "network.tls_key"),
         (None, Some(_)) => alone("network.tls_key", "network.tls_certificate"),
+    }
+}
+
+fn aggregate(layers: &Layers) -> Result<floe_engine::cold::Packing, ConfigError> {
+    let PieceSize(target) = layers.one("aggregate.target")?;
+    let PieceSize(least) = layers.one("aggregate.least")?;
+    if least > target {
+        let reason = format!("it is more than aggregate.target, which is {} bytes", target.bytes());
+        return Err(layers.invalid("aggregate.least", reason));
+    }
+    let flush_after = layers.one("aggregate.flush_after")?;
+    Ok(floe_engine::cold::Packing { target, least, flush_after, align: layers.one("aggregate.align")? })
+}
+
+/// What is signed into deals has to lead somewhere.
+fn pull(layers: &Layers) -> Result<Pull, ConfigError> {
+    let pull =
+        Pull { addr: layers.optional("filecoin.pull_addr")?, url: layers.optional("filecoin.pull_url")? };
+    if pull.url.is_some() && pull.addr.is_none() {
+        let reason = "providers are sent there, and nothing listens: set filecoin.pull_addr too".to_owned();
+        return Err(layers.invalid("filecoin.pull_url", reason));
+    }
+    Ok(pull)
+}
+
+/// The size of a piece.
+struct PieceSize(PaddedSize);
+
+impl Setting for PieceSize {
+    fn read(text: &str) -> Result<Self, String> {
+        let ByteSize(bytes) = ByteSize::read(text)?;
+        let wrong = "a piece has a power of two of bytes, from 512 to 64GiB, such as \"4GiB\"";
+        // An index and what it lists fit in 512 bytes.
+        let size = PaddedSize::from_bytes(bytes).filter(|size| size.bytes() >= 512);
+        size.map(Self).ok_or_else(|| wrong.to_owned())
     }
 }
 

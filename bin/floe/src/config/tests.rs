@@ -37,6 +37,19 @@ fn other_value(key: &Key) -> &'static str {
         "pin.max_bytes" => r#""10MB""#,
         "pin.max_depth" => "8",
         "pin.max_queued" => "9",
+        "aggregate.target" => r#""8GiB""#,
+        "aggregate.least" => r#""2GiB""#,
+        "aggregate.flush_after" => r#""1h""#,
+        "aggregate.align" => "false",
+        "filecoin.pull_addr" => r#""127.0.0.1:3""#,
+        "filecoin.pull_url" => r#""https://pull.example.org/""#,
+        "filecoin.api" => r#""a-token:/ip4/127.0.0.1/tcp/1234/http""#,
+        "filecoin.api_token_file" | "filecoin.wallet" | "filecoin.passphrase_file" => r#""/etc/floe/file""#,
+        "filecoin.test_network" | "filecoin.shared_owners" | "deals.enabled" => "true",
+        "filecoin.finality_lookback" => "901",
+        "filecoin.start_lead" => "2880",
+        "filecoin.look_every" => r#""15s""#,
+        name if name.starts_with("deals.") => r#""77""#,
         "serve.stop_within" => r#""5s""#,
         "log.filter" => r#""warn,floe_engine=debug""#,
         "log.format" => r#""json""#,
@@ -46,12 +59,42 @@ fn other_value(key: &Key) -> &'static str {
 
 /// What has to be set beside a key for it to be accepted.
 fn partner(key: &Key) -> Layer {
-    let other = match key.name {
-        "network.tls_certificate" => "network.tls_key",
-        "network.tls_key" => "network.tls_certificate",
+    let one = |text: &str| (Raw::One(text.into()), Origin::Default);
+    let (other, value) = match key.name {
+        "filecoin.shared_owners" => ("filecoin.test_network", "true"),
+        "deals.enabled" => {
+            let caps = KEYS.iter().filter(|cap| cap.name.starts_with("deals.max_"));
+            let mut all: Layer = caps.map(|cap| (cap.name, one("77"))).collect();
+            all.insert("filecoin.api", one("http://127.0.0.1:1234"));
+            return all;
+        }
+        "network.tls_certificate" => ("network.tls_key", "/etc/floe/other.pem"),
+        "network.tls_key" => ("network.tls_certificate", "/etc/floe/other.pem"),
+        "filecoin.pull_url" => ("filecoin.pull_addr", "127.0.0.1:0"),
         _ => return Layer::new(),
     };
-    [(other, (Raw::One("/etc/floe/other.pem".into()), Origin::Default))].into_iter().collect()
+    [(other, (Raw::One(value.into()), Origin::Default))].into_iter().collect()
+}
+
+#[test]
+fn pieces_are_powers_of_two_and_the_least_is_no_more_than_the_target() {
+    let set = |target: &str, least: &str| {
+        from_file(&format!("[aggregate]\ntarget = \"{target}\"\nleast = \"{least}\"\n"))
+    };
+    let packing = set("8MiB", "512").unwrap().aggregate;
+    assert_eq!((packing.target.bytes(), packing.least.bytes()), (8 << 20, 512));
+    for (target, least) in [("3GiB", "1GiB"), ("128GiB", "1GiB"), ("4GiB", "256"), ("4GiB", "8GiB")] {
+        assert!(set(target, least).is_err(), "{target} {least}");
+    }
+}
+
+#[test]
+fn a_url_for_providers_needs_a_listener() {
+    let set = |text: &str| from_file(&format!("[filecoin]\n{text}\n"));
+    let error = set("pull_url = \"https://pull.example\"").unwrap_err().to_string();
+    assert!(error.contains("filecoin.pull_addr"), "{error}");
+    assert!(set("pull_addr = \"0.0.0.0:4783\"").unwrap().pull.url.is_none());
+    set("pull_addr = \"0.0.0.0:4783\"\npull_url = \"https://pull.example\"").unwrap();
 }
 
 #[test]

@@ -166,6 +166,14 @@ pub(crate) fn origin(text: &str) -> Result<String, String> {
     }
 }
 
+/// Where a provider is reached, as the operator types it.
+pub(crate) fn contact(text: &str) -> Result<String, String> {
+    let is_url = text.starts_with("http://") || text.starts_with("https://");
+    let read = if is_url { Url::read(text).map(drop) } else { Multiaddr::read(text).map(drop) };
+    read.map(|()| text.to_owned())
+        .map_err(|why| format!("a URL (https://…) or a multiaddr (/dns4/…/tcp/…): {why}"))
+}
+
 impl Setting for IpNet {
     fn read(text: &str) -> Result<Self, String> {
         let alone = || text.parse().map(|ip: std::net::IpAddr| IpNet::from(ip));

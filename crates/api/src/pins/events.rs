@@ -34,16 +34,24 @@ pub(crate) async fn events(
                 PinEventItem::Removed => None,
             })
         })
-        .map(move |row| {
-            let body = PinStatusBody::new(*row, engine.delegates(local.0));
-            Event::default().event("status").json_data(body)
+        .then(move |row| {
+            let engine = engine.clone();
+            async move {
+                // The state of the pin is what is followed: it is told also where its deals cannot be read.
+                let cold = engine.cold_of(std::slice::from_ref(&*row)).await;
+                let cold =
+                    cold.inspect_err(|error| tracing::warn!(%error, "a pin's deals are not told: {error}"));
+                let cold = cold.unwrap_or_default().remove(&row.id);
+                let body = PinStatusBody::new(*row, engine.delegates(local.0), cold.as_ref());
+                Event::default().event("status").json_data(body)
+            }
         })
         .take_until(state.stopping.cancelled_owned());
     Ok(stream(events, state.pace.event_comment))
 }
 
 /// An event stream, with a comment where there is no news for so long.
-fn stream(
+pub(crate) fn stream(
     events: impl Stream<Item = Result<Event, axum::Error>> + Send + 'static,
     comment_every: Duration,
 ) -> impl IntoResponse {

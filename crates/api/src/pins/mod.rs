@@ -3,7 +3,7 @@
 //! A handler extracts, makes one call into the engine, and encodes. The order of the extractors is the order
 //! of the refusals: token, request id, content type, body.
 
-mod events;
+pub(crate) mod events;
 pub(crate) mod policy;
 pub(crate) mod query;
 mod spec;
@@ -60,7 +60,7 @@ pub(crate) async fn list(
     let filter = query::filter(text.as_deref())?;
     let room = state.memory.take(caller.payer(), filter.limit as usize * limits::PIN_BYTES).await?;
     let page = state.engine.pins(&caller.who, filter).await?;
-    let results = PinResults { count: page.count, results: encode(&state, page.pins, local) };
+    let results = PinResults { count: page.count, results: encode(&state, page.pins, local).await? };
     Ok(room.kept_by(Json(results).into_response()))
 }
 
@@ -74,7 +74,7 @@ pub(crate) async fn add(
     let choosing = Choosing::new(state.engine.policies(), &caller.who, &path);
     let specs = vec![sent.value.check(&choosing)?];
     let rows = state.engine.add_pins(&caller.who, specs, local.0, sent.key).await?;
-    let added = encode(&state, rows, local).pop();
+    let added = encode(&state, rows, local).await?.pop();
     let added = added.ok_or_else(|| ApiError::internal("the engine added no pin and said nothing"))?;
     Ok((StatusCode::ACCEPTED, Json(added)))
 }
@@ -89,7 +89,7 @@ pub(crate) async fn add_batch(
     let choosing = Choosing::new(state.engine.policies(), &caller.who, &path);
     let specs: Vec<PinSpec> = sent.value.check(&choosing)?;
     let rows = state.engine.add_pins(&caller.who, specs, local.0, sent.key).await?;
-    let results = BatchResults { results: encode(&state, rows, local) };
+    let results = BatchResults { results: encode(&state, rows, local).await? };
     Ok(sent.room.kept_by((StatusCode::ACCEPTED, Json(results)).into_response()))
 }
 
@@ -100,7 +100,7 @@ pub(crate) async fn show(
     local: Local,
 ) -> Answer<PinStatusBody> {
     let row = state.engine.pin(&caller.who, id).await?;
-    Ok(Json(PinStatusBody::new(row, state.engine.delegates(local.0))))
+    Ok(Json(encode_one(&state, row, local).await?))
 }
 
 pub(crate) async fn replace(
@@ -115,7 +115,7 @@ pub(crate) async fn replace(
     let inherited = policy_of(&state, &caller.who, old).await?;
     let spec = sent.value.check(&choosing.replacing(inherited))?;
     let row = state.engine.replace_pin(&caller.who, old, spec, local.0, sent.key).await?;
-    Ok((StatusCode::ACCEPTED, Json(PinStatusBody::new(row, state.engine.delegates(local.0)))))
+    Ok((StatusCode::ACCEPTED, Json(encode_one(&state, row, local).await?)))
 }
 
 /// What a pin was given that is to be replaced: it never changes, so the rows that are changed need not be asked. One
@@ -141,9 +141,19 @@ pub(crate) async fn remove(
     Ok(StatusCode::ACCEPTED)
 }
 
-fn encode(state: &ApiState, rows: Vec<PinRow>, local: Local) -> Vec<PinStatusBody> {
+async fn encode(state: &ApiState, rows: Vec<PinRow>, local: Local) -> Result<Vec<PinStatusBody>, ApiError> {
     let delegates = state.engine.delegates(local.0);
-    rows.into_iter().map(|row| PinStatusBody::new(row, delegates.clone())).collect()
+    let cold = state.engine.cold_of(&rows).await?;
+    let encode = |row: PinRow| {
+        let cold = cold.get(&row.id);
+        PinStatusBody::new(row, delegates.clone(), cold)
+    };
+    Ok(rows.into_iter().map(encode).collect())
+}
+
+async fn encode_one(state: &ApiState, row: PinRow, local: Local) -> Result<PinStatusBody, ApiError> {
+    let one = encode(state, vec![row], local).await?.pop();
+    one.ok_or_else(|| ApiError::internal("one pin was to be encoded, and none was"))
 }
 
 /// The request id of a path. What cannot be one names no pin: 404, as for a pin of somebody else.

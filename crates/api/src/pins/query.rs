@@ -15,7 +15,8 @@ use super::spec::{check_meta, check_name};
 use crate::error::ApiError;
 use crate::limits;
 
-type Pairs = Vec<(String, String)>;
+/// The pairs of a query.
+pub(crate) type Pairs = Vec<(String, String)>;
 
 /// The filter that a query asks for.
 pub(crate) fn filter(query: Option<&str>) -> Result<PinFilter, ApiError> {
@@ -57,7 +58,7 @@ pub(crate) fn once(pairs: &Pairs, key: &str) -> Result<Option<String>, ApiError>
 }
 
 /// The items of a key that holds a list.
-fn items<'a>(pairs: &'a Pairs, key: &'a str) -> impl Iterator<Item = &'a str> {
+pub(crate) fn items<'a>(pairs: &'a Pairs, key: &'a str) -> impl Iterator<Item = &'a str> {
     pairs.iter().filter(move |(k, _)| k == key).flat_map(|(_, value)| value.split(','))
 }
 

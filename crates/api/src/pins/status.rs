@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use floe_core::PinStatus;
+use floe_core::{PinStatus, RequestId};
 use floe_engine::PinRow;
+use floe_engine::cold::{DealRow, PinCold};
 use serde::Serialize;
 
+use crate::deals::DealBody;
 use crate::limits;
 
 /// `PinStatus` of the spec.
@@ -35,8 +37,11 @@ struct Pin {
 }
 
 impl PinStatusBody {
-    pub(crate) fn new(row: PinRow, delegates: Vec<String>) -> Self {
-        let info = info(&row);
+    pub(crate) fn new(row: PinRow, delegates: Vec<String>, cold: Option<&PinCold>) -> Self {
+        let mut info = info(&row);
+        if let Some(cold) = cold {
+            add_cold(&mut info, row.id, cold);
+        }
         let mut origins = row.spec.origins;
         origins.truncate(limits::ORIGINS_SHOWN);
         Self {
@@ -65,6 +70,38 @@ fn info(row: &PinRow) -> BTreeMap<&'static str, String> {
         info.insert("last_error", error.clone());
     }
     info
+}
+
+/// Where it is on Filecoin: absent for pins that ask for no replicas.
+fn add_cold(info: &mut BTreeMap<&'static str, String>, id: RequestId, cold: &PinCold) {
+    info.insert("cold", cold.state().word().to_owned());
+    let mut pieces: Vec<String> =
+        cold.parts.iter().filter_map(|part| Some(part.piece?.to_string())).collect();
+    pieces.dedup();
+    if !pieces.is_empty() {
+        info.insert("piece_cid", pieces.join(","));
+    }
+    let mut deals: Vec<&DealRow> = cold.parts.iter().flat_map(|part| &part.deals).collect();
+    deals.sort_unstable_by_key(|deal| std::cmp::Reverse((deal.created, deal.uuid)));
+    info.insert("deals", deals_text(&deals, id));
+}
+
+/// The newest attempts as JSON text, as they are listed for the pin, as many as fit.
+fn deals_text(deals: &[&DealRow], id: RequestId) -> String {
+    let mut text = String::from("[");
+    for deal in deals {
+        let body = serde_json::to_string(&DealBody::new(deal, vec![id])).unwrap_or_default();
+        if text.len() + body.len() + 2 > limits::INFO_DEALS_BYTES {
+            limits::hit("info_deals_bytes");
+            break;
+        }
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.push_str(&body);
+    }
+    text.push(']');
+    text
 }
 
 /// Queue position, progress, or the reason, in words (S4).
@@ -98,7 +135,7 @@ mod tests {
     use floe_engine::{DagProgress, PinRow, PinSpec};
     use proptest::prelude::*;
 
-    use super::PinStatusBody;
+    use super::*;
 
     const CID: &str = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
 
@@ -125,8 +162,64 @@ mod tests {
     }
 
     fn json(row: PinRow) -> serde_json::Value {
-        serde_json::to_value(PinStatusBody::new(row, vec!["/ip4/203.0.113.1/tcp/4701/p2p/12D3KooWx".into()]))
-            .unwrap()
+        let delegates = vec!["/ip4/203.0.113.1/tcp/4701/p2p/12D3KooWx".into()];
+        serde_json::to_value(PinStatusBody::new(row, delegates, None)).unwrap()
+    }
+
+    fn deal(n: u64, error: usize) -> DealRow {
+        let new = floe_records::cold::NewDeal {
+            wallet: "f1wallet".to_owned(),
+            aggregate: uuid::Uuid::nil(),
+            slot: 0,
+            provider: floe_core::ActorId::new(1_000 + n),
+            owner: floe_core::ActorId::new(9),
+            policy: "gold".to_owned(),
+            piece: floe_core::PieceCid::from_commitment([7; 32]).unwrap(),
+            size: floe_core::PaddedSize::MIN,
+            car_bytes: 1,
+            root: floe_core::cid::parse(CID).unwrap(),
+            ipni: true,
+            price: floe_core::AttoFil::new(1),
+            collateral: floe_core::AttoFil::ZERO,
+            head: floe_core::Epoch::new(1),
+            start: floe_core::Epoch::new(2),
+            end: floe_core::Epoch::new(3),
+            weights: BTreeMap::new(),
+        };
+        let uuid = floe_core::cold::DealUuid(uuid::Uuid::from_u128(n.into()));
+        let mut deal =
+            DealRow::chosen(Timestamp::from_millis(n), &new, uuid, 0, floe_core::AttoFil::new(u128::MAX));
+        let text = "x".repeat(error);
+        deal.error = Some(floe_core::cold::Fault::new(floe_core::FailureCode::RejectedOther, text));
+        deal
+    }
+
+    /// A page of pins with some hundred attempts each would be larger than any client reads.
+    #[test]
+    fn info_lists_the_newest_deals_that_fit() {
+        let listed = |count: u64, error| {
+            let deals = (0..count).map(|n| deal(n, error)).collect();
+            let part = floe_engine::cold::ColdPart {
+                aggregate: uuid::Uuid::nil(),
+                state: floe_core::AggregateState::Placing,
+                piece: None,
+                deals,
+            };
+            let cold = PinCold { waits: false, parts: vec![part] };
+            let body = PinStatusBody::new(row(PinStatus::Pinned), Vec::new(), Some(&cold));
+            let body = serde_json::to_value(body).unwrap();
+            let text = body["info"]["deals"].as_str().unwrap().to_owned();
+            assert!(text.len() <= limits::INFO_DEALS_BYTES, "{}", text.len());
+            let deals: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+            let providers = deals.iter().map(|deal| deal["provider"].as_str().unwrap().to_owned());
+            providers.collect::<Vec<_>>()
+        };
+        assert_eq!(listed(0, 0), Vec::<String>::new());
+        assert_eq!(listed(3, 0), ["f01002", "f01001", "f01000"]);
+        let many = listed(500, 100);
+        assert!((15..100).contains(&many.len()) && many[0] == "f01499", "{many:?}");
+        // The longest text that is kept of a fault, for many pins.
+        assert!((5..15).contains(&listed(500, 2_000).len()));
     }
 
     #[test]

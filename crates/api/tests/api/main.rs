@@ -7,6 +7,7 @@
 
 mod access;
 mod clients;
+mod deals;
 mod documents;
 mod events;
 mod idempotency;

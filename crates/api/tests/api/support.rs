@@ -156,7 +156,8 @@ async fn open_blocks(dir: &tempfile::TempDir, reserve_bytes: u64, clock: Arc<dyn
         reserve_bytes: Some(reserve_bytes),
     };
     let disk = Arc::new(floe_blockstore::RealDisk);
-    let components = floe_blockstore::Components { disk, clock };
+    let entropy = Arc::new(floe_core::Seeded::new(1));
+    let components = floe_blockstore::Components { disk, clock, entropy };
     tokio::task::spawn_blocking(|| BlockStore::open(settings, components)).await.unwrap().unwrap()
 }
 

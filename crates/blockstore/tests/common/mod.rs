@@ -25,7 +25,10 @@ pub fn settings(dir: &Path, index: IndexKind) -> Settings {
 
 pub fn on(disk: impl Disk, settings: Settings) -> Result<BlockStore, Error> {
     let clock = Arc::new(ManualClock::default());
-    BlockStore::open(settings, Components { disk: Arc::new(disk), clock })
+    BlockStore::open(
+        settings,
+        Components { disk: Arc::new(disk), clock, entropy: Arc::new(floe_core::Seeded::new(1)) },
+    )
 }
 
 pub fn real(dir: &Path, index: IndexKind) -> BlockStore {

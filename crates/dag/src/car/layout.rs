@@ -20,6 +20,9 @@ use crate::limits::{FILLER_BYTES, MAX_LAYOUT_SECTIONS};
 /// The shortest section: the length, and the CID of a raw block of no bytes.
 const SHORTEST_FILLER: u64 = 37;
 
+/// The longest: three bytes of length, the CID, and [`FILLER_BYTES`].
+const LONGEST_FILLER: u64 = 39 + FILLER_BYTES as u64;
+
 /// The layout of a CAR of version 1. It holds about 55 bytes for each section.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -108,25 +111,39 @@ impl Layout {
     /// Fills the next `bytes` of the file with sections of zeros.
     ///
     /// # Errors
-    /// [`CarError::Gap`] for 1 to 36 bytes, which no section fits in, and the layout is as it was;
-    /// [`CarError::TooManySections`].
+    /// [`CarError::Gap`] for 1 to 36 bytes, which no section fits in, and [`CarError::TooManySections`]; the layout is as it
+    /// was.
     pub fn fill(&mut self, bytes: u64) -> Result<(), CarError> {
         if (1..SHORTEST_FILLER).contains(&bytes) {
             return Err(CarError::Gap(bytes));
         }
+        // A gap that could not be filled in any case is told before a million sections are laid out for it.
+        let fewest = bytes.div_ceil(LONGEST_FILLER);
+        if fewest > (MAX_LAYOUT_SECTIONS - self.sections.len()) as u64 {
+            return Err(CarError::TooManySections);
+        }
         let end = self.len + bytes;
+        let before = (self.heads.len(), self.sections.len(), self.len);
         while self.len < end {
-            let data = filler_data(end - self.len);
-            let cid = match self.filler {
-                Some(whole) if data == FILLER_BYTES => whole,
-                _ => *Block::of(code::RAW, vec![0; data].into())
-                    .map_err(|source| CarError::Block { at: self.len, source })?
-                    .cid(),
-            };
-            self.filler = self.filler.or((data == FILLER_BYTES).then_some(cid));
-            self.append(&cid, data, true)?;
+            if let Err(error) = self.append_filler(filler_data(end - self.len)) {
+                self.heads.truncate(before.0);
+                self.sections.truncate(before.1);
+                self.len = before.2;
+                return Err(error);
+            }
         }
         Ok(())
+    }
+
+    fn append_filler(&mut self, data: usize) -> Result<(), CarError> {
+        let cid = match self.filler {
+            Some(whole) if data == FILLER_BYTES => whole,
+            _ => *Block::of(code::RAW, vec![0; data].into())
+                .map_err(|source| CarError::Block { at: self.len, source })?
+                .cid(),
+        };
+        self.filler = self.filler.or((data == FILLER_BYTES).then_some(cid));
+        self.append(&cid, data, true).map(drop)
     }
 
     fn append(&mut self, cid: &Cid, data_bytes: usize, is_filler: bool) -> Result<Range<u64>, CarError> {

@@ -26,6 +26,8 @@ use std::sync::Arc;
 use crate::wire::Cid;
 use serde_json::{Value, json};
 
+#[cfg(test)]
+pub(crate) use self::market::SETTLE_DEAL_PAYMENTS;
 pub(crate) use self::market::{ADD_BALANCE, Balance, PUBLISH_STORAGE_DEALS, WITHDRAW_BALANCE};
 pub(crate) use self::miner::{
     DECLARE_FAULTS, Miner, PROVE_COMMIT, Sector, TERMINATE, params as miner_params,

@@ -217,12 +217,14 @@ fn has_space(book: &Book, params: &DealParams) -> bool {
         && book.deals.len() < PROVIDER_DEALS
 }
 
-/// Seconds since 1970 as Go prints a time.
-fn go_time(seconds: u64) -> String {
+/// Seconds and nanoseconds since 1970 as Go prints a time.
+fn go_time((seconds, nanos): (u64, usize)) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);
+    let fraction = format!(".{:09}", nanos % 1_000_000_000);
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
     format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} +0000 UTC",
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}{fraction} +0000 UTC",
         rest / 3600,
         rest / 60 % 60,
         rest % 60
@@ -252,8 +254,8 @@ mod tests {
 
     #[test]
     fn times_are_printed_as_go_does() {
-        assert_eq!(go_time(0), "1970-01-01 00:00:00 +0000 UTC");
-        assert_eq!(go_time(1_709_210_096), "2024-02-29 12:34:56 +0000 UTC");
-        assert_eq!(go_time(1_785_252_725), "2026-07-28 15:32:05 +0000 UTC");
+        assert_eq!(go_time((0, 0)), "1970-01-01 00:00:00 +0000 UTC");
+        assert_eq!(go_time((1_709_210_096, 1)), "2024-02-29 12:34:56.000000001 +0000 UTC");
+        assert_eq!(go_time((1_785_252_725, 500_000_000)), "2026-07-28 15:32:05.5 +0000 UTC");
     }
 }

@@ -1,8 +1,10 @@
 //! The provider over HTTP: Curio's market routes, and the pieces.
 //!
 //! `Content-Type: application/cbor` is required, and what does not decode is refused, both with 400 and no body. The
-//! questions are GETs with a body; that is meant. A refused proposal is 200.
+//! questions are GETs with a body; that is meant. A refused proposal is 200. Curio's libp2p is a WebSocket at the root:
+//! what comes there is handed on to the node behind it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -11,11 +13,16 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Provider;
 use crate::faults::RetrievalFault;
 use crate::limits::{ASK_BODY_BYTES, STORE_BODY_BYTES};
-use crate::serve::{half, hang_up};
+use crate::serve::{AfterUpgrade, half, hang_up};
 use crate::wire::commp;
 use crate::wire::deal::{DealParams, StatusRequest, ask_request, deal_response};
 
@@ -30,6 +37,7 @@ pub(crate) fn router(provider: Arc<Provider>) -> axum::Router {
         .layer(DefaultBodyLimit::max(STORE_BODY_BYTES))
         .merge(questions)
         .route("/piece/{cid}", get(piece))
+        .route("/", get(websocket))
         .layer(middleware::from_fn_with_state(Arc::clone(&provider), presence))
         .with_state(provider)
 }
@@ -88,6 +96,51 @@ async fn status(State(provider): State<Arc<Provider>>, headers: HeaderMap, body:
         return bad();
     }
     provider.status(&request).map_or_else(hang_up, |status| answer(status.encode()))
+}
+
+/// A WebSocket that is asked for here is the node's: its handshake is handed on, and after that every byte.
+async fn websocket(State(provider): State<Arc<Provider>>, mut request: Request) -> Response {
+    let after = request.extensions().get::<AfterUpgrade>().cloned();
+    let (Some(node), Some(after)) = (provider.contact.websocket, after) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    if !request.headers().contains_key(header::UPGRADE) {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    let ours = hyper::upgrade::on(&mut request);
+    match forward(node, request.headers().clone()).await {
+        Ok((response, theirs)) => {
+            after.run(async move {
+                let Ok(ours) = ours.await else { return };
+                // Either side may hang up at any time.
+                let _ = copy_bidirectional(&mut TokioIo::new(ours), &mut TokioIo::new(theirs)).await;
+            });
+            response
+        }
+        Err(why) => {
+            tracing::debug!(%why, "a WebSocket was not handed on");
+            StatusCode::BAD_GATEWAY.into_response()
+        }
+    }
+}
+
+/// Asks the node for the WebSocket that a client asked for: its answer, and what follows.
+async fn forward(node: SocketAddr, headers: HeaderMap) -> Result<(Response, Upgraded), String> {
+    let stream = TcpStream::connect(node).await.map_err(|error| error.to_string())?;
+    let connected = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = connected.map_err(|error| error.to_string())?;
+    let connection = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
+    let mut request = Request::new(Body::empty());
+    *request.headers_mut() = headers;
+    let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(format!("the node answered {}", answer.status()));
+    }
+    let (parts, body) = answer.into_parts();
+    let shown = Response::from_parts(parts.clone(), Body::empty());
+    let upgraded = hyper::upgrade::on(http::Response::from_parts(parts, body)).await;
+    drop(connection);
+    Ok((shown, upgraded.map_err(|error| error.to_string())?))
 }
 
 /// The bytes of a piece, or a range of them.

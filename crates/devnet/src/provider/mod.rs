@@ -12,7 +12,9 @@
 //! One task follows the chain and pushes messages, each transfer is a task of its own. All end with the provider.
 
 mod accept;
+pub(crate) mod codec;
 mod http;
+pub(crate) mod p2p;
 mod pull;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,6 +30,7 @@ use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinSet;
 
 pub(crate) use self::http::router;
+use self::p2p::Contact;
 use self::pull::{Patience, Pull};
 use crate::chain::{
     Chain, DECLARE_FAULTS, PROVE_COMMIT, PUBLISH_STORAGE_DEALS, TERMINATE, gas, miner_params,
@@ -83,7 +86,8 @@ struct Book {
 struct Deal {
     params: DealParams,
     refused: bool,
-    accepted_time: u64,
+    /// Seconds since 1970, and nanoseconds, which count the deals.
+    accepted_time: (u64, usize),
     transferring: bool,
     received: u64,
     data: Option<Bytes>,
@@ -115,6 +119,7 @@ struct OnChain {
 /// A provider.
 pub(crate) struct Provider {
     pub(crate) terms: Terms,
+    contact: Contact,
     worker: Key,
     node: Arc<Node>,
     faults: Mutex<ProviderFaults>,
@@ -123,9 +128,10 @@ pub(crate) struct Provider {
 }
 
 impl Provider {
-    pub(crate) fn new(terms: Terms, worker: Key, node: Arc<Node>) -> Self {
+    pub(crate) fn new(terms: Terms, contact: Contact, worker: Key, node: Arc<Node>) -> Self {
         Self {
             terms,
+            contact,
             worker,
             node,
             faults: Mutex::default(),
@@ -175,7 +181,7 @@ impl Provider {
         let deal = Deal {
             params,
             refused,
-            accepted_time: time,
+            accepted_time: (time, book.order.len() + 1),
             transferring: false,
             received: 0,
             data: None,
@@ -397,8 +403,8 @@ impl Provider {
         }
         let (stands, head) = self.node.chain(|chain| (stands(chain, deal), chain.head().height));
         let mut answer = match self.terms.manner {
-            Manner::Boost => self.boost_status(deal, &stands, head),
-            Manner::Curio => curio_status(deal, &stands),
+            Manner::Boost => self.boost_status(deal, &stands, head, faults.index_error),
+            Manner::Curio => curio_status(deal, &stands, faults.index_error),
         };
         if let Some(status) = &mut answer.status {
             if let Some(other) = faults.report_deal_id {
@@ -407,14 +413,11 @@ impl Provider {
             if let Some(StatusFault::Lie(text)) = &faults.status {
                 status.status = text.clone();
             }
-            if faults.index_error && status.error.is_empty() {
-                status.error = INDEX_ERROR.into();
-            }
         }
         Some(answer)
     }
 
-    fn boost_status(&self, deal: &Deal, stands: &OnChain, head: i64) -> StatusResponse {
+    fn boost_status(&self, deal: &Deal, stands: &OnChain, head: i64, index_error: bool) -> StatusResponse {
         // Boost asks its sealer about sector 0 until the deal has one, and says only what comes of that.
         let Some(deal_id) = stands.deal_id.filter(|_| head > stands.published_at) else {
             let error = "getting sector status from sealer";
@@ -428,8 +431,14 @@ impl Provider {
             let step = passed.saturating_mul(steps) / self.terms.seal_delay.max(1);
             SEALING[usize::try_from(step.clamp(0, steps)).unwrap_or(0)]
         };
-        let status = if stands.sector.is_some() { "IndexedAndAnnounced" } else { "AddedPiece" };
-        let error = deal.error.clone().unwrap_or_default();
+        let indexed = stands.sector.is_some() && !index_error;
+        let status = if indexed { "IndexedAndAnnounced" } else { "AddedPiece" };
+        let error = match &deal.error {
+            Some(error) => error.clone(),
+            // Boost tries to index when the data is in a sector that seals.
+            None if index_error && sealing != SEALING[0] => index_failure(deal, stands),
+            None => String::new(),
+        };
         filled(deal, stands, (status, sealing), error, Some(deal_id))
     }
 
@@ -467,10 +476,6 @@ const LOOK: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Epochs after which a message that is nowhere is sent again.
 const LOST: i64 = 10;
-
-/// What Boost says of a deal whose index step failed, while all else goes on (recorded).
-const INDEX_ERROR: &str = "failed to add index and announce deal: failed to add deal to piece metadata store: sector \
-                           is not unsealed";
 
 /// The steps of sealing, as they were recorded.
 const SEALING: [&str; 6] = [
@@ -521,7 +526,17 @@ fn first_number(ret: &[u8], nested: bool) -> Option<u64> {
     first.as_u64("number").ok()
 }
 
-fn curio_status(deal: &Deal, stands: &OnChain) -> StatusResponse {
+/// What Boost says of a deal whose index step failed, while all else goes on (recorded).
+fn index_failure(deal: &Deal, stands: &OnChain) -> String {
+    let piece = deal.params.deal.proposal.piece_cid;
+    format!(
+        "failed to add index and announce deal: failed to add deal to piece metadata store: adding index for piece \
+         {piece}: getting reader over piece {piece}: getting reader over sector {}: sector is not unsealed",
+        stands.sector.unwrap_or_default()
+    )
+}
+
+fn curio_status(deal: &Deal, stands: &OnChain, index_error: bool) -> StatusResponse {
     let sealed = stands.sector.is_some();
     let text = if deal.error.is_some() {
         "Failed"
@@ -531,7 +546,9 @@ fn curio_status(deal: &Deal, stands: &OnChain) -> StatusResponse {
         "Processing"
     };
     let id = stands.deal_id.filter(|_| sealed);
-    let mut answer = filled(deal, stands, (text, ""), deal.error.clone().unwrap_or_default(), id);
+    let index_failure = index_error.then(|| index_failure(deal, stands));
+    let error = deal.error.clone().or(index_failure).unwrap_or_default();
+    let mut answer = filled(deal, stands, (text, ""), error, id);
     if !sealed && let Some(status) = &mut answer.status {
         status.publish_cid = None;
     }

@@ -22,6 +22,8 @@ use serde_json::Value;
 use self::args::{Args, Fault};
 use self::auth::Permission;
 pub(crate) use self::auth::Tokens;
+#[cfg(test)]
+pub(crate) use self::methods::METHODS;
 pub(crate) use self::methods::collateral_bound;
 use self::methods::{Ctx, find, lookup_json, return_decoded};
 use crate::faults::RpcFault;

@@ -69,11 +69,17 @@ pub(super) struct Asked {
     pub(super) method: String,
     pub(super) range: Option<String>,
     pub(super) token: Option<String>,
+    pub(super) status: u16,
     /// Bytes that the answer has.
     pub(super) bytes: usize,
 }
 
-/// HEAD, and GET with a range. The first GET of the paths that begin with `half` breaks off in the middle.
+/// HEAD, and GET with a range that may reach past the end. What the path begins with, goes wrong:
+///
+/// - `half`: the first GET from the beginning breaks off in the middle;
+/// - `whole`: a range is answered by 200 and all bytes;
+/// - `gone`: GETs are answered by 404;
+/// - `busy`: the first three GETs are answered by 503.
 async fn car(
     State(source): State<Arc<Source>>,
     Path(path): Path<String>,
@@ -82,30 +88,44 @@ async fn car(
 ) -> Response {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
     let range = text(header::RANGE);
-    let start = range
-        .as_deref()
-        .map_or(0, |range| range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap());
-    let bytes = if method == Method::HEAD { Bytes::new() } else { source.car.slice(start..) };
-    let mut response = Response::builder().header(header::CONTENT_LENGTH, source.car.len() - start);
-    if range.is_some() {
-        response = response.status(StatusCode::PARTIAL_CONTENT);
-    }
-    let breaks = path.starts_with("half") && method == Method::GET && start == 0;
+    let size = source.car.len();
+    let (start, end) = range.as_deref().map_or((0, size), |range| {
+        let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        let end = if last.is_empty() { size } else { last.parse::<usize>().unwrap() + 1 };
+        (first.parse().unwrap(), end.min(size))
+    });
+    let get = method == Method::GET;
+    let gets = source.asked.lock().iter().filter(|asked| asked.path == path && asked.method == "GET").count();
+    let (status, bytes) = match range {
+        _ if !get => (StatusCode::OK, Bytes::new()),
+        _ if path.starts_with("gone") => (StatusCode::NOT_FOUND, Bytes::new()),
+        _ if path.starts_with("busy") && gets < 3 => (StatusCode::SERVICE_UNAVAILABLE, Bytes::new()),
+        Some(_) if !path.starts_with("whole") => (StatusCode::PARTIAL_CONTENT, source.car.slice(start..end)),
+        _ => (StatusCode::OK, source.car.clone()),
+    };
+    let length = if get { bytes.len() } else { size };
+    let breaks = path.starts_with("half") && get && start == 0;
     source.asked.lock().push(Asked {
         path,
         method: method.to_string(),
         range,
         token: text(header::AUTHORIZATION),
+        status: status.as_u16(),
         bytes: bytes.len(),
     });
+    let response = Response::builder().status(status).header(header::CONTENT_LENGTH, length);
     let response = response.body(Body::from(bytes)).unwrap();
     if breaks { half(response, usize::MAX).await } else { response }
 }
 
+/// Bytes that do not repeat.
+pub(super) fn noise(words: u32) -> Vec<u8> {
+    (0..words).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect()
+}
+
 /// A CAR of one raw block: the header, then CID and bytes, each with its length before it.
-fn build_car() -> (Cid, Bytes) {
+fn build_car(block: Vec<u8>) -> (Cid, Bytes) {
     use sha2::Digest;
-    let block: Vec<u8> = (0..20_000_u32).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
     let hash = crate::wire::Multihash::wrap(0x12, &sha2::Sha256::digest(&block)).unwrap();
     let root = Cid::new_v1(0x55, hash);
     let header = Cbor::Map(vec![
@@ -147,8 +167,13 @@ impl World {
             stall: Duration::from_secs(30),
             ..Config::default()
         };
+        Self::with(config, noise(20_000)).await
+    }
+
+    /// A devnet as it is told to be, and a CAR of that block.
+    pub(super) async fn with(config: Config, block: Vec<u8>) -> Self {
         let devnet = Devnet::start(config).await.unwrap();
-        let (root, car) = build_car();
+        let (root, car) = build_car(block);
         let piece_size = commp::padded_size(car.len() as u64);
         let piece = commp::piece_cid(&commp::root(&car, piece_size));
         let source = Arc::new(Source { car: car.clone(), asked: Mutex::default() });
@@ -170,6 +195,11 @@ impl World {
         assert_eq!(world.key.address().to_string(), world.devnet.ready().client);
         world.fund().await;
         world
+    }
+
+    /// Where the client serves its CAR.
+    pub(super) fn source_url(&self, path: &str) -> String {
+        format!("{}/{path}", self.source_url)
     }
 
     /// The whole answer to a call.
@@ -212,8 +242,14 @@ impl World {
         self.devnet.ready().providers[n].id.clone()
     }
 
-    /// AddBalance, signed here, pushed, and waited for.
-    async fn fund(&self) {
+    /// AddBalance, and waited for.
+    pub(super) async fn fund(&self) {
+        let found = self.message(FUNDS, 2, address_param(self.key.address())).await;
+        assert_eq!(found["Receipt"]["ExitCode"], 0, "{found}");
+    }
+
+    /// A message to the market, signed here, pushed, and waited for: what `StateSearchMsg` says of it.
+    pub(super) async fn message(&self, value: i128, method: u64, params: Vec<u8>) -> Value {
         let from = self.key.address();
         let nonce = self.call("MpoolGetNonce", json!([from])).await.as_u64().unwrap();
         let message = Message {
@@ -221,19 +257,18 @@ impl World {
             to: MARKET,
             from,
             nonce,
-            value: FUNDS,
-            gas_limit: 10_000_000,
+            value,
+            gas_limit: 100_000_000,
             gas_fee_cap: 1_000,
             gas_premium: 10,
-            method: 2,
-            params: address_param(from),
+            method,
+            params,
         };
         let signed = SignedMessage::sign(message, &self.key).unwrap();
         let pushed = self.call("MpoolPush", json!([signed.json()])).await;
         assert_eq!(pushed["/"], signed.cid().to_string());
         self.step(2).await;
-        let found = self.call("StateSearchMsg", json!([[], pushed, -1, true])).await;
-        assert_eq!(found["Receipt"]["ExitCode"], 0, "{found}");
+        self.call("StateSearchMsg", json!([[], pushed, -1, true])).await
     }
 
     /// attoFIL of collateral, as the node says.
@@ -259,8 +294,8 @@ impl World {
             provider_collateral: self.collateral().await,
             client_collateral: 0,
         };
-        let url = format!("{}/{path}", self.source_url);
-        let source = json!({"URL": url, "Headers": {"Authorization": format!("Bearer of {path}")}});
+        let source =
+            json!({"URL": self.source_url(path), "Headers": {"Authorization": format!("Bearer of {path}")}});
         DealParams {
             uuid: [n as u8 + 1; 16],
             transfer: Transfer {
@@ -305,12 +340,17 @@ impl World {
 
     /// What the provider says of its deal; None where it does not answer.
     pub(super) async fn status(&self, n: usize) -> Option<StatusResponse> {
-        let uuid = [n as u8 + 1; 16];
-        let request = StatusRequest { uuid, signature: self.key.sign(&uuid).unwrap() };
+        let request = self.question(n);
         let url = format!("{}/market/mk12/status", self.devnet.ready().providers[n].url);
         let (status, body) = send("GET", &url, ("application/cbor", None), request.encode()).await.ok()?;
         assert_eq!(status, 200);
         Some(StatusResponse::decode(&body).unwrap())
+    }
+
+    /// The question for the status of a provider's first deal.
+    pub(super) fn question(&self, n: usize) -> StatusRequest {
+        let uuid = [n as u8 + 1; 16];
+        StatusRequest { uuid, signature: self.key.sign(&uuid).unwrap() }
     }
 
     /// The first deal of a provider's book; null where there is none.

@@ -2,8 +2,11 @@
 
 use serde_json::json;
 
-use super::client::World;
+use super::client::{FUNDS, World, send};
 use super::*;
+use crate::chain::SETTLE_DEAL_PAYMENTS;
+use crate::wire::cbor::Cbor;
+use crate::wire::rle;
 
 const CURIO: &[Manner] = &[Manner::Curio];
 const BOOST: &[Manner] = &[Manner::Boost];
@@ -14,12 +17,34 @@ async fn reject() {
     let world = World::start(BOOST).await;
     let params = world.proposal(0, "0").await;
     for (reason, text) in [
-        ("price", "failed validation: storage price per epoch less than asking price: 1 < 2"),
-        ("size", "failed validation: piece size less than minimum required size: 128 < 256"),
-        ("start_epoch", "cannot seal a sector before 100"),
-        ("allowlist", "client not allowed by provider"),
-        ("backpressure", "deal rejected due to backpressure. Please retry in some time."),
-        ("capacity", "server error: provider has no space left for storage deals"),
+        (json!("price"), "failed validation: storage price per epoch less than asking price: 1 < 2"),
+        (json!("size"), "failed validation: piece size less than minimum required size: 128 < 256"),
+        (
+            json!("duration"),
+            "failed validation: deal duration out of bounds (min, max, provided): 518400, 3680640, 1",
+        ),
+        (json!("start_epoch"), "cannot seal a sector before 100"),
+        (json!("collateral"), "failed validation: proposed provider collateral 0 below minimum 1"),
+        (
+            json!("funds"),
+            "failed validation: client available funds in escrow 0 not enough to meet storage cost for deal 1",
+        ),
+        (json!("signature"), "failed validation: invalid signature"),
+        (json!("allowlist"), "client not allowed by provider"),
+        (json!("backpressure"), "deal rejected due to backpressure. Please retry in some time."),
+        (
+            json!("rate_limit"),
+            "deal rejected as cumulative size of deals in past 1 hour has reached the maximum allowed for the \
+             client, please retry in some time",
+        ),
+        (json!("capacity"), "server error: provider has no space left for storage deals"),
+        (
+            json!("duplicate"),
+            "deal proposal is identical to deal 00000000-0000-0000-0000-000000000000 (proposed at 2026-01-01 \
+             00:00:00 +0000 UTC)",
+        ),
+        (json!("server_error"), "server error: internal server error"),
+        (json!({"text": "closed on Mondays"}), "closed on Mondays"),
     ] {
         world.script(0, json!({"reject": reason})).await;
         assert_eq!(world.store(0, &params).await, Err(text.into()));
@@ -227,4 +252,133 @@ async fn offline() {
     assert_eq!(shown["State"]["SectorStartEpoch"], -1);
     world.script(0, json!({})).await;
     world.active(id).await;
+}
+
+/// An error in every status, or none at all, while the deal goes on to its sector: it says nothing of the deal.
+#[tokio::test]
+async fn status_errors_while_sealing_goes_on() {
+    let world = World::start(BOOST).await;
+    world.script(0, json!({"status": {"error": "failed to load deal"}})).await;
+    world.deal(0).await;
+    world.transferred(0).await;
+    let id = world.published(0).await;
+    assert_eq!(world.status(0).await.unwrap().error, "failed to load deal");
+    world.script(0, json!({"index_error": true})).await;
+    world.step(2).await;
+    let status = world.status(0).await.unwrap().status.unwrap();
+    assert_eq!(status.status, "AddedPiece");
+    assert!(status.error.starts_with("failed to add index and announce deal"), "{}", status.error);
+    world.active(id).await;
+    world.step(1).await;
+    let status = world.status(0).await.unwrap().status.unwrap();
+    assert_eq!((status.sealing.as_str(), status.chain_deal_id), ("Proving", id));
+    assert!(!status.error.is_empty());
+}
+
+/// A sector whose proof is missing: seen in the faults and the counts, and its deal is active all the same.
+#[tokio::test]
+async fn faulty() {
+    let world = World::start(CURIO).await;
+    world.script(0, json!({"faulty_after": 2})).await;
+    world.deal(0).await;
+    world.transferred(0).await;
+    let id = world.published(0).await;
+    let since = world.active(id).await;
+    let miner = world.miner(0);
+    while world.call("StateMinerFaults", json!([miner, []])).await == json!([0]) {
+        assert!(world.step(1).await < since + 20, "no fault is declared");
+    }
+    assert_eq!(world.call("StateMinerFaults", json!([miner, []])).await, json!([0, 1]));
+    let count = world.call("StateMinerSectorCount", json!([miner, []])).await;
+    assert_eq!(count, json!({"Live": 1, "Active": 0, "Faulty": 1}));
+    let deal = world.call("StateMarketStorageDeal", json!([id, []])).await;
+    assert!(deal["State"]["SectorStartEpoch"].as_i64().unwrap() > 0);
+}
+
+#[tokio::test]
+async fn retrieval() {
+    let world = World::start(CURIO).await;
+    world.deal(0).await;
+    world.transferred(0).await;
+    let id = world.published(0).await;
+    world.active(id).await;
+    let url = format!("{}/piece/{}", world.devnet.ready().providers[0].url, world.piece);
+    let get = async |fault: &str| {
+        world.script(0, json!({"retrieval": fault})).await;
+        send("GET", &url, ("text/plain", None), Vec::new()).await
+    };
+    let (status, body) = get("corrupt").await.unwrap();
+    assert_eq!((status, body.len()), (200, world.car.len()));
+    assert_eq!((body[0], &body[1..]), (world.car[0] ^ 1, &world.car[1..]));
+    assert_eq!(get("refuse").await.unwrap(), (403, Bytes::new()));
+    assert_eq!(get("not_found").await.unwrap(), (404, Bytes::new()));
+    get("half_body").await.unwrap_err();
+    world.script(0, json!({})).await;
+    assert_eq!(send("GET", &url, ("text/plain", None), Vec::new()).await.unwrap(), (200, world.car.clone()));
+}
+
+/// Who settles is told what was paid; nobody is paid before that, and it is paid from what is locked.
+#[tokio::test]
+async fn settled_payments() {
+    let world = World::start(CURIO).await;
+    let params = world.deal(0).await;
+    world.transferred(0).await;
+    let id = world.published(0).await;
+    world.active(id).await;
+    let proposal = &params.deal.proposal;
+    let passed = 20;
+    let left = proposal.start + passed - world.step(1).await;
+    world.step(left.unsigned_abs()).await;
+    let before = world.balance(&world.devnet.ready().client).await;
+    assert_eq!(before, (FUNDS, proposal.client_requirement()));
+    let mut bits = vec![false; usize::try_from(id).unwrap() + 1];
+    bits[usize::try_from(id).unwrap()] = true;
+    let settle = Cbor::Bytes(rle::encode(&bits)).encode();
+    let found = world.message(0, SETTLE_DEAL_PAYMENTS, settle).await;
+    assert_eq!(found["Receipt"]["ExitCode"], 0, "{found}");
+    // The message is in the tipset after the head of before, `passed` epochs after the start.
+    let paid = proposal.price_per_epoch * i128::from(passed + 1);
+    let after = world.balance(&world.devnet.ready().client).await;
+    assert_eq!(after, (FUNDS - paid, proposal.client_requirement() - paid));
+    let deals = world.control("GET", "/deals", Value::Null).await;
+    assert_eq!(deals["pieces"][world.piece.to_string()][0]["paid"], paid.to_string());
+    let unknown = Cbor::Bytes(vec![0xff]).encode();
+    let found = world.message(0, SETTLE_DEAL_PAYMENTS, unknown).await;
+    assert_eq!(found["Receipt"]["ExitCode"], 16, "{found}");
+}
+
+/// The events of f05 by kind, by client and by provider; a reorg takes them back.
+#[tokio::test]
+async fn events() {
+    let world = World::start(&[Manner::Curio, Manner::Curio]).await;
+    world.step(5).await;
+    for n in 0..2 {
+        world.deal(n).await;
+        world.transferred(n).await;
+        let id = world.published(n).await;
+        world.active(id).await;
+    }
+    world.step(1).await;
+    let events = async |fields: Value| {
+        let filter = json!({"addresses": ["f05"], "fields": fields, "fromHeight": 0, "toHeight": -1});
+        let found = world.call("GetActorEventsRaw", json!([filter])).await;
+        let found = found.as_array().unwrap().clone();
+        assert!(found.iter().all(|event| event["emitter"] == "f05" && event["reverted"] == false));
+        found.len()
+    };
+    let wanted = |value: Cbor| json!([{"codec": 81, "value": BASE64.encode(&value.encode())}]);
+    let client = world.call("StateLookupID", json!([world.key.address(), []])).await;
+    let client: u64 = client.as_str().unwrap()[2..].parse().unwrap();
+    assert_eq!(events(json!({})).await, 4);
+    assert_eq!(events(json!({"$type": wanted(Cbor::text("deal-published"))})).await, 2);
+    assert_eq!(events(json!({"$type": wanted(Cbor::text("deal-activated"))})).await, 2);
+    assert_eq!(events(json!({"client": wanted(Cbor::Unsigned(client))})).await, 4);
+    assert_eq!(events(json!({"client": wanted(Cbor::Unsigned(client + 1))})).await, 0);
+    assert_eq!(events(json!({"provider": wanted(Cbor::Unsigned(1_001))})).await, 2);
+    // Until before the first deal, and nothing comes back.
+    let height = world.control("GET", "/head", Value::Null).await["height"].as_i64().unwrap();
+    world.script(0, json!({"never_publish": true})).await;
+    world.script(1, json!({"never_publish": true})).await;
+    world.control("POST", "/reorg", json!({"depth": height - 5, "keep": false})).await;
+    assert_eq!(events(json!({})).await, 0);
 }

@@ -105,7 +105,7 @@ impl Engine {
         let (records, settings) = (&self.ctx.records, &self.ctx.settings.cold.deals);
         let paused = match &self.dealing {
             Some(dealing) => dealing.may_spend().await.err().map(|paused| paused.to_string()),
-            None => Some("no Lotus node is configured: set filecoin.lotus".to_owned()),
+            None => Some("no Lotus node is configured: set filecoin.api".to_owned()),
         };
         let totals = records.totals().await?;
         let counts = records.deal_counts().await?;
@@ -188,7 +188,7 @@ impl Engine {
         match &self.dealing {
             Some(dealing) => Ok(plan::plan(dealing).await?),
             None => {
-                let paused = "no Lotus node is configured: set filecoin.lotus".to_owned();
+                let paused = "no Lotus node is configured: set filecoin.api".to_owned();
                 Ok(Plan { paused: Some(paused), ..Plan::default() })
             }
         }
@@ -224,7 +224,7 @@ impl Engine {
     }
 
     /// Something changed that deals may wait for.
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         if let Some(dealing) = &self.dealing {
             dealing.look_due.notify_one();
             dealing.place_due.notify_one();

@@ -27,6 +27,9 @@ mod terms;
 #[cfg(test)]
 mod tests;
 mod tracker;
+mod view;
+mod waiting;
+mod wallet;
 mod words;
 
 use std::collections::BTreeMap;
@@ -39,12 +42,19 @@ use floe_core::{AttoFil, PaddedSize, Policy};
 
 pub use api::Spending;
 pub use funds::Refused;
-pub use piece::{PieceError, tree};
+pub use piece::{OpenPiece, PieceError};
 pub use plan::{Plan, PlannedDeal, Unplaced};
 pub use pull::{Pull, PullError, PullKey};
+pub use waiting::{LeftOut, PackingPlan, PlannedDag, PlannedPiece};
+pub use wallet::{Wallet, WalletCall};
 
 pub(crate) use api::{dealing, spawn};
 pub(crate) use deals::Deals as Dealing;
+
+pub use floe_records::cold::{
+    ColdPart, Cost, CostsBy, DealRow, Event, NewProvider, PinCold, ProviderRow, Restored, Sum, Switch, Word,
+};
+pub use view::{ColdStatus, DEALS, DealQuery, Retried, SeenDeal, Viewer};
 
 /// Plain settings of the cold half.
 #[derive(Debug, Clone)]

@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use super::manifest;
-use crate::limits;
+use crate::{Engine, limits};
 
 /// Why a piece cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -309,11 +309,8 @@ fn read_fillers(row: &AggregateRow) -> Result<Vec<Segment>, PieceError> {
     fillers.filter(|_| rest.is_empty()).ok_or_else(|| changed(row.id, &"its fillers cannot be read"))
 }
 
-/// A packed aggregate as a tree, for inclusion proofs of its segments.
-///
-/// # Errors
-/// [`PieceError`]; [`PieceError::NotPacked`] also where its segments are not aligned, and have no proofs.
-pub async fn tree(records: &Records, id: Uuid) -> Result<Aggregate, PieceError> {
+/// See [`Engine::piece_tree`].
+async fn tree(records: &Records, id: Uuid) -> Result<Aggregate, PieceError> {
     let row = records.aggregate(id).await?;
     let (Some(piece), Some(size), true) = (row.piece, row.size, row.align) else {
         return Err(PieceError::NotPacked);
@@ -322,6 +319,63 @@ pub async fn tree(records: &Records, id: Uuid) -> Result<Aggregate, PieceError> 
     let tree = Aggregate::with_fillers(size, &indexed(&segments), &read_fillers(&row)?)
         .map_err(|error| changed(id, &error))?;
     if tree.piece() == piece { Ok(tree) } else { Err(changed(id, &"they hash to another piece")) }
+}
+
+/// A packed aggregate, to be read. Cheap to clone.
+#[derive(Clone)]
+pub struct OpenPiece {
+    blocks: BlockStore,
+    shape: Arc<Shape>,
+    piece: PieceCid,
+}
+
+impl std::fmt::Debug for OpenPiece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenPiece").field("piece", &self.piece).finish_non_exhaustive()
+    }
+}
+
+impl OpenPiece {
+    /// Bytes in all: what a provider pulls. The same each time, as are the bytes.
+    #[expect(clippy::len_without_is_empty, reason = "no piece is empty")]
+    pub fn len(&self) -> u64 {
+        self.shape.len
+    }
+
+    /// What its bytes hash to.
+    pub fn piece(&self) -> PieceCid {
+        self.piece
+    }
+
+    /// What is in a range, as far as one read goes: a MiB or more, unless the range is shorter. Dropping the future is safe.
+    ///
+    /// # Errors
+    /// [`PieceError::Missing`], [`PieceError::Blocks`]. A damaged block is fetched again meanwhile.
+    pub async fn read(&self, range: Range<u64>) -> Result<Vec<Bytes>, PieceError> {
+        let (shape, blocks) = (Arc::clone(&self.shape), self.blocks.clone());
+        let read = tokio::task::spawn_blocking(move || shape.read(&blocks, range)).await;
+        read.map_err(|_| floe_blockstore::Error::Closed)?
+    }
+}
+
+impl Engine {
+    /// A packed aggregate, to be read.
+    ///
+    /// # Errors
+    /// [`PieceError`].
+    pub async fn open_piece(&self, aggregate: Uuid) -> Result<OpenPiece, PieceError> {
+        let shape = self.ctx.pieces.get(&self.ctx.records, aggregate).await?;
+        let piece = self.ctx.records.aggregate(aggregate).await?.piece.ok_or(PieceError::NotPacked)?;
+        Ok(OpenPiece { blocks: self.ctx.blocks.clone(), shape, piece })
+    }
+
+    /// A packed aggregate as a tree, for inclusion proofs of its segments.
+    ///
+    /// # Errors
+    /// [`PieceError::NotPacked`], also where its segments are not aligned: those have no proofs.
+    pub async fn piece_tree(&self, aggregate: Uuid) -> Result<Aggregate, PieceError> {
+        tree(&self.ctx.records, aggregate).await
+    }
 }
 
 /// Pieces that are open, the last read last.

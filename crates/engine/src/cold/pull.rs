@@ -8,17 +8,13 @@
 //! to come back. Providers take any other refusal for the end of the transfer.
 
 use std::fmt;
-use std::ops::Range;
-use std::sync::Arc;
 
-use bytes::Bytes;
-use floe_core::PieceCid;
 use floe_core::cold::DealUuid;
+use floe_records::Records;
 
 use super::Settings;
-use super::piece::{PieceError, Shape};
+use super::piece::{OpenPiece, PieceError};
 use crate::Engine;
-use crate::context::Context;
 
 /// Signs the URLs that deals are pulled from.
 #[derive(Clone, PartialEq, Eq)]
@@ -86,47 +82,24 @@ impl From<floe_records::Error> for PullError {
 }
 
 /// A piece that is being pulled for a deal.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Pull {
-    ctx: Arc<Context>,
-    shape: Arc<Shape>,
+    piece: OpenPiece,
+    records: Records,
     deal: DealUuid,
-    piece: PieceCid,
-}
-
-impl fmt::Debug for Pull {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pull").field("deal", &self.deal).field("piece", &self.piece).finish_non_exhaustive()
-    }
 }
 
 impl Pull {
-    /// Bytes in all. The same at each pull, as are the bytes.
-    #[expect(clippy::len_without_is_empty, reason = "no piece is empty")]
-    pub fn len(&self) -> u64 {
-        self.shape.len
-    }
-
-    /// What its bytes hash to.
-    pub fn piece(&self) -> PieceCid {
-        self.piece
-    }
-
-    /// What is in a range, as far as one read goes: a MiB or more, unless the range is shorter. Dropping the future is safe.
-    ///
-    /// # Errors
-    /// [`PieceError`]. A damaged block is fetched again meanwhile.
-    pub async fn read(&self, range: Range<u64>) -> Result<Vec<Bytes>, PieceError> {
-        let (shape, blocks) = (Arc::clone(&self.shape), self.ctx.blocks.clone());
-        let read = tokio::task::spawn_blocking(move || shape.read(&blocks, range)).await;
-        read.map_err(|_| floe_blockstore::Error::Closed)?
+    /// What is pulled.
+    pub fn piece(&self) -> &OpenPiece {
+        &self.piece
     }
 
     /// Writes into the log of pulls how far this one got. To be called when it ends; a log that cannot be written is no
     /// trouble of the provider's.
     pub async fn ended(&self, sent_to: u64) {
-        let whole = sent_to >= self.len();
-        if let Err(error) = self.ctx.records.note_pull(self.deal, sent_to, whole).await {
+        let whole = sent_to >= self.piece.len();
+        if let Err(error) = self.records.note_pull(self.deal, sent_to, whole).await {
             tracing::warn!(deal = %self.deal, %error, "the pull of deal {} is not noted: {error}", self.deal);
         }
     }
@@ -146,10 +119,8 @@ impl Engine {
         if !target.is_live {
             return Err(PullError::Over);
         }
-        let shape = self.ctx.pieces.get(&self.ctx.records, target.aggregate).await?;
-        let row = self.ctx.records.aggregate(target.aggregate).await?;
-        let piece = row.piece.ok_or(PieceError::NotPacked)?;
-        Ok(Pull { ctx: Arc::clone(&self.ctx), shape, deal, piece })
+        let piece = self.open_piece(target.aggregate).await?;
+        Ok(Pull { piece, records: self.ctx.records.clone(), deal })
     }
 }
 

@@ -458,7 +458,9 @@ mod tests {
             reserve_bytes: Some(1 << 20),
         };
         let clock = Arc::new(floe_core::ManualClock::default());
-        let components = floe_blockstore::Components { disk: Arc::new(floe_blockstore::RealDisk), clock };
+        let entropy = Arc::new(floe_core::Seeded::new(1));
+        let components =
+            floe_blockstore::Components { disk: Arc::new(floe_blockstore::RealDisk), clock, entropy };
         let blocks = BlockStore::open(settings, components).unwrap();
         (dir, blocks)
     }

@@ -5,6 +5,7 @@
 
 pub mod dags;
 pub mod net;
+pub mod nobody;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -169,11 +170,15 @@ async fn open(
         pack_bytes: 64 << 20,
         reserve_bytes: Some(1 << 20),
     };
-    let components = floe_blockstore::Components { disk: Arc::clone(disk), clock: Arc::clone(&clock) };
+    let entropy = Arc::new(Seeded::new(seed));
+    let components = floe_blockstore::Components {
+        disk: Arc::clone(disk),
+        clock: Arc::clone(&clock),
+        entropy: entropy.clone(),
+    };
     let blocks =
         tokio::task::spawn_blocking(move || BlockStore::open(settings, components)).await.unwrap().unwrap();
     let settings = floe_records::Settings::at(dir.join("pins-1.sqlite"));
-    let entropy = Arc::new(Seeded::new(seed));
     let records = Records::open(settings, floe_records::Components { clock, entropy }).await.unwrap();
     (blocks, records)
 }
@@ -192,7 +197,7 @@ async fn start(
         network: Arc::clone(net) as _,
         clock: Arc::new(clock.clone()),
         entropy: Arc::new(Seeded::new(7)),
-        cold: None,
+        cold: (!settings.cold.policies.is_empty()).then(nobody::components),
     };
     Engine::start(settings.clone(), components).await.unwrap()
 }

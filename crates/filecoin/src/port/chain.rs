@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use floe_core::clock::BoxFuture;
 use floe_core::cold::{
-    self, ChainProvider, ChainView, DealOnChain, Fault, Funds, FundsCall, MessageProgress, OwnDeal, PublishedDeal,
-    Sent, SignedDeal,
+    self, ChainProvider, ChainView, DealOnChain, Fault, Funds, FundsCall, MessageProgress, OwnDeal,
+    PublishedDeal, Sent, SignedDeal,
 };
-use floe_core::{ActorId, Clock, FailureCode};
+use floe_core::{ActorId, Clock, FailureCode, PieceCid};
 use multiaddr::Multiaddr;
 use parking_lot::Mutex;
 
@@ -259,7 +259,12 @@ impl LotusChain {
         let Some(client) = self.id_of(&self.signer.address(), &last_final.key).await? else {
             return Ok(Some(Vec::new()));
         };
-        let found = events::published(&self.lotus, client, from, to).await?;
+        let mut found = events::published(&self.lotus, client, from, to).await?;
+        // The event names no piece; the deal at the last final tipset does, unless it is over already.
+        for deal in found.iter_mut().flatten() {
+            let on_chain = self.lotus.deal(deal.deal_id, &last_final.key).await?;
+            deal.piece = on_chain.and_then(|found| PieceCid::from_cid(&found.proposal.piece_cid).ok());
+        }
         let keeps = found.is_some();
         if self.status.lock().keeps_events.replace(keeps) != Some(keeps) && !keeps {
             tracing::warn!(
@@ -290,7 +295,9 @@ impl LotusChain {
         let at = &look.view.last_final.key;
         let Some(found) = self.lotus.deal(deal_id, at).await? else { return Ok(None) };
         let client = self.id_of(&self.signer.address(), at).await?;
-        let (Some(client), Address::Id(provider)) = (client, found.proposal.provider) else { return Ok(None) };
+        let (Some(client), Address::Id(provider)) = (client, found.proposal.provider) else {
+            return Ok(None);
+        };
         if found.proposal.client != Address::Id(client) {
             return Ok(None);
         }

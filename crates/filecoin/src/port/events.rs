@@ -58,5 +58,5 @@ fn deal(event: &ActorEvent, client: u64, from: Epoch, to: Epoch) -> Result<Publi
             "Filecoin.GetActorEventsRaw: the Lotus node answered with another event than was asked for";
         Fault::new(FailureCode::ChainUnreachable, text)
     })?;
-    Ok(PublishedDeal { deal_id, provider: ActorId::new(provider), height: event.height })
+    Ok(PublishedDeal { deal_id, provider: ActorId::new(provider), piece: None, height: event.height })
 }

@@ -4,7 +4,6 @@ use floe_core::FailureCode;
 use floe_core::cold::Fault;
 
 use crate::chain::ChainError;
-use crate::escrow::EscrowError;
 use crate::messages::{JournalError, MessageError};
 use crate::rpc::{Fault as Refusal, RpcError};
 use crate::signer::SignError;
@@ -53,12 +52,6 @@ impl From<ChainError> for Fault {
             _ => FailureCode::ChainUnreachable,
         };
         Self::new(code, error.to_string())
-    }
-}
-
-impl From<EscrowError> for Fault {
-    fn from(error: EscrowError) -> Self {
-        Self::new(FailureCode::ChainUnreachable, error.to_string())
     }
 }
 

@@ -78,7 +78,7 @@ where
             let ips = permitted(&target, &policy, &*resolver).await?;
             let none = if ips.is_empty() { GateError::Unresolved } else { GateError::TooMany };
             let addresses = ips.into_iter().take_while(|_| may_try()).map(|ip| target.resolved(ip));
-            inner.dial_first(addresses, opts, none, GateError::Inner).await
+            inner.dial_first(policy.clock(), addresses, opts, none, GateError::Inner).await
         }))
     }
 
@@ -127,6 +127,7 @@ async fn permitted<E: std::error::Error + 'static>(
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::time::Duration;
 
     use floe_core::{ManualClock, Timestamp};
     use futures::future;
@@ -137,12 +138,15 @@ mod tests {
     use super::*;
     use crate::dial::resolve::Dnsaddr;
     use crate::dial::websocket::WebSocket;
+    use crate::limits::{NEXT_ADDRESS_AFTER, TRANSPORT_TIMEOUT};
     use crate::testing::Names;
 
     /// A transport that writes down what it is told to dial, and connects nowhere.
     #[derive(Clone, Default)]
     struct Recorder {
         dialled: Arc<Mutex<Vec<String>>>,
+        /// Addresses where nobody says anything.
+        silent: Vec<&'static str>,
         /// Whether another program has the port that this node listens on.
         port_is_taken: bool,
     }
@@ -151,7 +155,7 @@ mod tests {
         type Output = futures::io::Cursor<Vec<u8>>;
         type Error = io::Error;
         type ListenerUpgrade = future::Ready<Result<Self::Output, io::Error>>;
-        type Dial = future::Ready<Result<Self::Output, io::Error>>;
+        type Dial = BoxFuture<'static, Result<Self::Output, io::Error>>;
 
         fn listen_on(&mut self, _: ListenerId, addr: Multiaddr) -> Result<(), TransportError<io::Error>> {
             Err(TransportError::MultiaddrNotSupported(addr))
@@ -163,10 +167,17 @@ mod tests {
 
         fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
             if self.port_is_taken && opts.port_use == PortUse::Reuse {
-                return Ok(future::ready(Err(io::ErrorKind::AddrInUse.into())));
+                return Ok(Box::pin(future::ready(Err(io::ErrorKind::AddrInUse.into()))));
             }
-            self.dialled.lock().push(addr.to_string());
-            Ok(future::ready(Err(io::Error::other("nobody there"))))
+            let address = addr.to_string();
+            let is_silent = self.silent.iter().any(|silent| address.contains(silent));
+            self.dialled.lock().push(address);
+            Ok(Box::pin(async move {
+                if is_silent {
+                    future::pending::<()>().await;
+                }
+                Err(io::Error::other("nobody there"))
+            }))
         }
 
         fn poll(
@@ -276,6 +287,31 @@ mod tests {
             assert_eq!(rig.dialled().len(), MOST.min(names * each), "{names} names of {each} addresses");
             assert!(error.is_some());
         }
+    }
+
+    /// The story: the addresses of a name were dialled one after the other, and one at which nobody said anything
+    /// took all the 20 s of the dial: a peer with a firewall in front of its first address was never reached.
+    #[tokio::test]
+    async fn a_silent_address_does_not_use_up_the_time_of_the_others() {
+        let mut rig = Rig::new();
+        rig.names.answer("half.example.net", &["8.8.8.1", "8.8.8.2", "8.8.8.3", "8.8.8.4"]);
+        rig.recorder.silent = vec!["8.8.8.1", "8.8.8.3"];
+        let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
+        let mut dial = rig.gate().dial("/dns4/half.example.net/tcp/4001".parse().unwrap(), options).unwrap();
+        let dialled = |rig: &Rig| rig.recorder.dialled.lock().len();
+        assert!(futures::poll!(&mut dial).is_pending());
+        assert_eq!(dialled(&rig), 1, "not all at once");
+        rig.clock.advance(NEXT_ADDRESS_AFTER - Duration::from_millis(1));
+        assert!(futures::poll!(&mut dial).is_pending());
+        assert_eq!(dialled(&rig), 1);
+        rig.clock.advance(Duration::from_millis(1));
+        assert!(futures::poll!(&mut dial).is_pending());
+        assert_eq!(dialled(&rig), 3, "the second failed at once");
+        rig.clock.advance(NEXT_ADDRESS_AFTER);
+        assert!(futures::poll!(&mut dial).is_pending());
+        assert_eq!(dialled(&rig), 4);
+        // As many as one dial may try begin long before its time is up.
+        assert!(NEXT_ADDRESS_AFTER * (MAX_ADDRESSES_PER_NAME as u32) < TRANSPORT_TIMEOUT / 2);
     }
 
     #[tokio::test]

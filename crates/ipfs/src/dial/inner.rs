@@ -11,12 +11,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use floe_core::Clock;
+use futures::StreamExt as _;
 use futures::future::{MapErr, TryFutureExt as _};
+use futures::stream::FuturesUnordered;
 use libp2p::Multiaddr;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, Transport, TransportError, TransportEvent};
 use parking_lot::Mutex;
 
-use crate::limits::{self, MAX_ADDRESSES_PER_NAME};
+use crate::limits::{self, MAX_ADDRESSES_PER_NAME, NEXT_ADDRESS_AFTER};
 
 tokio::task_local! {
     /// Addresses that this dial may still try. The transports in between have no place for it in their calls.
@@ -81,10 +84,12 @@ impl<T: Transport + Unpin> Inner<T> {
         Ok(dial.map_err(wrap))
     }
 
-    /// Dials one address after the other until one answers; else gives the last error, `none` where nothing
-    /// could be dialled.
+    /// Dials the addresses of one name: the next one as soon as those before it failed or were silent for
+    /// [`NEXT_ADDRESS_AFTER`], so that a silent one does not use up the time of the others. The first that answers is
+    /// taken; else gives the last error, `none` where nothing could be dialled.
     pub(super) async fn dial_first<E>(
         &self,
+        clock: &dyn Clock,
         addresses: impl IntoIterator<Item = Multiaddr>,
         opts: DialOpts,
         none: E,
@@ -93,24 +98,45 @@ impl<T: Transport + Unpin> Inner<T> {
     where
         T::Error: 'static,
     {
+        let mut addresses = addresses.into_iter().fuse();
+        let mut dials = FuturesUnordered::new();
         let mut last = none;
-        for address in addresses {
-            let mut dialled = self.dial_once(&address, opts).await;
-            // From the port that is listened on, which another program's connection may have been given too. The
-            // library goes over to a new port by itself only where the two ends have a connection already.
-            if opts.port_use == PortUse::Reuse && matches!(&dialled, Some(Err(e)) if port_is_taken(e)) {
-                dialled = self.dial_once(&address, DialOpts { port_use: PortUse::New, ..opts }).await;
-            }
+        loop {
+            let next = addresses.next();
+            let is_last = next.is_none();
+            dials.extend(next.map(|address| self.dial_one(address, opts)));
+            let dialled = tokio::select! {
+                biased;
+                dialled = dials.next() => dialled,
+                () = clock.sleep(NEXT_ADDRESS_AFTER), if !is_last => continue,
+            };
             match dialled {
-                Some(Ok(output)) => return Ok(output),
-                Some(Err(error)) => last = wrap(error),
-                None => {}
+                Some(Some(Ok(output))) => return Ok(output),
+                Some(Some(Err(error))) => last = wrap(error),
+                Some(None) => {}
+                None => return Err(last),
             }
         }
-        Err(last)
     }
 
-    /// `None` where the transport does not dial such addresses.
+    /// Dials one address; `None` where the transport does not dial such addresses.
+    pub(super) async fn dial_one(
+        &self,
+        address: Multiaddr,
+        opts: DialOpts,
+    ) -> Option<Result<T::Output, T::Error>>
+    where
+        T::Error: 'static,
+    {
+        let dialled = self.dial_once(&address, opts).await;
+        // From the port that is listened on, which another program's connection may have been given too. The library
+        // goes over to a new port by itself only where the two ends have a connection already.
+        if opts.port_use == PortUse::Reuse && matches!(&dialled, Some(Err(e)) if port_is_taken(e)) {
+            return self.dial_once(&address, DialOpts { port_use: PortUse::New, ..opts }).await;
+        }
+        dialled
+    }
+
     async fn dial_once(&self, address: &Multiaddr, opts: DialOpts) -> Option<Result<T::Output, T::Error>> {
         let dial = self.0.lock().dial(address.clone(), opts);
         match dial {

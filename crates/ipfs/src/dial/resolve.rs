@@ -180,8 +180,11 @@ where
 {
     Box::pin(async move {
         // Its relay is dialled by the swarm, where this dial does not count.
-        let address = Some(address).filter(|address| !is_relayed(address) || may_try());
-        inner.dial_first(address, opts, DnsaddrError::NoAddress, DnsaddrError::Inner).await
+        if is_relayed(&address) && !may_try() {
+            return Err(DnsaddrError::NoAddress);
+        }
+        let dialled = inner.dial_one(address, opts).await;
+        dialled.map_or(Err(DnsaddrError::NoAddress), |dialled| dialled.map_err(DnsaddrError::Inner))
     })
 }
 

@@ -6,7 +6,7 @@ mod egress;
 mod fetch;
 mod lifecycle;
 mod network;
-mod raw;
+mod opened;
 mod streams;
 
 use std::path::Path;

@@ -3,11 +3,11 @@
 
 use std::io;
 
+use floe_bitswap::wire::{self, HELLO, Manner, agree_on, line, say};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::core::muxing::SubstreamBox;
 use libp2p::{Multiaddr, quic};
 
-use super::raw::{Raw, agree, greet};
 use super::*;
 use crate::PrivateAddresses;
 use crate::limits::{KAD_PACKET, MAX_CANDIDATES, MAX_NEGOTIATING_STREAMS, MAX_PEER_CANDIDATES, QUIC_STREAMS};
@@ -15,6 +15,38 @@ use crate::task::Command;
 
 /// Long enough for what should not happen to happen.
 const SETTLED: Duration = Duration::from_millis(500);
+
+/// A peer of its own, on a connection whose streams it opens and leaves as the test says.
+struct Raw {
+    key: Keypair,
+    peer: wire::Peer,
+}
+
+impl Raw {
+    /// Connects to the first address of `server`, over `transport`.
+    async fn dial(server: &Peer, transport: fn(&Keypair) -> Boxed<(PeerId, StreamMuxerBox)>) -> Self {
+        let manner = Manner::default();
+        let key = manner.key.clone();
+        let address: Multiaddr = server.addresses()[0].split("/p2p/").next().unwrap().parse().unwrap();
+        let peer = soon(wire::Peer::dial_over(transport(&key), manner, address)).await.unwrap();
+        Self { key, peer }
+    }
+
+    async fn open(&self) -> io::Result<SubstreamBox> {
+        self.peer.opener().open().await
+    }
+
+    async fn stream(&self, protocol: &str) -> io::Result<SubstreamBox> {
+        self.peer.opener().stream_of(protocol).await
+    }
+}
+
+/// Begins to negotiate and waits for the other side's first words.
+async fn greet(mut stream: SubstreamBox) -> io::Result<SubstreamBox> {
+    say(&mut stream, HELLO).await?;
+    line(&mut stream).await?;
+    Ok(stream)
+}
 
 fn plain_quic(key: &Keypair) -> Boxed<(PeerId, StreamMuxerBox)> {
     let transport = quic::tokio::Transport::new(quic::Config::new(key));
@@ -118,8 +150,8 @@ async fn introduce(client: &mut Raw) {
     field(&mut hello, 1, &client.key.public().encode_protobuf());
     soon(async {
         loop {
-            let stream = client.inbound.recv().await.expect("the node asks who we are");
-            if let Some(mut stream) = agree(stream, "/ipfs/id/1.0.0").await {
+            let stream = client.peer.inbound.recv().await.expect("the node asks who we are");
+            if let Some(mut stream) = agree_on(stream, "/ipfs/id/1.0.0\n").await {
                 send(&mut stream, &hello).await.unwrap();
                 stream.close().await.unwrap();
                 return;

@@ -13,6 +13,7 @@ pub mod ledger;
 mod messages;
 pub mod providers;
 pub(crate) mod segments;
+mod view;
 pub(crate) mod waits;
 
 pub use aggregates::{AggregatePin, AggregateRow, Settled};
@@ -25,6 +26,7 @@ pub use ledger::{Cost, CostsBy, Sum, Totals};
 pub use messages::{ChainRow, MessageRow, MessageStep, MessageVersion};
 pub use providers::{NewProvider, ProviderRow};
 pub use segments::{NewAggregate, NewSegment, SegmentPlace, SegmentRow};
+pub use view::{ColdPart, PinCold};
 pub use waits::{Lot, LotPart};
 
 use uuid::Uuid;

@@ -172,12 +172,15 @@ impl Lot {
         self.todo.len() < before
     }
 
-    /// Puts a part back.
+    /// Puts a part back. A DAG that waits with all of its parts again is measured anew.
     pub(super) fn put_back(&mut self, part: LotPart) {
         self.todo.retain(|left| left.part != part.part);
         self.todo.push(part);
         self.todo.sort_unstable_by_key(|left| left.part);
         self.is_packed = false;
+        if self.todo.len() as u64 == u64::from(self.parts) {
+            self.capacity = 0;
+        }
     }
 
     /// A lot of what an aggregate gives back, where there is none any more.
@@ -354,6 +357,21 @@ impl Records {
              packed, digest FROM cold_lots WHERE capacity = 0 AND due <= $1 ORDER BY due LIMIT $2",
         )
         .bind(db(self.inner.clock.now().as_millis()))
+        .bind(i64::from(most))
+        .fetch_all(&mut *self.reader().await?)
+        .await?;
+        Ok(rows.iter().filter_map(|row| intact(Lot::read(row))).collect())
+    }
+
+    /// Lots that were not measured, due or not, the first due first: what no piece can take.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn lots_not_packable(&self, most: u32) -> Result<Vec<Lot>, Error> {
+        let rows = sqlx::query(
+            "SELECT id, policy, replicas, root, dag, account, since, due, attempts, reason, capacity, parts, todo, \
+             packed, digest FROM cold_lots WHERE capacity = 0 ORDER BY due LIMIT $1",
+        )
         .bind(i64::from(most))
         .fetch_all(&mut *self.reader().await?)
         .await?;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::claim::give_back;
 use super::progress::NO_ROOM;
-use super::{CLAIMED, COMPLETE, IDLE, RETRY, set_state};
+use super::{CLAIMED, COMPLETE, IDLE, RETRY, digest, set_state, size};
 use crate::pins::change::{self, step, unsettled};
 use crate::pins::row::{Stored, db, key, uuid_of};
 use crate::writer::Tx;
@@ -16,18 +16,18 @@ use crate::{DagOutcome, Error, Parked, cold, jobs, limits};
 
 /// One transaction's part of [`crate::Records::finish_dag`].
 pub(crate) async fn finish(tx: &mut Tx, dag: Uuid, outcome: &DagOutcome) -> Result<bool, Error> {
-    let state: Option<i64> = sqlx::query_scalar("SELECT state FROM dags WHERE id = $1")
+    let found: Option<(i64, Vec<u8>)> = sqlx::query_as("SELECT state, root FROM dags WHERE id = $1")
         .bind(key(dag))
         .fetch_optional(&mut tx.conn)
         .await?;
-    match (state, outcome) {
+    let root = match (found, outcome) {
         // Said twice: the first reply was lost.
-        (Some(COMPLETE), DagOutcome::Complete { .. }) => return Ok(false),
-        (Some(CLAIMED), _) => {}
+        (Some((COMPLETE, _)), DagOutcome::Complete { .. }) => return Ok(false),
+        (Some((CLAIMED, root)), _) => root,
         _ => return Err(Error::NotFound),
-    }
+    };
     match outcome {
-        DagOutcome::Complete { blocks, bytes } => complete(tx, dag, *blocks, *bytes).await?,
+        DagOutcome::Complete { blocks, bytes } => complete(tx, dag, &root, *blocks, *bytes).await?,
         DagOutcome::Parked(parked) => park(tx, dag, parked).await?,
         DagOutcome::Failed { reason } => give_up(tx, dag, reason).await?,
     }
@@ -35,15 +35,16 @@ pub(crate) async fn finish(tx: &mut Tx, dag: Uuid, outcome: &DagOutcome) -> Resu
     is_waited_for(tx, dag).await
 }
 
-async fn complete(tx: &mut Tx, dag: Uuid, blocks: u64, bytes: u64) -> Result<(), Error> {
+async fn complete(tx: &mut Tx, dag: Uuid, root: &[u8], blocks: u64, bytes: u64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE dags SET state = 2, claimed_for = NULL, blocks = $2, bytes = $3, last_error = NULL, next_at = NULL, \
-         progress_at = $4 WHERE id = $1",
+         progress_at = $4, digest = $5 WHERE id = $1",
     )
     .bind(key(dag))
     .bind(db(blocks))
     .bind(db(bytes))
     .bind(db(tx.now.as_millis()))
+    .bind(digest(&key(dag), root, db(blocks), db(bytes)))
     .execute(&mut tx.conn)
     .await?;
     sqlx::query("DELETE FROM origin_peers WHERE dag = $1").bind(key(dag)).execute(&mut tx.conn).await?;
@@ -152,17 +153,19 @@ async fn give_up(tx: &mut Tx, dag: Uuid, reason: &str) -> Result<(), Error> {
 
 /// The writer's follow-up: settles pins that joined DAGs which were complete. Says whether more are left.
 pub(crate) async fn settle_joined(tx: &mut Tx) -> Result<bool, Error> {
-    let joined: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(
-        "SELECT s.dag, d.bytes, d.state FROM settles s JOIN dags d ON d.id = s.dag ORDER BY s.dag LIMIT $1",
+    let joined: Vec<(Vec<u8>, i64)> = sqlx::query_as(
+        "SELECT s.dag, d.state FROM settles s JOIN dags d ON d.id = s.dag ORDER BY s.dag LIMIT $1",
     )
     .bind(limits::SETTLES_PER_PASS)
     .fetch_all(&mut tx.conn)
     .await?;
     let more = db(joined.len() as u64) == limits::SETTLES_PER_PASS;
-    for (dag, bytes, state) in joined {
+    for (dag, state) in joined {
         sqlx::query("DELETE FROM settles WHERE dag = $1").bind(&dag).execute(&mut tx.conn).await?;
         if state == COMPLETE {
-            settle(tx, uuid_of(dag), bytes).await?;
+            let dag = uuid_of(dag);
+            let bytes = size::bytes(&mut tx.conn, dag).await?;
+            settle(tx, dag, bytes).await?;
         }
     }
     Ok(more)

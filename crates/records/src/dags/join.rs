@@ -8,10 +8,10 @@ use floe_core::Timestamp;
 use sqlx::{QueryBuilder, SqliteConnection};
 use uuid::Uuid;
 
-use super::{COMPLETE, FRESH, IDLE, WAITING};
+use super::{COMPLETE, FRESH, IDLE, WAITING, digest};
 use crate::pins::row::{db, key, num, uuid_of};
 use crate::writer::Tx;
-use crate::{DagProgress, Error, limits};
+use crate::{DagProgress, Error, digests, limits};
 
 /// What a new pin has joined.
 pub(crate) struct Joined {
@@ -43,7 +43,7 @@ struct Dag {
     is_new: bool,
 }
 
-type Row = (Vec<u8>, Vec<u8>, i64, i64, i64, i64, Option<String>, Option<i64>, i64);
+type Row = (Vec<u8>, Vec<u8>, i64, i64, i64, i64, Option<String>, Option<i64>, i64, Option<Vec<u8>>);
 
 impl Joins {
     /// Reads the live DAGs of these roots.
@@ -52,7 +52,7 @@ impl Joins {
         let roots: Vec<&Vec<u8>> = roots.iter().collect();
         for some in roots.chunks(limits::ROWS_PER_STATEMENT) {
             let mut sql = QueryBuilder::new(
-                "SELECT root, id, state, blocks, bytes, attempts, last_error, next_at, searched FROM dags \
+                "SELECT root, id, state, blocks, bytes, attempts, last_error, next_at, searched, digest FROM dags \
                  WHERE state < 4 AND root IN (",
             );
             let mut list = sql.separated(", ");
@@ -61,7 +61,11 @@ impl Joins {
             });
             sql.push(")");
             let rows: Vec<Row> = sql.build_query_as().fetch_all(&mut *conn).await?;
-            for (root, id, state, blocks, bytes, attempts, last_error, next_at, searched) in rows {
+            for (root, id, state, blocks, bytes, attempts, last_error, next_at, searched, stored) in rows {
+                // What cannot be believed is charged when the pin is settled.
+                let is_whole = state != COMPLETE
+                    || digests::holds(stored.as_deref(), || digest(&id, &root, blocks, bytes));
+                let (blocks, bytes) = if is_whole { (blocks, bytes) } else { (0, 0) };
                 let id = uuid_of(id);
                 let dag = Dag {
                     id,

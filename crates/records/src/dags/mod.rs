@@ -26,11 +26,13 @@ mod claim;
 mod finish;
 mod join;
 mod progress;
+mod size;
 
 pub(crate) use claim::{claim, next_due, parked_roots, reset_claims, root_of, wake};
 pub(crate) use finish::{finish, settle_joined};
 pub(crate) use join::Joins;
 pub(crate) use progress::progress;
+pub(crate) use size::{check_sizes, digest, mend, seal_all};
 
 use floe_core::cid::{self, Cid, code};
 use sqlx::{QueryBuilder, SqliteConnection};

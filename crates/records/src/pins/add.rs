@@ -20,10 +20,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use floe_core::{AccountId, PinStatus, RequestId, Timestamp, cid};
-use sqlx::{QueryBuilder, SqliteConnection};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, SqliteConnection};
 
 use super::row::{Stored, db, num};
 use super::{change, counts, keys};
+use crate::accounts::{self, account_columns};
 use crate::dags::Joins;
 use crate::fold::fold;
 use crate::writer::Tx;
@@ -82,7 +84,7 @@ pub(crate) async fn add(tx: &mut Tx, requests: &[&Add]) -> Result<Vec<Result<Vec
 
 /// What requests stand on, and what they change of it until it is written.
 pub(super) struct Intake {
-    accounts: BTreeMap<i64, Account>,
+    accounts: BTreeMap<i64, Result<Account, String>>,
     queued_over_all: u64,
     joins: Joins,
     pins: Vec<Stored>,
@@ -139,7 +141,8 @@ impl Intake {
             limits::hit("pins_per_request");
             return Err(Error::Quota(format!("a request may hold {} pins", limits::PINS_PER_REQUEST)));
         }
-        let mut account = self.accounts.get(&request.account).ok_or(Error::NotFound)?.clone();
+        let account = self.accounts.get(&request.account).ok_or(Error::NotFound)?.clone();
+        let mut account = account.map_err(Error::Damaged)?;
         // A replaced pin leaves the place that it had in the queue, and among the pins, to the new one.
         if instead.is_none_or(|old| old.status != PinStatus::Queued) {
             account.check_queue(self.queued_over_all, count as u64, request.max_queued)?;
@@ -156,7 +159,7 @@ impl Intake {
         account.used_pins += db(count as u64);
         account.queued += count as u64;
         self.queued_over_all += count as u64;
-        self.accounts.insert(request.account, account);
+        self.accounts.insert(request.account, Ok(account));
         self.counts.added(request.account, first, count);
         let rows = (first..).zip(drafts).map(|(created, draft)| {
             let (pin, row) = self.pin(tx, request, created, draft, kept.unwrap_or_default());
@@ -236,6 +239,20 @@ impl Intake {
 }
 
 impl Account {
+    /// An account that was read, with what else its row has here.
+    fn of(read: crate::Account, row: &SqliteRow) -> Result<Self, Error> {
+        Ok(Self {
+            name: read.name,
+            max_bytes: read.max_bytes.map(db),
+            used_bytes: row.try_get("used_bytes")?,
+            max_pins: read.max_pins.map(db),
+            used_pins: row.try_get("used_pins")?,
+            last_created: row.try_get("last_created")?,
+            queued: num(row.try_get::<Option<i64>, _>("queued")?.unwrap_or_default()),
+            added: (0, 0),
+        })
+    }
+
     fn check_queue(&self, over_all: u64, more: u64, most: u64) -> Result<(), Error> {
         let busy = |reason: String| Error::Busy { reason, retry_after: Duration::from_secs(60) };
         if self.name != DEFAULT_ACCOUNT && self.queued + more > most {
@@ -302,42 +319,44 @@ fn root(spec: &PinSpec) -> Vec<u8> {
     cid::canonical(&spec.cid).to_bytes()
 }
 
-type AccountRow = (i64, String, Option<i64>, i64, Option<i64>, i64, i64, Option<i64>, Option<i64>);
-
-/// The accounts, and how many pins are queued over all.
+/// The accounts, those that are damaged with what is wrong with them, and how many pins are queued over all.
 async fn load_accounts(
     conn: &mut SqliteConnection,
     ids: Vec<i64>,
-) -> Result<(BTreeMap<i64, Account>, u64), Error> {
+) -> Result<(BTreeMap<i64, Result<Account, String>>, u64), Error> {
     let (mut accounts, mut over_all) = (BTreeMap::new(), 0);
     for some in ids.chunks(limits::ROWS_PER_STATEMENT) {
-        let mut sql = QueryBuilder::new(
-            "SELECT a.id, a.name, a.max_bytes, a.used_bytes, a.max_pins, a.used_pins, a.last_created, c.queued, \
-             (SELECT e.queued FROM counts e WHERE e.account = 0 AND e.width = 0 AND e.start = 0) \
+        let mut sql = QueryBuilder::new(concat!(
+            "SELECT ",
+            account_columns!(),
+            ", a.last_created, c.queued, \
+             (SELECT e.queued FROM counts e WHERE e.account = 0 AND e.width = 0 AND e.start = 0) AS over_all \
              FROM accounts a LEFT JOIN counts c ON c.account = a.id AND c.width = 0 AND c.start = 0 WHERE a.id IN (",
-        );
+        ));
         let mut list = sql.separated(", ");
         some.iter().for_each(|id| {
             list.push_bind(*id);
         });
         sql.push(")");
-        let rows: Vec<AccountRow> = sql.build_query_as().fetch_all(&mut *conn).await?;
-        for (id, name, max_bytes, used_bytes, max_pins, used_pins, last_created, queued, all) in rows {
-            let queued = num(queued.unwrap_or_default());
-            let added = (0, 0);
-            over_all = num(all.unwrap_or_default());
-            accounts.insert(
-                id,
-                Account { name, max_bytes, used_bytes, max_pins, used_pins, last_created, queued, added },
-            );
+        for row in sql.build().fetch_all(&mut *conn).await? {
+            over_all = num(row.try_get::<Option<i64>, _>("over_all")?.unwrap_or_default());
+            let account = match accounts::read(&row) {
+                Ok(account) => Ok(Account::of(account, &row)?),
+                Err(error) => Err(error.to_string()),
+            };
+            accounts.insert(row.try_get("id")?, account);
         }
     }
     Ok((accounts, over_all))
 }
 
 /// Writes what the accounts are charged, and their last `created`.
-async fn charge(conn: &mut SqliteConnection, accounts: &BTreeMap<i64, Account>) -> Result<(), Error> {
-    let changed: Vec<_> = accounts.iter().filter(|(_, account)| account.added.1 > 0).collect();
+async fn charge(
+    conn: &mut SqliteConnection,
+    accounts: &BTreeMap<i64, Result<Account, String>>,
+) -> Result<(), Error> {
+    let read = accounts.iter().filter_map(|(id, account)| Some((id, account.as_ref().ok()?)));
+    let changed: Vec<_> = read.filter(|(_, account)| account.added.1 > 0).collect();
     for some in changed.chunks(limits::ROWS_PER_STATEMENT) {
         // Bound alone, PostgreSQL would take the values for text.
         const NUMBER: &str = " AS BIGINT)";

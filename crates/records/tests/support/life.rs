@@ -108,6 +108,7 @@ pub(crate) async fn lived(world: &World, records: &Records) {
     pages(records).await;
     people(world, records).await;
     messages(records).await;
+    seen(records).await;
 }
 
 /// Each way through a pin's life.
@@ -233,4 +234,18 @@ async fn messages(records: &Records) {
     }
     records.saw_chain(Epoch::new(9)).await.unwrap();
     assert_eq!(records.chain().await.unwrap().unwrap().highest, Epoch::new(9));
+}
+
+/// What owners and operators look at in the cold half.
+async fn seen(records: &Records) {
+    let (pin, aggregate) = (floe_core::RequestId(uuid::Uuid::max()), uuid::Uuid::max());
+    let account = default_account(records).await;
+    assert!(records.cold_of_pins(&[pin]).await.unwrap().is_empty());
+    assert_eq!(records.owner_in_aggregates(pin).await.unwrap(), None);
+    for account in [None, Some(account)] {
+        assert!(records.pins_in_aggregate(aggregate, account, 9).await.unwrap().is_empty());
+        let filter = floe_records::cold::DealFilter { account, most: 9, ..Default::default() };
+        assert!(records.deals(filter).await.unwrap().is_empty());
+    }
+    assert_eq!(records.aggregate_counts().await.unwrap().values().sum::<u64>(), 0);
 }

@@ -1,6 +1,7 @@
 //! What every suite of this crate needs: a clock, seeded randomness, a database in a folder that goes away.
 #![allow(dead_code, clippy::unwrap_used, reason = "each suite uses a part; tests may panic")]
 
+pub(crate) mod cold;
 pub(crate) mod life;
 
 use std::collections::BTreeMap;

@@ -133,6 +133,9 @@ async fn what_cannot_be_reached_has_its_class() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", free.local_addr().unwrap());
     drop(free);
+    let good = &world.devnet.ready().providers[0];
+    let port = good.url.rsplit_once(':').unwrap().1;
+    let multiaddr = format!("/ip4/127.0.0.1/tcp/{port}/http");
     let nowhere = Contact { addresses: vec![], ..world.contact(0) };
     for (to, class) in [
         (nowhere.clone(), FailureCode::SpUnresolvable),
@@ -145,8 +148,8 @@ async fn what_cannot_be_reached_has_its_class() {
         ),
         (with(&url, true), FailureCode::SpDial),
         // The chain's word leads to this machine: it is not followed.
-        (with(&world.devnet.ready().providers[0].url, false), FailureCode::SpDial),
-        (with(&world.devnet.ready().providers[0].multiaddrs[0], false), FailureCode::SpDial),
+        (with(&good.url, false), FailureCode::SpDial),
+        (with(&multiaddr, false), FailureCode::SpDial),
         (with(&world.devnet.ready().control, true), FailureCode::SpProtocol),
     ] {
         let fault = world.market.ask(&to).await.unwrap_err();
@@ -154,8 +157,7 @@ async fn what_cannot_be_reached_has_its_class() {
         assert!(!fault.text.contains("127.0.0.1"), "T45: {fault}");
     }
     // The operator's word is followed, in either form; and what did not answer is passed over.
-    let good = &world.devnet.ready().providers[0];
-    for text in [&good.url, &good.multiaddrs[0]] {
+    for text in [&good.url, &multiaddr] {
         let mut to = with(&url, true);
         to.addresses.push(ContactAddress { text: text.clone(), is_operators: true });
         world.market.ask(&to).await.unwrap();

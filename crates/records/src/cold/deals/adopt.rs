@@ -108,7 +108,8 @@ async fn adopt(
         row.deal_id = (row.state == DealState::Published).then_some(deal_id);
         row.save(tx, before, Some(at)).await?;
     }
-    let body = serde_json::json!({ "deal_id": deal_id, "aggregate": id, "provider": found.provider.to_string() });
+    let body =
+        serde_json::json!({ "deal_id": deal_id, "aggregate": id, "provider": found.provider.to_string() });
     events::insert(tx, "deal.adopted", None, &uuid.to_string(), &body).await?;
     Ok(row)
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use floe_core::cold::{DealUuid, ProviderWord};
-use floe_core::{ActorId, AggregateEvent, AttoFil, DealState, Epoch, RequestId, Timestamp};
+use floe_core::{AccountId, ActorId, AggregateEvent, AttoFil, DealState, Epoch, RequestId, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
 use uuid::Uuid;
@@ -20,6 +20,8 @@ use crate::{Error, Records, limits};
 pub struct DealFilter {
     /// Of these aggregates; `None`: of any.
     pub aggregates: Option<Vec<Uuid>>,
+    /// Of aggregates that a pin of this account is, or was, in.
+    pub account: Option<AccountId>,
     /// With this provider.
     pub provider: Option<ActorId>,
     /// In one of these states; empty: in any.
@@ -328,6 +330,12 @@ async fn page(conn: &mut SqliteConnection, filter: &DealFilter) -> Result<Vec<De
             list.push_bind(key(*id));
         });
         sql.push(")");
+    }
+    if let Some(account) = filter.account {
+        sql.push(
+            " AND EXISTS (SELECT 1 FROM aggregate_pins p WHERE p.aggregate = d.aggregate AND p.account = ",
+        );
+        sql.push_bind(account.0).push(")");
     }
     if let Some(provider) = filter.provider {
         sql.push(" AND d.provider = ").push_bind(db(provider.get()));

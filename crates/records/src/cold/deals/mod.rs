@@ -23,7 +23,7 @@
 
 mod adopt;
 mod list;
-mod row;
+pub(in crate::cold) mod row;
 mod steps;
 
 pub use list::{DealFilter, Unpublished};

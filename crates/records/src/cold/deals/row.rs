@@ -11,12 +11,20 @@ use crate::Error;
 use crate::pins::row::{db, digest_field, key, num, uuid};
 use crate::writer::Tx;
 
-/// All columns, for [`DealRow::read`]; what follows says which rows.
-pub(super) const SELECT: &str = "SELECT d.id, d.aggregate, d.slot, d.generation, d.provider, d.owner, d.state, \
-    d.policy, d.piece, d.size, d.car_bytes, d.root, d.ipni, d.price, d.collateral, d.cost, d.chosen_epoch, \
-    d.start_epoch, d.end_epoch, d.signed, d.signed_cid, d.deal_id, d.sector, d.faulty, d.locked, d.forgiven, \
-    d.missing_since, d.code, d.error, d.created, d.sent, d.sent_epoch, d.updated, d.digest, d.tries, d.due, d.watch, \
-    d.word_status, d.word_error, d.word_deal_id, d.word_received, d.word_at, d.pulled, d.pulled_whole FROM deals d ";
+/// All columns of `deals d`, for [`DealRow::read`].
+macro_rules! deal_columns {
+    () => {
+        "d.id, d.aggregate, d.slot, d.generation, d.provider, d.owner, d.state, d.policy, d.piece, d.size, \
+         d.car_bytes, d.root, d.ipni, d.price, d.collateral, d.cost, d.chosen_epoch, d.start_epoch, d.end_epoch, \
+         d.signed, d.signed_cid, d.deal_id, d.sector, d.faulty, d.locked, d.forgiven, d.missing_since, d.code, d.error, \
+         d.created, d.sent, d.sent_epoch, d.updated, d.digest, d.tries, d.due, d.watch, d.word_status, d.word_error, \
+         d.word_deal_id, d.word_received, d.word_at, d.pulled, d.pulled_whole"
+    };
+}
+pub(in crate::cold) use deal_columns;
+
+/// The same with where they are; what follows says which rows.
+pub(super) const SELECT: &str = concat!("SELECT ", deal_columns!(), " FROM deals d ");
 
 /// What a provider last said of a deal: words, and nothing is decided on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,7 +181,7 @@ impl DealRow {
         self.end.since(self.start)
     }
 
-    pub(super) fn read(row: &SqliteRow) -> Result<Self, Error> {
+    pub(in crate::cold) fn read(row: &SqliteRow) -> Result<Self, Error> {
         let id = uuid(row, "id")?;
         let damaged = || Error::Damaged(format!("the row of deal {id} is damaged: restore it from a backup"));
         let deal = Self::parts(row, DealUuid(id)).map_err(|_| damaged())?.ok_or_else(damaged)?;
