@@ -177,6 +177,13 @@ pub(crate) enum Command {
 /// Arguments of `floe serve`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
+    /// Run a Filecoin for tests inside, and make deals there: three for each pin, within two minutes
+    ///
+    /// A node and five providers in memory (see `floe devnet`), a policy of three replicas, small pieces, quick epochs, a
+    /// funded wallet, and spending on with small caps. What config.toml, environment and flags say holds over that. The
+    /// chain ends with the process, and the data directory is of no use after it: give it one of its own.
+    #[arg(long)]
+    pub(crate) devnet: bool,
     #[command(flatten)]
     pub(crate) flags: Flags,
 }

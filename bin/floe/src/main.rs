@@ -81,7 +81,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     let layout = || Layout::choose(cli.data_dir.clone(), std::env::var_os("HOME").map(PathBuf::from));
     let connect = |remote| anyhow::Ok(Client::connect(&remote, &layout()?)?);
     match cli.command {
-        Command::Serve(args) => serve::serve(layout()?, args.flags, out).await,
+        Command::Serve(args) => serve::serve(layout()?, args, out).await,
         Command::Init => offline::init(layout()?, out).await,
         Command::Pin { remote, command } => {
             client::pin(&connect(remote)?, out, command, &SystemEntropy).await

@@ -34,9 +34,10 @@ use floe_engine::Engine;
 use floe_ipfs::Node;
 use floe_records::Records;
 
-use crate::config::flags::Flags;
+use crate::cli::ServeArgs;
 use crate::config::{Config, Layers};
 use crate::datadir::{DataDir, Layout};
+use crate::devnet::Inside;
 use crate::endpoints::Endpoints;
 use crate::exit::{Code, Failure};
 use crate::metrics::Metrics;
@@ -46,12 +47,14 @@ use crate::system::{self, SystemClock, SystemEntropy};
 use crate::{banner, cold, endpoints, init, logs, space, stores};
 
 /// Runs the service until it is told to stop.
-pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::Result<()> {
+pub(crate) async fn serve(layout: Layout, args: ServeArgs, out: Output) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     system::keep_files_private();
     space::require_for_new(&layout)?;
     let mut dir = DataDir::open_or_make(layout)?;
-    let config = Config::check(&Layers::load(dir.layout().root(), flags.0)?)?;
+    let inside = if args.devnet { Some(Inside::start(dir.layout()).await?) } else { None };
+    let preset = inside.as_ref().map(Inside::preset).transpose()?.unwrap_or_default();
+    let config = Config::check(&Layers::load_over(preset, dir.layout().root(), args.flags.0)?)?;
     logs::start(&config.log);
     space::make_room(&dir)?;
 
@@ -64,7 +67,9 @@ pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::
         }
     };
     let floe = started.map_err(|error| space::explain(dir.layout(), error))?;
-    announce(&floe.endpoints(), &config, dir.layout(), out)?;
+    let mut endpoints = floe.endpoints();
+    endpoints.devnet = inside.as_ref().map(Inside::ready).transpose()?;
+    announce(&endpoints, &config, dir.layout(), out)?;
 
     let ending = tokio::select! {
         signal = signals.next() => Ending::Asked(signal),

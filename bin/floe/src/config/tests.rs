@@ -397,3 +397,21 @@ proptest::proptest! {
         let _ = from_file(&text);
     }
 }
+
+/// What a way of running sets holds over the defaults, and under everything that somebody said.
+#[test]
+fn a_preset_stands_between_the_defaults_and_the_file() {
+    let text =
+        "pin.max_depth = 5\npin.max_queued = 6\n[policy.default]\nreplicas = 0\n[policy.b]\nreplicas = 0\n";
+    let preset = || file::File::of_flag("devnet", text).unwrap();
+    let file = |text: &str| file::parse(Path::new("config.toml"), text).unwrap();
+    let over = file("pin.max_queued = 7\n[policy.default]\nreplicas = 0\nhot = \"never\"\n");
+    let layers = Layers::stack_over(preset(), over, none, Layer::new());
+    let config = Config::check(&layers).unwrap();
+    assert_eq!((config.pin.max_depth, config.pin.max_queued), (5, 7));
+    assert_eq!(config.policies.keys().collect::<Vec<_>>(), ["b", "default"]);
+    assert_eq!(config.policies["default"].hot, floe_core::policy::Hot::Never);
+    let wrong = file::File::of_flag("devnet", "pin.max_depth = 99999999999").unwrap();
+    let error = Config::check(&Layers::stack_over(wrong, Layer::new(), none, Layer::new())).unwrap_err();
+    assert!(error.to_string().starts_with("--devnet: pin.max_depth"), "{error}");
+}
