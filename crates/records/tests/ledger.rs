@@ -6,18 +6,14 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use floe_core::cold::{DealUuid, Fault, SignedDeal};
+use floe_core::cold::{DealUuid, Fault};
 use floe_core::deal::Money;
 use floe_core::spending::Caps;
-use floe_core::{
-    ActorId, AttoFil, DealEvent, DealState, Epoch, FailureCode, Multihash, PaddedSize, PieceCid, PolicyChoice,
-};
-use floe_records::cold::{
-    Chosen, CostsBy, LotPart, NewAggregate, NewDeal, NewSegment, OnChain, Reply, Settled, Sum,
-};
-use floe_records::{DagOutcome, PinSpec, Records};
+use floe_core::{AttoFil, DealEvent, DealState, Epoch, FailureCode};
+use floe_records::Records;
+use floe_records::cold::{Chosen, CostsBy, OnChain, Reply, Sum};
+use support::deals::{TERM, attempt, packed, signed};
 use support::*;
-use uuid::Uuid;
 
 /// SplitMix64.
 struct Dice(u64);
@@ -38,8 +34,6 @@ struct Model {
     sum: [u128; 4],
 }
 
-const TERM: i64 = 1_000;
-
 impl Model {
     fn step(&mut self, deal: DealUuid, event: DealEvent, refunded: u128) {
         let (state, cost, locked) = self.deals[&deal];
@@ -54,61 +48,6 @@ impl Model {
             Money::RestRefunded => (*spent, *released) = (*spent - refunded, *released + refunded),
         }
         self.deals.insert(deal, (next, cost, is_locked));
-    }
-}
-
-fn signed(deal: DealUuid) -> SignedDeal {
-    let mut digest = [0; 32];
-    digest[..16].copy_from_slice(deal.0.as_bytes());
-    let cid = floe_core::Cid::new_v1(0x71, Multihash::wrap(0x12, &digest).unwrap());
-    SignedDeal { bytes: deal.0.as_bytes().to_vec(), signed_cid: cid }
-}
-
-async fn packed(records: &Records) -> Uuid {
-    let bob = records.create_account("bob", None, None).await.unwrap().id;
-    for (n, account) in [(1, default_account(records).await), (2, bob)] {
-        let policy = PolicyChoice { name: "p".into(), replicas: 3 };
-        records.add_pins(account, vec![PinSpec { policy, ..spec(n) }], false, None).await.unwrap();
-    }
-    for dag in records.claim_dags(9, 9).await.unwrap() {
-        records.finish_dag(dag.dag, DagOutcome::Complete { blocks: 1, bytes: 10 }).await.unwrap();
-    }
-    for lot in records.lots_to_measure(9).await.unwrap() {
-        let part = LotPart { part: 0, first: 0, sections: 1, bytes: 10 };
-        records.lot_measured(lot.id, 1 << 30, vec![part]).await.unwrap();
-    }
-    let lots = records.lots("p", 3, 9).await.unwrap();
-    let size = PaddedSize::from_bytes(1 << 20).unwrap();
-    let segments = lots.iter().map(|(lot, _)| NewSegment { lot: lot.id, part: lot.todo[0], size }).collect();
-    let new = NewAggregate { policy: "p".into(), replicas: 3, align: true, least: size, segments };
-    let id = records.begin_aggregate(new).await.unwrap().unwrap();
-    let piece = PieceCid::from_commitment([1; 32]).unwrap();
-    let settled = Settled { piece, size, car_bytes: size.unpadded_bytes(), root: root(9), fillers: vec![] };
-    while records.aggregate_packed(id, settled.clone()).await.is_err() {
-        barrier(records).await;
-    }
-    id
-}
-
-fn new(aggregate: Uuid, slot: u32, provider: u64, price: u128, accounts: &[floe_core::AccountId]) -> NewDeal {
-    NewDeal {
-        wallet: "f1w".into(),
-        aggregate,
-        slot,
-        provider: ActorId::new(provider),
-        owner: ActorId::new(provider + 50),
-        policy: "p".into(),
-        piece: PieceCid::from_commitment([1; 32]).unwrap(),
-        size: PaddedSize::from_bytes(1 << 20).unwrap(),
-        car_bytes: 100,
-        root: root(9),
-        ipni: true,
-        price: AttoFil::new(price),
-        collateral: AttoFil::new(1),
-        head: Epoch::new(0),
-        start: Epoch::new(10),
-        end: Epoch::new(10 + TERM),
-        weights: accounts.iter().zip([3, 1]).map(|(account, weight)| (*account, weight)).collect(),
     }
 }
 
@@ -127,7 +66,7 @@ async fn life(seed: u64) {
         match (dice.roll(16), picked) {
             (0..4, _) => {
                 let (price, slot) = (u128::from(dice.roll(90)), dice.roll(4) as u32);
-                let asked = new(aggregate, slot, 1_000 + dice.roll(3), price, &accounts);
+                let asked = attempt(aggregate, slot, 1_000 + dice.roll(3), price, &accounts);
                 let before = model.sum[1] + model.sum[2];
                 match records.choose_deal(asked, &caps).await.unwrap() {
                     Chosen::Deal(row) => {
@@ -272,7 +211,7 @@ async fn r12_all_is_the_sum_of_its_accounts_providers_months_and_days() {
     let most = AttoFil::new(u128::MAX);
     let caps = Caps { deal: most, account_day: most, day: most, lifetime: most };
     for slot in 0..4 {
-        let asked = new(aggregate, slot, 1_000 + u64::from(slot), 7, &accounts);
+        let asked = attempt(aggregate, slot, 1_000 + u64::from(slot), 7, &accounts);
         assert!(matches!(records.choose_deal(asked, &caps).await.unwrap(), Chosen::Deal(_)));
         world.clock.advance(std::time::Duration::from_secs(20 * 86_400));
     }
@@ -304,7 +243,7 @@ async fn what_is_damaged_is_not_spent_on() {
         let accounts = [default_account(&records).await];
         let most = AttoFil::new(1 << 40);
         let caps = Caps { deal: most, account_day: most, day: most, lifetime: most };
-        records.choose_deal(new(aggregate, 0, 1_000, 7, &accounts), &caps).await.unwrap();
+        records.choose_deal(attempt(aggregate, 0, 1_000, 7, &accounts), &caps).await.unwrap();
         if damage.contains("facts") {
             records.switch_spending(false, "the operator").await.unwrap();
         }
@@ -314,7 +253,7 @@ async fn what_is_damaged_is_not_spent_on() {
         sqlx::raw_sql(damage).execute(&mut conn).await.unwrap();
         sqlx::Connection::close(conn).await.unwrap();
         let records = world.open().await;
-        let again = records.choose_deal(new(aggregate, 0, 1_001, 7, &accounts), &caps).await;
+        let again = records.choose_deal(attempt(aggregate, 0, 1_001, 7, &accounts), &caps).await;
         assert!(matches!(again, Err(floe_records::Error::Damaged(_))), "{damage}: {again:?}");
         if !damage.contains("facts") {
             assert!(!records.verify().await.unwrap().findings.is_empty(), "{damage}");

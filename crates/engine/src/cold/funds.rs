@@ -159,7 +159,7 @@ pub(crate) async fn may_withdraw(d: &Deals, amount: AttoFil) -> Result<(), Refus
     let funds = d.chain.funds().await.map_err(|fault| failed(in_words(&fault)))?;
     let free = funds.free().map_err(|error| failed(error.to_string()))?;
     let unpublished = d.records.unpublished_cost().await.map_err(|error| failed(error.to_string()))?;
-    let committed = unpublished.all.checked_sub(unpublished.underway(funds.locked)).unwrap_or_default();
+    let committed = unpublished.spoken_for(funds.locked);
     within(amount, free, committed)
 }
 
@@ -170,7 +170,7 @@ pub(crate) async fn may_leave_wallet(d: &Deals, amount: AttoFil) -> Result<(), R
     let free = funds.free().map_err(|error| failed(error.to_string()))?;
     let unpublished = d.records.unpublished_cost().await.map_err(|error| failed(error.to_string()))?;
     let open = d.records.open_top_up().await.map_err(|error| failed(error.to_string()))?;
-    let committed = unpublished.all.checked_sub(unpublished.underway(funds.locked)).unwrap_or_default();
+    let committed = unpublished.spoken_for(funds.locked);
     let lacking = committed.checked_sub(free).unwrap_or_default();
     let needed = lacking.max(open.map_or(AttoFil::ZERO, |open| open.amount));
     let needed = needed.checked_add(d.settings.deals.wallet_reserve);

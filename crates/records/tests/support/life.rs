@@ -11,6 +11,9 @@ use tracing::span;
 
 use super::*;
 
+#[path = "life/cold.rs"]
+mod cold;
+
 /// Fewer would mean that the library reports them in another way, and that these tests look at nothing.
 const AT_LEAST: usize = 80;
 
@@ -109,6 +112,7 @@ pub(crate) async fn lived(world: &World, records: &Records) {
     people(world, records).await;
     messages(records).await;
     seen(records).await;
+    cold::lived(records).await;
 }
 
 /// Each way through a pin's life.

@@ -52,6 +52,11 @@ impl Unpublished {
         locked.checked_sub(self.on_chain).unwrap_or_default()
     }
 
+    /// What free escrow may be locked for yet, by those too that were refused: it must not leave.
+    pub fn spoken_for(&self, locked: AttoFil) -> AttoFil {
+        self.all.checked_sub(self.underway(locked)).unwrap_or_default()
+    }
+
     /// What free escrow is needed for.
     pub fn needed(&self, locked: AttoFil) -> AttoFil {
         self.waited_for.checked_sub(self.underway(locked)).unwrap_or_default()
@@ -275,6 +280,21 @@ impl Records {
             all: plus(waited_for, of(&[DealState::Refused])?)?,
             on_chain: plus(on_chain, sum(&locked)?)?,
         })
+    }
+
+    /// Whether all DAGs of an aggregate are here: only then can a provider pull it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn is_aggregate_here(&self, id: Uuid) -> Result<bool, Error> {
+        let missing: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM aggregate_segments s WHERE s.aggregate = $1 AND NOT EXISTS \
+             (SELECT 1 FROM dags d WHERE d.root = s.root AND d.state < 4 AND d.state = 2)",
+        )
+        .bind(key(id))
+        .fetch_one(&mut *self.reader().await?)
+        .await?;
+        Ok(missing == 0)
     }
 
     /// Numbers of deals that failed after they were published and whose price the market still locks, for
