@@ -66,7 +66,7 @@ impl Engine {
         let cold = self.ctx.cold.as_ref().ok_or(Error::NoFilecoin)?;
         let seen = cold.chain.look().await?;
         let funds = cold.chain.funds().await?;
-        let committed = self.ctx.records.unpublished_cost().await?.all;
+        let committed = self.ctx.records.unpublished_cost().await?.spoken_for(funds.locked);
         Ok(Wallet {
             address: cold.proposer.wallet(),
             wallet: funds.wallet,

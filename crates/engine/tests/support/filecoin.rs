@@ -279,14 +279,13 @@ impl State {
     fn publish(&mut self) {
         let head = self.head;
         let mut ready = Vec::new();
-        for provider in self.providers.values_mut() {
+        for provider in self.providers.values() {
             if provider.script == Script::NeverPublishes {
                 continue;
             }
-            for (_, bytes, at, publishes) in &mut provider.got {
+            for (_, bytes, at, publishes) in &provider.got {
                 let terms = &self.terms[bytes];
                 if *publishes && *at + PUBLISHES_AFTER <= head && head < terms.start.get() {
-                    *publishes = false;
                     ready.push((bytes.clone(), terms.clone()));
                 }
             }
@@ -438,6 +437,27 @@ impl Chain for Filecoin {
                 active_since: deal.active.filter(|active| *active <= at).map(Epoch::new),
                 sector: deal.active.map(|_| deal.id + 7),
                 is_faulty: deal.is_faulty,
+            }))
+        }))
+    }
+
+    fn own_deal(&self, id: u64) -> Boxed<'_, Result<Option<OwnDeal>, Fault>> {
+        Box::pin(self.call("own_deal", move |state| {
+            let at = state.last_final();
+            Ok(state.deal(id).map(|deal| OwnDeal {
+                provider: deal.terms.provider,
+                piece: deal.terms.piece,
+                size: deal.terms.size,
+                start: deal.terms.start,
+                end: deal.terms.end,
+                price_per_epoch: deal.terms.price_per_epoch,
+                collateral: deal.terms.collateral,
+                state: DealOnChain {
+                    is_ours: true,
+                    active_since: deal.active.filter(|active| *active <= at).map(Epoch::new),
+                    sector: deal.active.map(|_| deal.id + 7),
+                    is_faulty: deal.is_faulty,
+                },
             }))
         }))
     }

@@ -37,6 +37,9 @@ impl Chain for Nobody {
     fn deal<'a>(&'a self, _: u64, _: &'a SignedDeal) -> BoxFuture<'a, Result<Option<DealOnChain>, Fault>> {
         away()
     }
+    fn own_deal(&self, _: u64) -> BoxFuture<'_, Result<Option<OwnDeal>, Fault>> {
+        away()
+    }
     fn max_fee(&self) -> AttoFil {
         AttoFil::ZERO
     }

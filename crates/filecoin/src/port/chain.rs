@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use floe_core::clock::BoxFuture;
 use floe_core::cold::{
-    self, ChainProvider, ChainView, DealOnChain, Fault, Funds, FundsCall, MessageProgress, PublishedDeal,
-    Sent, SignedDeal,
+    self, ChainProvider, ChainView, DealOnChain, Fault, Funds, FundsCall, MessageProgress, OwnDeal,
+    PublishedDeal, Sent, SignedDeal,
 };
 use floe_core::{ActorId, Clock, FailureCode, PieceCid};
 use multiaddr::Multiaddr;
@@ -21,7 +21,7 @@ use crate::limits::{self, MAX_CHAIN_ADDRESSES, REPLACE_AFTER};
 use crate::market::DealProposal;
 use crate::market::mk12::DealParams;
 use crate::messages::{Entry, Journal, MessageError, Progress, Sender, SenderSettings};
-use crate::rpc::answers::MinerInfo;
+use crate::rpc::answers::{MarketDeal, MinerInfo};
 use crate::rpc::{Fault as Refusal, Lotus, Permission, RpcError};
 use crate::signer::Signer;
 use crate::types::cbor::Cbor as _;
@@ -287,16 +287,46 @@ impl LotusChain {
         })?;
         let Some(found) = self.lotus.deal(deal_id, at).await? else { return Ok(None) };
         let is_ours = self.is_same(&ours.proposal.proposal, &found.proposal, at).await?;
+        self.state_of(&look, &found, is_ours).await.map(Some)
+    }
+
+    /// A deal of our client by its number alone.
+    async fn own_deal_now(&self, deal_id: u64) -> Result<Option<OwnDeal>, Fault> {
+        let look = self.last()?;
+        let at = &look.view.last_final.key;
+        let Some(found) = self.lotus.deal(deal_id, at).await? else { return Ok(None) };
+        let client = self.id_of(&self.signer.address(), at).await?;
+        let (Some(client), Address::Id(provider)) = (client, found.proposal.provider) else {
+            return Ok(None);
+        };
+        if found.proposal.client != Address::Id(client) {
+            return Ok(None);
+        }
+        let piece = PieceCid::from_cid(&found.proposal.piece_cid)
+            .map_err(|_| malformed("StateMarketStorageDeal", "a deal of no piece"))?;
+        Ok(Some(OwnDeal {
+            provider: ActorId::new(provider),
+            piece,
+            size: found.proposal.piece_size,
+            start: found.proposal.start_epoch,
+            end: found.proposal.end_epoch,
+            price_per_epoch: found.proposal.storage_price_per_epoch,
+            collateral: found.proposal.provider_collateral,
+            state: self.state_of(&look, &found, true).await?,
+        }))
+    }
+
+    async fn state_of(&self, look: &Look, found: &MarketDeal, is_ours: bool) -> Result<DealOnChain, Fault> {
         let active_since = found.state.is_active().then_some(found.state.sector_start_epoch);
         if active_since.is_some_and(|since| since > look.view.last_final.height) {
             return Err(malformed("StateMarketStorageDeal", "a deal that is active from a later epoch on"));
         }
         let sector = active_since.map(|_| found.state.sector_number);
         let is_faulty = match sector {
-            Some(sector) if is_ours => self.is_faulty(&look, found.proposal.provider, sector).await?,
+            Some(sector) if is_ours => self.is_faulty(look, found.proposal.provider, sector).await?,
             _ => false,
         };
-        Ok(Some(DealOnChain { is_ours, active_since, sector, is_faulty }))
+        Ok(DealOnChain { is_ours, active_since, sector, is_faulty })
     }
 
     /// Whether the chain's deal is what was signed: in the form with ids, field by field, and by name.
@@ -457,6 +487,10 @@ impl cold::Chain for LotusChain {
         signed: &'a SignedDeal,
     ) -> BoxFuture<'a, Result<Option<DealOnChain>, Fault>> {
         Box::pin(self.deal_now(deal_id, signed))
+    }
+
+    fn own_deal(&self, deal_id: u64) -> BoxFuture<'_, Result<Option<OwnDeal>, Fault>> {
+        Box::pin(self.own_deal_now(deal_id))
     }
 
     fn send<'a>(&'a self, intent: &'a str, call: &'a FundsCall) -> BoxFuture<'a, Result<Sent, Fault>> {

@@ -11,6 +11,9 @@ use tracing::span;
 
 use super::*;
 
+#[path = "life/cold.rs"]
+mod cold;
+
 /// Fewer would mean that the library reports them in another way, and that these tests look at nothing.
 const AT_LEAST: usize = 80;
 
@@ -110,6 +113,7 @@ pub(crate) async fn lived(world: &World, records: &Records) {
     messages(records).await;
     seen(records).await;
     packed(world, records).await;
+    cold::lived(records).await;
 }
 
 /// Pins on their way into pieces, and out of them again.
@@ -176,8 +180,6 @@ async fn packed(world: &World, records: &Records) {
         records.step_aggregate(id, event).await.unwrap();
         barrier(records).await;
     }
-}
-
 /// Each way through a pin's life.
 async fn pins(world: &World, records: &Records) {
     let account = default_account(records).await;

@@ -118,7 +118,7 @@ async fn a_sector_that_is_lost_degrades_the_aggregate_and_another_takes_its_plac
     world.d.settings.policies.insert("default".into(), listed);
     world.until(AggregateState::Stored, 60).await;
     world.d.settings.policies.insert("default".into(), policy(2));
-    for _ in 0..25 {
+    for _ in 0..45 {
         world.pass_time(10);
         world.passes().await;
     }
@@ -189,9 +189,9 @@ async fn a_deal_expires_by_its_end() {
     assert!(world.all_are(AggregateState::Degraded).await);
 }
 
-/// A deal of this wallet that the rows do not know, for a piece of theirs: they are older than the wallet.
+/// A deal of this wallet that the rows do not know, of a piece that is not theirs: whoever else uses the wallet is told of.
 #[tokio::test]
-async fn t43_a_deal_that_the_rows_do_not_know_stops_the_slots() {
+async fn t43_a_deal_of_another_piece_is_an_alarm() {
     let world = World::new(settings(2), &good(3)).await;
     world.until(AggregateState::Stored, 60).await;
     {
@@ -199,9 +199,11 @@ async fn t43_a_deal_that_the_rows_do_not_know_stops_the_slots() {
         let mut strange = state.deals[0].clone();
         (strange.id, strange.published) = (9_999, state.head);
         strange.bytes.push(1);
+        strange.terms.piece = PieceCid::from_commitment([9; 32]).unwrap();
         state.deals.push(strange);
     }
     world.rounds(10).await;
     assert_eq!(world.events("alarm.unknown_deal").await, 1);
-    assert!(world.records.restored().await.unwrap().is_some());
+    assert!(world.records.restored().await.unwrap().is_none());
+    assert_eq!(world.deals().await.len(), 2);
 }

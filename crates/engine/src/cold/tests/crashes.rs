@@ -6,10 +6,10 @@ use super::*;
 /// Rounds in which all that may cost money happens: the look, the choice, the top-up, signing, sending.
 const BUSY_ROUNDS: usize = 9;
 
-/// Just enough for two replicas and the gas of one top-up at a time: a reservation too many does not fit.
+/// Just enough for two replicas and the gas of two top-ups, as after a crash between them: a deal too many does not fit.
 fn tight() -> Settings {
     let mut settings = settings(2);
-    settings.deals.caps = caps(2 * COST + MAX_FEE);
+    settings.deals.caps = caps(2 * COST + 2 * MAX_FEE);
     settings.deals.escrow_tenths = 10;
     settings
 }
