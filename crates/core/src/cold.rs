@@ -227,6 +227,12 @@ pub trait Chain: Send + Sync + 'static {
     /// [`Fault`] of the group «node»: nothing was signed.
     fn send<'a>(&'a self, intent: &'a str, call: &'a FundsCall) -> BoxFuture<'a, Result<Sent, Fault>>;
 
+    /// What an operator should know of the node, in words: that it is old, keeps no events, or cannot be reached. Without
+    /// secrets.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Looks after messages that are not final; once an epoch. Says what changed.
     ///
     /// # Errors

@@ -50,7 +50,9 @@ fn shown(wallet: &Value) -> String {
         ("gas of a message", format!("at most {}", amount(&wallet["max_gas"]))),
         ("epoch", format!("{}, final up to {}", text(&wallet["head"]), text(&wallet["last_final"]))),
     ];
-    rows.iter().map(|(name, value)| format!("{name:<18} {value}\n")).collect()
+    let remarks = wallet["remarks"].as_array().into_iter().flatten();
+    let remarks = remarks.map(|remark| format!("{:<18} {}\n", "note", text(remark)));
+    rows.iter().map(|(name, value)| format!("{name:<18} {value}\n")).chain(remarks).collect()
 }
 
 fn told(what: &str, sent: &Value) -> String {
@@ -118,9 +120,10 @@ mod tests {
     #[test]
     fn what_is_shown_names_every_sum() {
         let wallet = json!({"address": "f1abc", "wallet": "1000000000000000000", "escrow": "7", "locked": "3",
-            "free": "4", "committed": "2", "max_gas": "1", "head": 9, "last_final": 4});
+            "free": "4", "committed": "2", "max_gas": "1", "head": 9, "last_final": 4,
+            "remarks": ["it is old"]});
         let shown = shown(&wallet);
-        for part in ["f1abc", "1 FIL", "committed", "9, final up to 4"] {
+        for part in ["f1abc", "1 FIL", "committed", "9, final up to 4", "it is old"] {
             assert!(shown.contains(part), "{shown}");
         }
     }

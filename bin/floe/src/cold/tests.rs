@@ -106,20 +106,22 @@ async fn r13_providers_are_spoken_to_over_libp2p() {
         let ask = market.ask(&to).await.unwrap();
         assert!(ask.price > AttoFil::ZERO);
         let head = world.chain.look().await.unwrap().head;
+        let size = PaddedSize::from_bytes(1 << 20).unwrap();
+        let least = world.chain.collateral(size).await.unwrap();
         let terms = DealTerms {
             uuid: DealUuid(uuid::Uuid::from_u128(1 + n as u128)),
             provider: to.provider,
             piece: PieceCid::from_commitment([1; 32]).unwrap(),
-            size: PaddedSize::from_bytes(1 << 20).unwrap(),
+            size,
             // As large as fits: Curio takes no other.
-            car_bytes: PaddedSize::from_bytes(1 << 20).unwrap().unpadded_bytes(),
+            car_bytes: size.unpadded_bytes(),
             root: floe_core::cid::parse("bafy2bzacebt2ee4rg3gcnnyayymqe2tnjucon3nice6xkwjlar5vbtlfkayxg")
                 .unwrap(),
             url: "http://127.0.0.1:9/nothing".into(),
             start: head.plus(500),
             end: head.plus(500 + 518_400),
             price_per_epoch: AttoFil::new(50_000_000),
-            collateral: AttoFil::new(1 << 40),
+            collateral: AttoFil::new(least.get() * 12 / 10),
             ipni: false,
         };
         let signed = world.proposer.sign(&terms).await.unwrap();

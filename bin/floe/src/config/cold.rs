@@ -262,7 +262,7 @@ mod tests {
             let error = read(&format!("[deals]\nmax_per_deal = \"{bad}\"")).unwrap_err();
             assert!(error.contains("deals.max_per_deal"), "{error}");
         }
-        assert!(read("[deals]\nmax_per_deal = 1").unwrap_err().contains("in quotes"));
+        assert!(read("[deals]\nmax_per_deal = 1").unwrap_err().contains("as text"));
     }
 
     #[test]

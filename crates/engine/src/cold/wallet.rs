@@ -27,6 +27,8 @@ pub struct Wallet {
     pub head: Epoch,
     /// The last epoch that counts.
     pub last_final: Epoch,
+    /// What the operator should know of the Filecoin node.
+    pub remarks: Vec<String>,
 }
 
 /// A call of the operator's that was written down, and goes on by itself.
@@ -75,6 +77,7 @@ impl Engine {
             max_gas: cold.chain.max_fee(),
             head: seen.head,
             last_final: seen.last_final,
+            remarks: cold.chain.remarks(),
         })
     }
 }

@@ -179,6 +179,7 @@ impl LotusChain {
             status.network = Some(pin.to_string());
             status.version = Some(version.chars().take(200).collect());
             status.offers_client_calls = offers_client_calls;
+            status.token_in_clear = endpoint.sends_token_in_clear();
             status.permissions = permissions;
         }
         if is_admin && !self.settings.test_network {
@@ -422,6 +423,10 @@ fn forgetful(error: String) -> Fault {
 }
 
 impl cold::Chain for LotusChain {
+    fn remarks(&self) -> Vec<String> {
+        self.status.lock().remarks()
+    }
+
     fn max_fee(&self) -> AttoFil {
         self.settings.max_fee
     }
