@@ -93,9 +93,9 @@ impl Inside {
 /// Sizes and times are a hundredth of the real ones, prices and rules are real.
 fn preset(ready: &Ready, wallet: &str, pull: SocketAddr) -> String {
     let quoted = |text: &str| toml_edit::Value::from(text).to_string();
-    let providers = ready.providers.iter().map(|one| quoted(&format!("{}={}", one.id, address(one))));
-    let (api, providers) =
-        (format!("{}:{}", ready.token, ready.rpc), providers.collect::<Vec<_>>().join(", "));
+    let table = |one: &ReadyProvider| format!("[provider.{}]\naddr = [{}]\n", one.id, quoted(&address(one)));
+    let providers: String = ready.providers.iter().map(table).collect();
+    let api = format!("{}:{}", ready.token, ready.rpc);
     format!(
         r#"
 [filecoin]
@@ -122,8 +122,8 @@ max_lifetime = "1000000000000000000"
 max_gas = "1000000000000000"
 least_top_up = "1000000000000"
 wallet_reserve = "1000000000000000"
-providers = [{providers}]
 
+{providers}
 [policy.default]
 replicas = 3
 max_price_attofil_gib_epoch = "100000000"
