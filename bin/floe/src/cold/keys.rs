@@ -115,3 +115,62 @@ pub(crate) async fn export(layout: &Layout, under: Option<PathBuf>, args: KeyArg
     let text = signer::sealed(&key, &under, &SystemEntropy)?;
     crate::output::write_stdout(&format!("{text}\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datadir::DataDir;
+    use crate::exit::code_of;
+
+    const OUT: Output = Output { json: true };
+
+    fn file(dir: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        #[cfg(unix)]
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn r17_a_key_is_made_once_and_leaves_its_file_only_sealed() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = || Layout::new(dir.path().join("data"));
+        let stray = new(&layout(), OUT, KeyArgs::default()).await.unwrap_err();
+        assert_eq!(code_of(&stray), Code::DataDir, "{stray:#}");
+        drop(DataDir::open_or_make(layout()).unwrap());
+        new(&layout(), OUT, KeyArgs::default()).await.unwrap();
+        let made = signer::load(&layout().wallet(), None).unwrap();
+        let again = new(&layout(), OUT, KeyArgs::default()).await.unwrap_err();
+        assert!(again.to_string().contains("does not write over a key"), "{again:#}");
+        assert_eq!(signer::load(&layout().wallet(), None).unwrap().address(), made.address());
+        // Not sealed, and no passphrase for the export: it stays where it is.
+        let plain = export(&layout(), None, KeyArgs::default()).await.unwrap_err();
+        assert_eq!(code_of(&plain), Code::Usage, "{plain:#}");
+        let under = file(&dir, "passphrase", "correct horse");
+        export(&layout(), Some(under), KeyArgs::default()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_lotus_exported_is_taken_over_and_sealed() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("data"));
+        drop(DataDir::open_or_make(Layout::new(dir.path().join("data"))).unwrap());
+        // Hex of {"Type":"secp256k1","PrivateKey":"ERER…"}: 32 bytes of 0x11.
+        let json = br#"{"Type":"secp256k1","PrivateKey":"ERERERERERERERERERERERERERERERERERERERERERE="}"#;
+        let hex: String = json.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (from, passphrase) = (file(&dir, "export", &hex), file(&dir, "passphrase", "correct horse"));
+        let args = KeyArgs { key_file: None, passphrase_file: Some(passphrase) };
+        import(&layout, OUT, Some(from), args).await.unwrap();
+        assert!(signer::load(&layout.wallet(), None).is_err(), "it is sealed");
+        let text = std::fs::read_to_string(layout.wallet()).unwrap();
+        assert!(
+            text.contains("f1ghrejg5rcic6csaduor6ak4wcgj7ikrrxxo72my") && !text.contains("ERERER"),
+            "{text}"
+        );
+        let bad = file(&dir, "bad", "nonsense");
+        let args = KeyArgs { key_file: Some(dir.path().join("other")), passphrase_file: None };
+        let error = import(&layout, OUT, Some(bad), args).await.unwrap_err();
+        assert_eq!(code_of(&error), Code::Usage, "{error:#}");
+    }
+}

@@ -109,7 +109,7 @@ impl LotusChain {
         match self.view(&mut opened).await {
             Ok(view) => {
                 self.status.lock().looked(&view);
-                let seen = ChainView { head: view.head.height, last_final: view.last_final.height };
+                let seen = ChainView { head: view.head.height, last_final: counted(&view) };
                 *self.last.lock() = Some(Arc::new(Look { view, faults: tokio::sync::Mutex::default() }));
                 Ok(seen)
             }
@@ -255,7 +255,7 @@ impl LotusChain {
     async fn published_now(&self, from: Epoch, to: Epoch) -> Result<Option<Vec<PublishedDeal>>, Fault> {
         let look = self.last()?;
         let last_final = &look.view.last_final;
-        let to = to.min(last_final.height);
+        let to = to.min(counted(&look.view));
         // Who never received anything has no deals.
         let Some(client) = self.id_of(&self.signer.address(), &last_final.key).await? else {
             return Ok(Some(Vec::new()));
@@ -415,6 +415,13 @@ impl LotusChain {
             progress: progress(&entry.progress),
         }
     }
+}
+
+/// The last height whose messages count. The state at a tipset is that before its own messages: what was published in
+/// the newest final tipset is an event of its height, and in no state that is asked for there. So it counts one height
+/// later, and whatever is an event is a deal too.
+pub(super) fn counted(view: &View) -> Epoch {
+    view.last_final.height.plus(-1)
 }
 
 fn is_stuck(entry: &Entry, view: &View) -> bool {

@@ -194,6 +194,7 @@ impl Providers {
         }
         let code = FailureCode::of_refusal(&answer.message);
         if FailureCode::is_our_bug(&answer.message) {
+            metrics::counter!("floe_deal_bugs_total").increment(1);
             tracing::error!(
                 provider = %to.provider, deal = %deal.signed_cid,
                 "a provider refuses a deal for what is a fault of Floe: {}", answer.message

@@ -53,7 +53,7 @@ impl NodeStatus {
     }
 
     pub(super) fn looked(&mut self, view: &View) {
-        self.heights = Some((view.head.height, view.last_final.height));
+        self.heights = Some((view.head.height, super::chain::counted(view)));
         self.trouble = None;
     }
 

@@ -41,7 +41,8 @@ async fn r13_a_deal_over_http_becomes_active() {
         assert!(matches!(word, ProviderWord::Known { .. }), "{word:?}");
 
         let id = world.published().await;
-        let deal = world.chain.deal(id, &signed).await.unwrap().unwrap();
+        // The event was of the newest final tipset, and the deal in no final state yet: it looked terminated.
+        let deal = world.chain.deal(id, &signed).await.unwrap().expect("what is an event is a deal");
         assert!(deal.is_ours, "a key address was signed and an id is stored");
         let mut active = deal.active_since;
         for _ in 0..40 {
