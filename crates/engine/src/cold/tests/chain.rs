@@ -90,6 +90,26 @@ async fn without_events_a_providers_word_is_a_place_to_look() {
     world.stored_and_paid_once().await;
 }
 
+/// R13: on a node without events, a deal that was published and whose provider named another number counted as failed once
+/// its start had passed, and the replica was bought a second time.
+#[tokio::test]
+async fn r13_without_events_a_deal_that_nobody_names_is_not_given_up() {
+    let world = World::new(settings(1), &[Script::Names(999)]).await;
+    world.chain.state().lies.keeps_no_events = true;
+    world.rounds(20).await;
+    for _ in 0..10 {
+        world.pass_time(30);
+        world.passes().await;
+    }
+    let deals = world.deals().await;
+    assert_eq!((deals.len(), deals[0].state), (1, DealState::Accepted));
+    // With events it is found where it was all the time.
+    world.chain.state().lies.keeps_no_events = false;
+    world.rounds(5).await;
+    assert_eq!(world.deals().await[0].state, DealState::Active);
+    world.paid_once().await;
+}
+
 /// A provider that names another's deal gets nothing by it.
 #[tokio::test]
 async fn a_provider_that_names_anothers_deal_is_not_believed() {
