@@ -332,7 +332,11 @@ async fn nothing_is_paid_twice(network: &Network, deals: &[Value], address: &str
         let ids: BTreeSet<u64> = on_chain.iter().filter_map(|deal| deal["deal_id"].as_u64()).collect();
         for deal in published {
             let id = deal["deal_id"].as_u64().context("a deal on the chain has an id")?;
-            ensure!(ids.contains(&id), "Floe lists no deal {id}, which is on the chain: {deal}\n{}", json!(deals));
+            ensure!(
+                ids.contains(&id),
+                "Floe lists no deal {id}, which is on the chain: {deal}\n{}",
+                json!(deals)
+            );
             ensure!(deal["active"] == true, "a deal on the chain is not active: {deal}\n{}", json!(deals));
         }
     }

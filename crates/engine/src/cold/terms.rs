@@ -50,7 +50,7 @@ pub(crate) enum Unsound {
         "a deal of {0} epochs is not between {DEAL_LEAST} and {DEAL_MOST}: set the policy's duration_epochs"
     )]
     Duration(i64),
-    #[error("a deal that starts in {0} epochs starts in the past: set deals.start_lead")]
+    #[error("a deal that starts in {0} epochs starts in the past: set filecoin.start_lead")]
     StartLead(i64),
     #[error("the provider's ask ended at epoch {0}")]
     AskExpired(Epoch),

@@ -180,6 +180,8 @@ async fn packed(world: &World, records: &Records) {
         records.step_aggregate(id, event).await.unwrap();
         barrier(records).await;
     }
+}
+
 /// Each way through a pin's life.
 async fn pins(world: &World, records: &Records) {
     let account = default_account(records).await;
