@@ -278,8 +278,11 @@ impl Writer {
         self.make_reserve();
         loop {
             // Before the next requests, so that a pin of a complete DAG waits for one commit and not for luck.
-            if self.tx.settle {
+            while self.tx.settle && self.poison.borrow().is_none() {
                 self.follow_up().await;
+                if !requests.is_empty() {
+                    break;
+                }
             }
             let mut batch = Vec::new();
             if self.poison.borrow().is_some() || requests.recv_many(&mut batch, limits::BATCH).await == 0 {

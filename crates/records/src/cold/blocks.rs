@@ -205,7 +205,7 @@ impl Records {
             return Err(Error::Conflict(format!("{} sections for one row", sections.len())));
         }
         let sections: std::sync::Arc<[SectionRow]> = sections.into();
-        self.write(Urgency::Frees, move |tx| {
+        self.write(Urgency::Takes, move |tx| {
             let sections = std::sync::Arc::clone(&sections);
             Box::pin(async move { put(tx, id, (n, chunk), at, &sections).await })
         })

@@ -5,6 +5,7 @@
 //! life of an attempt, [`ledger`] what was set aside for it and whether the caps permit it.
 
 pub(crate) mod aggregates;
+mod back;
 pub(crate) mod blocks;
 pub mod deals;
 pub mod events;

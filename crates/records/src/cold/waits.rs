@@ -297,6 +297,8 @@ pub(crate) async fn leave(tx: &mut Tx, pin: &Stored) -> Result<(), Error> {
         .fetch_optional(&mut tx.conn)
         .await?;
     let Some(lot) = lot.map(uuid_of) else { return Ok(()) };
+    // What aggregates hold of it they hold for this pin too, and its account bears its part.
+    join(&mut tx.conn, lot, pin.id, pin.account).await?;
     match first_wait(&mut tx.conn, lot).await? {
         None => forget(&mut tx.conn, lot).await,
         Some((account, since)) => {
@@ -322,28 +324,41 @@ async fn forget(conn: &mut SqliteConnection, lot: Uuid) -> Result<(), Error> {
     Ok(())
 }
 
-/// Tells pins of a packed lot which aggregates they are in. Says whether more is left.
+/// Tells pins of packed lots which aggregates they are in. Says whether more is left.
 pub(super) async fn tell_some(tx: &mut Tx) -> Result<bool, Error> {
-    let lot: Option<Vec<u8>> =
-        sqlx::query_scalar("SELECT id FROM cold_lots WHERE packed = 1 ORDER BY id LIMIT 1")
-            .fetch_optional(&mut tx.conn)
-            .await?;
-    let Some(lot) = lot.map(uuid_of) else { return Ok(false) };
-    let waits: Vec<(Vec<u8>, i64)> =
-        sqlx::query_as("SELECT pin, account FROM cold_waits WHERE lot = $1 ORDER BY since, pin LIMIT $2")
-            .bind(key(lot))
+    let lots: Vec<Vec<u8>> =
+        sqlx::query_scalar("SELECT id FROM cold_lots WHERE packed = 1 ORDER BY id LIMIT $1")
             .bind(limits::SETTLES_PER_PASS)
             .fetch_all(&mut tx.conn)
             .await?;
-    let last = db(waits.len() as u64) < limits::SETTLES_PER_PASS;
+    let mut left = limits::SETTLES_PER_PASS;
+    let any = !lots.is_empty();
+    for lot in lots.into_iter().map(uuid_of) {
+        if left == 0 {
+            break;
+        }
+        left -= tell(tx, lot, left).await?;
+    }
+    Ok(any)
+}
+
+/// The pins of one packed lot, no more than `most`; with the last the lot goes. Says how many there were.
+async fn tell(tx: &mut Tx, lot: Uuid, most: i64) -> Result<i64, Error> {
+    let waits: Vec<(Vec<u8>, i64)> =
+        sqlx::query_as("SELECT pin, account FROM cold_waits WHERE lot = $1 ORDER BY since, pin LIMIT $2")
+            .bind(key(lot))
+            .bind(most)
+            .fetch_all(&mut tx.conn)
+            .await?;
+    let told = db(waits.len() as u64);
     for (pin, account) in waits {
         join(&mut tx.conn, lot, uuid_of(pin.clone()), account).await?;
         sqlx::query("DELETE FROM cold_waits WHERE pin = $1").bind(pin).execute(&mut tx.conn).await?;
     }
-    if last {
+    if told < most {
         forget(&mut tx.conn, lot).await?;
     }
-    Ok(true)
+    Ok(told)
 }
 
 impl Records {
