@@ -13,7 +13,7 @@ use support::life::{self, Statements};
 use support::*;
 
 /// Statements that read all of a table, by how they begin.
-const READ_ALL: [(&str, &str); 16] = [
+const READ_ALL: [(&str, &str); 22] = [
     (
         "SELECT id, kind, payload, digest FROM jobs ORDER BY id LIMIT",
         "in the order of the index, as many as are asked for",
@@ -42,10 +42,16 @@ const READ_ALL: [(&str, &str); 16] = [
     ("SELECT aggregate FROM aggregate_releases", "the first of those that are being let go of"),
     ("SELECT state, COUNT(*) FROM aggregates", "an index of a word for each piece, for the operator"),
     ("SELECT d.id, d.aggregate, d.slot", "in the order of the index, as many as are asked for"),
+    ("SELECT cost FROM deals WHERE locked", "an index of those alone that failed after they were published"),
+    ("SELECT deal_id FROM deals WHERE locked", "the same"),
+    ("SELECT state, cost FROM deal_counts", "a row for each of ten states"),
+    ("SELECT state, deals FROM deal_counts", "the same"),
+    ("SELECT COUNT(*) FROM providers", "they are bounded"),
+    ("SELECT id, source, addresses", "the same: each is looked at for each replica"),
 ];
 
 /// What is sorted without an index, by how the statement begins.
-const SORT: [(&str, &str); 7] = [
+const SORT: [(&str, &str); 9] = [
     (
         "SELECT p.id, p.account, p.created, p.status, p.cid_text, p.root",
         "a page of ids for each range at most; the pins of one DAG",
@@ -56,6 +62,8 @@ const SORT: [(&str, &str); 7] = [
     ("SELECT DISTINCT account FROM pins WHERE dag", "the pins of one DAG"),
     ("SELECT id FROM dags WHERE state = 0 AND next_at IS NOT NULL AND id IN", "the DAGs that name one peer"),
     ("DELETE FROM tokens WHERE account", "the tokens of one account, which are bounded"),
+    ("SELECT s.lot, s.parts, COUNT(DISTINCT s.part)", "the segments of one DAG"),
+    ("SELECT d.id, d.aggregate, d.slot", "the deals of some aggregates, or in some states"),
 ];
 
 /// Pins, and as many DAGs, of several accounts, behind the library's back: one by one they would take minutes.

@@ -263,7 +263,7 @@ async fn protect_again(tx: &mut Tx, id: Uuid) -> Result<(), Error> {
         .await?;
     let here: Vec<Vec<u8>> = sqlx::query_scalar(
         "SELECT DISTINCT d.id FROM aggregate_segments s JOIN dags d ON d.root = s.root WHERE s.aggregate = $1 \
-         AND d.state = 2",
+         AND d.state < 4 AND d.state = 2",
     )
     .bind(key(id))
     .fetch_all(&mut tx.conn)
