@@ -51,7 +51,7 @@ const READ_ALL: [(&str, &str); 22] = [
 ];
 
 /// What is sorted without an index, by how the statement begins.
-const SORT: [(&str, &str); 9] = [
+const SORT: [(&str, &str); 10] = [
     (
         "SELECT p.id, p.account, p.created, p.status, p.cid_text, p.root",
         "a page of ids for each range at most; the pins of one DAG",
@@ -62,6 +62,10 @@ const SORT: [(&str, &str); 9] = [
     ("SELECT DISTINCT account FROM pins WHERE dag", "the pins of one DAG"),
     ("SELECT id FROM dags WHERE state = 0 AND next_at IS NOT NULL AND id IN", "the DAGs that name one peer"),
     ("DELETE FROM tokens WHERE account", "the tokens of one account, which are bounded"),
+    (
+        "WITH RECURSIVE turn (account) AS (SELECT MIN(account) FROM cold_lots",
+        "the accounts that wait for a piece, each once",
+    ),
     ("SELECT s.lot, s.parts, COUNT(DISTINCT s.part)", "the segments of one DAG"),
     ("SELECT d.id, d.aggregate, d.slot", "the deals of some aggregates, or in some states"),
 ];
@@ -128,17 +132,21 @@ async fn every_statement_finds_its_rows_by_an_index() {
     let analysed = "SELECT COUNT(*) FROM sqlite_master WHERE name LIKE 'sqlite_stat%'";
     let analysed: i64 = sqlx::query_scalar(analysed).fetch_one(&mut conn).await.unwrap();
     assert_eq!(analysed, 0);
-    let mut needed = BTreeSet::new();
+    let (mut needed, mut wrong) = (BTreeSet::new(), Vec::new());
     for query in &queries {
         let plan = plan(&mut conn, query).await;
         if plan.iter().any(|step| reads_all(step, &plan)) {
             let reason = allowed(&READ_ALL, query);
-            assert!(reason.is_some(), "{query}\nreads a whole table: {plan:#?}");
+            if reason.is_none() {
+                wrong.push(format!("{query}\nreads a whole table: {plan:#?}"));
+            }
             needed.extend(reason);
         }
         if plan.iter().any(|step| step.contains("TEMP B-TREE")) {
             let reason = allowed(&SORT, query);
-            assert!(reason.is_some(), "{query}\nsorts: {plan:#?}");
+            if reason.is_none() {
+                wrong.push(format!("{query}\nsorts: {plan:#?}"));
+            }
             needed.extend(reason);
         }
         // What stands before a pin in the queue is the part of the index before it.
@@ -151,6 +159,7 @@ async fn every_statement_finds_its_rows_by_an_index() {
         }
     }
     assert!(queries.iter().any(|query| query.contains("FROM waits w JOIN waits me")));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let listed: BTreeSet<_> = READ_ALL.iter().chain(&SORT).map(|(begin, _)| *begin).collect();
     assert_eq!(needed, listed, "an exception is listed while a statement needs it");
 }
