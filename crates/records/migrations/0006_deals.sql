@@ -57,14 +57,16 @@ CREATE UNIQUE INDEX deals_signed ON deals (signed_cid);
 CREATE UNIQUE INDEX deals_one_open ON deals (aggregate, slot)
     WHERE state IN ('chosen', 'proposed', 'unknown', 'accepted');
 -- For deals that are on the chain and in no row.
-CREATE INDEX aggregates_piece ON aggregates (piece) WHERE piece IS NOT NULL;
+CREATE INDEX aggregates_piece ON aggregates (piece, id) WHERE piece IS NOT NULL;
 CREATE INDEX deals_created ON deals (created, id);
 CREATE INDEX deals_provider ON deals (provider, created, id);
 CREATE INDEX deals_open ON deals (provider, id)
     WHERE deal_id IS NULL AND state IN ('proposed', 'unknown', 'accepted', 'refused');
 CREATE INDEX deals_state ON deals (state, due, id);
 CREATE INDEX deals_watch ON deals (watch, id) WHERE watch IS NOT NULL;
-CREATE INDEX deals_on_chain ON deals (deal_id) WHERE deal_id IS NOT NULL;
+-- Few: deals that failed after they were published.
+CREATE INDEX deals_locked ON deals (id) WHERE locked = 1;
+CREATE INDEX deals_on_chain ON deals (deal_id, id) WHERE deal_id IS NOT NULL;
 
 -- How many deals there are in each state, and what they cost together: every change of a deal takes it along.
 CREATE TABLE deal_counts (

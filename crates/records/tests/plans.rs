@@ -13,7 +13,7 @@ use support::life::{self, Statements};
 use support::*;
 
 /// Statements that read all of a table, by how they begin.
-const READ_ALL: [(&str, &str); 16] = [
+const READ_ALL: [(&str, &str); 22] = [
     (
         "SELECT id, kind, payload, digest FROM jobs ORDER BY id LIMIT",
         "in the order of the index, as many as are asked for",
@@ -42,10 +42,16 @@ const READ_ALL: [(&str, &str); 16] = [
     ("SELECT aggregate FROM aggregate_releases", "the first of those that are being let go of"),
     ("SELECT state, COUNT(*) FROM aggregates", "an index of a word for each piece, for the operator"),
     ("SELECT d.id, d.aggregate, d.slot", "in the order of the index, as many as are asked for"),
+    ("SELECT cost FROM deals WHERE locked", "an index of those alone that failed after they were published"),
+    ("SELECT deal_id FROM deals WHERE locked", "the same"),
+    ("SELECT state, cost FROM deal_counts", "a row for each of ten states"),
+    ("SELECT state, deals FROM deal_counts", "the same"),
+    ("SELECT COUNT(*) FROM providers", "they are bounded"),
+    ("SELECT id, source, addresses", "the same: each is looked at for each replica"),
 ];
 
 /// What is sorted without an index, by how the statement begins.
-const SORT: [(&str, &str); 10] = [
+const SORT: [(&str, &str); 11] = [
     (
         "SELECT p.id, p.account, p.created, p.status, p.cid_text, p.root",
         "a page of ids for each range at most; the pins of one DAG",
@@ -62,6 +68,7 @@ const SORT: [(&str, &str); 10] = [
     ),
     ("SELECT s.lot, s.parts, COUNT(DISTINCT s.part)", "the segments of one root"),
     ("SELECT DISTINCT d.id FROM aggregate_segments", "the segments of one aggregate"),
+    ("SELECT d.id, d.aggregate, d.slot", "the deals of some aggregates, or in some states"),
 ];
 
 /// Pins, and as many DAGs, of several accounts, behind the library's back: one by one they would take minutes.
@@ -126,17 +133,21 @@ async fn every_statement_finds_its_rows_by_an_index() {
     let analysed = "SELECT COUNT(*) FROM sqlite_master WHERE name LIKE 'sqlite_stat%'";
     let analysed: i64 = sqlx::query_scalar(analysed).fetch_one(&mut conn).await.unwrap();
     assert_eq!(analysed, 0);
-    let mut needed = BTreeSet::new();
+    let (mut needed, mut wrong) = (BTreeSet::new(), Vec::new());
     for query in &queries {
         let plan = plan(&mut conn, query).await;
         if plan.iter().any(|step| reads_all(step, &plan)) {
             let reason = allowed(&READ_ALL, query);
-            assert!(reason.is_some(), "{query}\nreads a whole table: {plan:#?}");
+            if reason.is_none() {
+                wrong.push(format!("{query}\nreads a whole table: {plan:#?}"));
+            }
             needed.extend(reason);
         }
         if plan.iter().any(|step| step.contains("TEMP B-TREE")) {
             let reason = allowed(&SORT, query);
-            assert!(reason.is_some(), "{query}\nsorts: {plan:#?}");
+            if reason.is_none() {
+                wrong.push(format!("{query}\nsorts: {plan:#?}"));
+            }
             needed.extend(reason);
         }
         // What stands before a pin in the queue is the part of the index before it.
@@ -149,6 +160,7 @@ async fn every_statement_finds_its_rows_by_an_index() {
         }
     }
     assert!(queries.iter().any(|query| query.contains("FROM waits w JOIN waits me")));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let listed: BTreeSet<_> = READ_ALL.iter().chain(&SORT).map(|(begin, _)| *begin).collect();
     assert_eq!(needed, listed, "an exception is listed while a statement needs it");
 }

@@ -263,9 +263,7 @@ impl Records {
                 .fetch_all(&mut *conn)
                 .await?;
         let locked: Vec<String> =
-            sqlx::query_scalar("SELECT cost FROM deals WHERE watch IS NOT NULL AND locked = 1")
-                .fetch_all(&mut *conn)
-                .await?;
+            sqlx::query_scalar("SELECT cost FROM deals WHERE locked = 1").fetch_all(&mut *conn).await?;
         drop(conn);
         let of = |wanted: &[DealState]| {
             let costs = states.iter().filter(|(state, _)| wanted.iter().any(|w| w.as_str() == state));
@@ -303,12 +301,11 @@ impl Records {
     /// # Errors
     /// Those of the database.
     pub async fn locked_deals(&self) -> Result<Vec<u64>, Error> {
-        let ids: Vec<Option<i64>> = sqlx::query_scalar(
-            "SELECT deal_id FROM deals WHERE watch IS NOT NULL AND locked = 1 ORDER BY watch, id LIMIT $1",
-        )
-        .bind(i64::from(limits::PAGE))
-        .fetch_all(&mut *self.reader().await?)
-        .await?;
+        let ids: Vec<Option<i64>> =
+            sqlx::query_scalar("SELECT deal_id FROM deals WHERE locked = 1 ORDER BY id LIMIT $1")
+                .bind(i64::from(limits::PAGE))
+                .fetch_all(&mut *self.reader().await?)
+                .await?;
         Ok(ids.into_iter().flatten().map(num).collect())
     }
 
