@@ -7,6 +7,7 @@
 
 pub mod dag;
 pub mod delay;
+pub mod filecoin;
 pub mod floe;
 pub mod kubo;
 pub mod process;

@@ -27,7 +27,22 @@ pub(crate) fn text(endpoints: &Endpoints, config: &Config, layout: &Layout) -> S
         None => ("Let a Kubo on this machine", endpoints.api.clone()),
     };
     let _ = writeln!(out, "{whose} pin to it:\n  {}", service_add(&root, &url));
+    if let Some(devnet) = &endpoints.devnet {
+        out.push_str(&of_devnet(devnet, &root));
+    }
     out
+}
+
+/// What can be looked at with `--devnet`.
+fn of_devnet(devnet: &Value, layout: &Layout) -> String {
+    let text = |name: &str| devnet[name].as_str().unwrap_or_default();
+    let dir = shell_word(&layout.root().display().to_string());
+    format!(
+        "\nA Filecoin for tests runs inside: node {}, faults {}/faults.\nWhat is pinned becomes three deals within two \
+         minutes. Watch them:\n  floe deals ls --data-dir {dir}\n",
+        text("rpc"),
+        text("control"),
+    )
 }
 
 /// For programs.
@@ -79,6 +94,23 @@ mod tests {
         let line =
             r#"  ipfs pin remote service add floe http://127.0.0.1:4780 "$(cat /home/you/.floe/pin.token)""#;
         assert_eq!(text.lines().last().unwrap(), line);
+    }
+
+    #[test]
+    fn a_devnet_is_named_with_what_to_look_at() {
+        let addrs = ("127.0.0.1:4780".parse().unwrap(), "127.0.0.1:4782".parse().unwrap());
+        let mut endpoints = Endpoints::new(addrs.0, addrs.1, &[], "12D3Koo".into());
+        let config = Config::check(&Layers::stack(Layer::new(), |_| None, Layer::new())).unwrap();
+        let shown = |endpoints: &Endpoints| text(endpoints, &config, &Layout::new("/my data"));
+        assert!(!shown(&endpoints).contains("Filecoin"));
+        endpoints.devnet =
+            Some(json!({"rpc": "http://127.0.0.1:1", "control": "http://127.0.0.1:2", "token": "t0ken"}));
+        let text = shown(&endpoints);
+        assert!(text.contains("node http://127.0.0.1:1, faults http://127.0.0.1:2/faults"), "{text}");
+        assert!(
+            text.ends_with("  floe deals ls --data-dir '/my data'\n") && !text.contains("t0ken"),
+            "{text}"
+        );
     }
 
     #[test]

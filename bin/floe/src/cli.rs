@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use floe_core::AttoFil;
 
 pub(crate) use self::cold::{ColdCommand, CostByArg, DealsCommand, ProvidersCommand, SpendingCommand};
-use crate::client::Secret;
+use crate::client::{Secret, amount_of};
 use crate::config::flags::Flags;
 use crate::config::values::{byte_size, duration, origin};
 
@@ -69,6 +70,14 @@ pub(crate) enum Command {
         remote: Remote,
         #[command(subcommand)]
         command: TokenCommand,
+    },
+    /// The wallet that pays for deals: its key, and what it has
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Wallet {
+        #[command(flatten)]
+        remote: Remote,
+        #[command(subcommand)]
+        command: WalletCommand,
     },
     /// Deals: every attempt to have a provider keep a replica on Filecoin
     #[command(subcommand_required = true, arg_required_else_help = true)]
@@ -168,6 +177,13 @@ pub(crate) enum Command {
 /// Arguments of `floe serve`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
+    /// Run a Filecoin for tests inside, and make deals there: three for each pin, within two minutes
+    ///
+    /// A node and five providers in memory (see `floe devnet`), a policy of three replicas, small pieces, quick epochs, a
+    /// funded wallet, and spending on with small caps. What config.toml, environment and flags say holds over that. The
+    /// chain ends with the process, and the data directory is of no use after it: give it one of its own.
+    #[arg(long)]
+    pub(crate) devnet: bool,
     #[command(flatten)]
     pub(crate) flags: Flags,
 }
@@ -414,6 +430,67 @@ pub(crate) enum ScopeArg {
     /// Accounts, tokens, gc, verify, status
     #[value(name = "admin")]
     Admin,
+}
+
+/// What to do with the wallet.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalletCommand {
+    /// Make a key in a file of mode 0600, sealed where there is a passphrase
+    New(KeyArgs),
+    /// Take over a secp256k1 key that `lotus wallet export` wrote
+    Import {
+        /// The file with the export, of mode 0600 [default: stdin]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Print the key, sealed under a passphrase; it is never printed otherwise
+    Export {
+        /// A file with the passphrase of the export, of mode 0600 [default: that of the key file]
+        #[arg(long, value_name = "FILE")]
+        under: Option<PathBuf>,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Show the address, what is in the wallet and in escrow, and what is committed
+    Show,
+    /// Put money into escrow
+    Fund {
+        /// attoFIL in digits, or FIL as in 0.5FIL
+        #[arg(value_parser = amount_of)]
+        amount: AttoFil,
+    },
+    /// Take money out of escrow; what is committed stays
+    Withdraw {
+        /// attoFIL in digits, or FIL as in 0.5FIL
+        #[arg(value_parser = amount_of)]
+        amount: AttoFil,
+    },
+    /// Send money from the wallet; what is committed stays
+    Send {
+        /// To which address
+        to: String,
+        /// attoFIL in digits, or FIL as in 0.5FIL
+        #[arg(value_parser = amount_of)]
+        amount: AttoFil,
+    },
+    /// Settle deals, which frees what those that ended or never began still lock
+    Settle {
+        /// Their numbers on the chain
+        #[arg(required = true, value_name = "DEAL_ID")]
+        deals: Vec<u64>,
+    },
+}
+
+/// Where a key is.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct KeyArgs {
+    /// The key file [default: filecoin.wallet, or wallet.key in the data directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// A file with its passphrase, of mode 0600 [default: filecoin.passphrase_file]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 /// What to do with the settings.

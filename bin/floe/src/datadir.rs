@@ -227,6 +227,16 @@ impl Layout {
         self.root.join("endpoints.json")
     }
 
+    /// The wallet's key, where `filecoin.wallet` names no other.
+    pub(crate) fn wallet(&self) -> PathBuf {
+        self.root.join("wallet.key")
+    }
+
+    /// Whether a data directory is there.
+    pub(crate) fn is_made(&self) -> bool {
+        self.version().exists()
+    }
+
     fn version(&self) -> PathBuf {
         self.root.join("version")
     }

@@ -23,6 +23,9 @@ pub(crate) struct Endpoints {
     pub(crate) swarm: Vec<String>,
     /// The node's id, in base58.
     pub(crate) peer_id: String,
+    /// Of `serve --devnet`: what `floe devnet` would have printed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) devnet: Option<serde_json::Value>,
 }
 
 impl Endpoints {
@@ -31,7 +34,15 @@ impl Endpoints {
         let mut swarm: Vec<String> = swarm.iter().map(|addr| reachable(addr, &peer_id)).collect();
         swarm.sort();
         swarm.dedup();
-        Self { version: 1, pid: std::process::id(), api: url(api), ops: url(ops), swarm, peer_id }
+        Self {
+            version: 1,
+            pid: std::process::id(),
+            api: url(api),
+            ops: url(ops),
+            swarm,
+            peer_id,
+            devnet: None,
+        }
     }
 
     /// Writes the file. Whoever sees it can connect.

@@ -68,3 +68,6 @@ pub(crate) const POLICIES: usize = 100;
 
 /// Pins in a page of `pin ls`; the API allows no more.
 pub(crate) const PAGE: u64 = 1000;
+
+/// Providers of the configuration. More than this is a typing error: deals go to a handful of replicas.
+pub(crate) const PROVIDERS: usize = 1_000;

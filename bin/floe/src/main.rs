@@ -6,6 +6,7 @@
 mod banner;
 mod cli;
 mod client;
+mod cold;
 mod config;
 mod datadir;
 mod devnet;
@@ -30,7 +31,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command, ConfigArgs, ConfigCommand};
+use crate::cli::{Cli, Command, ConfigArgs, ConfigCommand, WalletCommand};
 use crate::client::Client;
 use crate::config::{Config, Layers, file};
 use crate::datadir::Layout;
@@ -80,13 +81,19 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     let layout = || Layout::choose(cli.data_dir.clone(), std::env::var_os("HOME").map(PathBuf::from));
     let connect = |remote| anyhow::Ok(Client::connect(&remote, &layout()?)?);
     match cli.command {
-        Command::Serve(args) => serve::serve(layout()?, args.flags, out).await,
+        Command::Serve(args) => serve::serve(layout()?, args, out).await,
         Command::Init => offline::init(layout()?, out).await,
         Command::Pin { remote, command } => {
             client::pin(&connect(remote)?, out, command, &SystemEntropy).await
         }
         Command::Account { remote, command } => client::account(&connect(remote)?, out, command).await,
         Command::Token { remote, command } => client::token(&connect(remote)?, out, command).await,
+        Command::Wallet { remote, command } => match command {
+            WalletCommand::New(key) => cold::keys::new(&layout()?, out, key).await,
+            WalletCommand::Import { file, key } => cold::keys::import(&layout()?, out, file, key).await,
+            WalletCommand::Export { under, key } => cold::keys::export(&layout()?, under, key).await,
+            command => client::wallet(&connect(remote)?, out, command, &SystemEntropy).await,
+        },
         Command::Deals { remote, command } => client::deals(&connect(remote)?, out, command).await,
         Command::Providers { remote, command } => client::providers(&connect(remote)?, out, command).await,
         Command::Spending { remote, command } => client::spending(&connect(remote)?, out, command).await,

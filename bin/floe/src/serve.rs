@@ -1,7 +1,7 @@
 //! `floe serve`: everything is made here, joined here, and stopped here.
 //!
 //! ```text
-//!   data directory ─> ports ─> rows ─> blocks ─> node ─> engine ─> API ─> endpoints.json ─> banner
+//!   data directory ─> ports ─> rows ─> blocks ─> node ─> filecoin ─> engine ─> API ─> endpoints.json ─> banner
 //!        start ─────────────────────────────────────────────────────────────────────────────────>
 //!        <───────────────────────────────────────────────────────────────────────────────── stop
 //! ```
@@ -34,24 +34,27 @@ use floe_engine::Engine;
 use floe_ipfs::Node;
 use floe_records::Records;
 
-use crate::config::flags::Flags;
+use crate::cli::ServeArgs;
 use crate::config::{Config, Layers};
 use crate::datadir::{DataDir, Layout};
+use crate::devnet::Inside;
 use crate::endpoints::Endpoints;
 use crate::exit::{Code, Failure};
 use crate::metrics::Metrics;
 use crate::output::Output;
 use crate::signals::Signals;
 use crate::system::{self, SystemClock, SystemEntropy};
-use crate::{banner, endpoints, init, logs, space, stores};
+use crate::{banner, cold, endpoints, init, logs, space, stores};
 
 /// Runs the service until it is told to stop.
-pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::Result<()> {
+pub(crate) async fn serve(layout: Layout, args: ServeArgs, out: Output) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     system::keep_files_private();
     space::require_for_new(&layout)?;
     let mut dir = DataDir::open_or_make(layout)?;
-    let config = Config::check(&Layers::load(dir.layout().root(), flags.0)?)?;
+    let inside = if args.devnet { Some(Inside::start(dir.layout()).await?) } else { None };
+    let preset = inside.as_ref().map(Inside::preset).transpose()?.unwrap_or_default();
+    let config = Config::check(&Layers::load_over(preset, dir.layout().root(), args.flags.0)?)?;
     logs::start(&config.log);
     space::make_room(&dir)?;
 
@@ -64,7 +67,9 @@ pub(crate) async fn serve(layout: Layout, flags: Flags, out: Output) -> anyhow::
         }
     };
     let floe = started.map_err(|error| space::explain(dir.layout(), error))?;
-    announce(&floe.endpoints(), &config, dir.layout(), out)?;
+    let mut endpoints = floe.endpoints();
+    endpoints.devnet = inside.as_ref().map(Inside::ready).transpose()?;
+    announce(&endpoints, &config, dir.layout(), out)?;
 
     let ending = tokio::select! {
         signal = signals.next() => Ending::Asked(signal),
@@ -170,6 +175,7 @@ impl Floe {
         .await
         .context("cannot start the IPFS node")?;
 
+        let cold = cold::join(config, dir.layout(), &node, &records, &clock).await?;
         let engine = Engine::start(
             floe_engine::Settings {
                 give_up_after: config.pin.give_up_after,
@@ -178,10 +184,10 @@ impl Floe {
                 max_depth: config.pin.max_depth,
                 cold: floe_engine::cold::Settings {
                     policies: config.policies.clone(),
+                    deals: cold::deals(config),
                     packing: config.aggregate.clone(),
                     pull_url: config.pull.url.as_ref().map(ToString::to_string),
                     pull_key: Some(pull_key),
-                    ..floe_engine::cold::Settings::default()
                 },
             },
             floe_engine::Components {
@@ -191,7 +197,7 @@ impl Floe {
                 network: Arc::new(node.clone()),
                 clock: Arc::clone(&clock),
                 entropy: Arc::clone(&entropy),
-                cold: None,
+                cold,
             },
         )
         .await

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use floe_engine::cold::PullError;
+use floe_engine::cold::{PullError, Refused};
 use floe_engine::{BlocksError, RecordsError};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
@@ -192,8 +192,31 @@ impl From<floe_engine::Error> for ApiError {
             floe_engine::Error::Blocks(BlocksError::ReadOnly) | floe_engine::Error::ReadOnly => {
                 Self::insufficient_storage()
             }
+            floe_engine::Error::NoFilecoin => Self::conflict(error.to_string()),
+            floe_engine::Error::Filecoin(fault) => of_fault(&fault),
             floe_engine::Error::Stopping => Self::unavailable("this node is shutting down"),
             error => Self::internal(error),
+        }
+    }
+}
+
+/// What the Filecoin node or the wallet said, for the operator: none but he asks them.
+fn of_fault(fault: &floe_core::cold::Fault) -> ApiError {
+    use floe_core::FailureCode as F;
+    match fault.code {
+        F::ChainUnreachable | F::Auth => ApiError::unavailable(fault.to_string()),
+        F::FundsWallet | F::FundsEscrow | F::Gas => ApiError::insufficient_funds(fault.to_string()),
+        _ => ApiError::conflict(fault.to_string()),
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let details = refused.to_string();
+        match refused {
+            Refused::Committed { .. } | Refused::Gas(_) => Self::insufficient_funds(details),
+            Refused::Paused(_) => Self::conflict(details),
+            Refused::Failed(_) => Self::unavailable(details),
         }
     }
 }

@@ -51,6 +51,7 @@ mod router;
 mod siege;
 #[cfg(test)]
 mod testing;
+mod wallet;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -185,6 +185,11 @@ pub(crate) struct Pace {
     pub(crate) event_comment: Duration,
 }
 
+/// Bytes of an address of the chain; the longest has about 120.
+pub(crate) const ADDRESS_BYTES: usize = 255;
+/// Deals that one message settles: a block has gas for no more.
+pub(crate) const DEALS_SETTLED: usize = 256;
+
 impl Default for Pace {
     fn default() -> Self {
         Self {

@@ -15,7 +15,7 @@ use crate::front::Local;
 use crate::limits::{self, Pace};
 use crate::memory::Memory;
 use crate::rates::Rates;
-use crate::{admin, cold, deals, feed, pins};
+use crate::{admin, cold, deals, feed, pins, wallet};
 
 /// What handlers share.
 #[derive(Clone)]
@@ -60,6 +60,11 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<ApiState>)> {
         ("/admin/v1/tokens", get(admin::tokens).post(admin::create_token)),
         ("/admin/v1/tokens/{id}", delete(admin::revoke_token)),
         ("/admin/v1/gc", post(admin::collect)),
+        ("/admin/v1/wallet", get(wallet::show)),
+        ("/admin/v1/wallet/fund", post(wallet::fund)),
+        ("/admin/v1/wallet/withdraw", post(wallet::withdraw)),
+        ("/admin/v1/wallet/send", post(wallet::send)),
+        ("/admin/v1/wallet/settle", post(wallet::settle)),
         ("/admin/v1/verify", post(admin::verify)),
         ("/admin/v1/deals/{id}/retry", post(deals::retry)),
         ("/admin/v1/providers", get(cold::providers).post(cold::add_provider)),

@@ -201,7 +201,9 @@ mod tests {
             reserve_bytes: Some(0),
         };
         let clock = Arc::new(ManualClock::default());
-        let store = BlockStore::open(settings, Components { disk: Arc::new(disk.clone()), clock }).unwrap();
+        let entropy = Arc::new(floe_core::Seeded::new(1));
+        let components = Components { disk: Arc::new(disk.clone()), clock, entropy };
+        let store = BlockStore::open(settings, components).unwrap();
         wait(async {
             for (n, (id, first, count)) in steps.iter().enumerate() {
                 let id = Uuid::from_u128((*id).into());

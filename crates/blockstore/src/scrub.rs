@@ -474,8 +474,8 @@ mod tests {
             pack_bytes: 64 << 10,
             reserve_bytes: None,
         };
-        let components =
-            Components { disk: Arc::new(FaultyDisk::default()), clock: Arc::new(ManualClock::default()) };
+        let (clock, entropy) = (Arc::new(ManualClock::default()), Arc::new(floe_core::Seeded::new(1)));
+        let components = Components { disk: Arc::new(FaultyDisk::default()), clock, entropy };
         let store = BlockStore::open(settings, components).unwrap();
         let most = limits::DAMAGED_PLACES as u64;
         for (places, unweighed) in [(most - 1, 0), (most, 0), (most + 1, 1)] {

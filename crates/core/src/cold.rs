@@ -129,6 +129,27 @@ pub struct DealOnChain {
     pub is_faulty: bool,
 }
 
+/// A deal of our client, by its number alone: what the chain has where no row has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnDeal {
+    /// With whom.
+    pub provider: ActorId,
+    /// The piece.
+    pub piece: PieceCid,
+    /// Its size.
+    pub size: PaddedSize,
+    /// First epoch.
+    pub start: Epoch,
+    /// Last epoch.
+    pub end: Epoch,
+    /// For the whole piece and each epoch.
+    pub price_per_epoch: AttoFil,
+    /// The provider's.
+    pub collateral: AttoFil,
+    /// Its state; `is_ours` holds, because its client is ours.
+    pub state: DealOnChain,
+}
+
 /// What is sent from the wallet, besides proposals. Each costs gas, and the gas counts against the caps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FundsCall {
@@ -216,6 +237,13 @@ pub trait Chain: Send + Sync + 'static {
         signed: &'a SignedDeal,
     ) -> BoxFuture<'a, Result<Option<DealOnChain>, Fault>>;
 
+    /// The same by its number alone: `None` where the chain has none of this number at the last final tipset, or where its
+    /// client is not ours. For deals that were signed and are in no row, as after a restored backup.
+    ///
+    /// # Errors
+    /// [`Fault`] of the group «node».
+    fn own_deal(&self, deal_id: u64) -> BoxFuture<'_, Result<Option<OwnDeal>, Fault>>;
+
     /// The most that the gas of one message may cost, all its replacements included: a setting, the same at each call. It
     /// is reserved under the caps before [`Chain::send`], and [`Sent::max_fee`] is never more.
     fn max_fee(&self) -> AttoFil;
@@ -226,6 +254,12 @@ pub trait Chain: Send + Sync + 'static {
     /// # Errors
     /// [`Fault`] of the group «node»: nothing was signed.
     fn send<'a>(&'a self, intent: &'a str, call: &'a FundsCall) -> BoxFuture<'a, Result<Sent, Fault>>;
+
+    /// What an operator should know of the node, in words: that it is old, keeps no events, or cannot be reached. Without
+    /// secrets.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Looks after messages that are not final; once an epoch. Says what changed.
     ///

@@ -114,6 +114,14 @@ pub enum Error {
     /// The store is read-only for lack of disk space: 507.
     #[error("the disk is under its reserve: new pins are refused until there is space again")]
     ReadOnly,
+    /// No Filecoin node, or no wallet, is configured.
+    #[error(
+        "no Filecoin node and wallet are configured: set filecoin.api, and make a wallet with `floe wallet new`"
+    )]
+    NoFilecoin,
+    /// The Filecoin node, or the wallet, does not do it.
+    #[error(transparent)]
+    Filecoin(floe_core::cold::Fault),
     /// The engine is shutting down.
     #[error("shutting down")]
     Stopping,
@@ -166,7 +174,7 @@ impl Engine {
         tasks.spawn(outbox::run(Arc::clone(&ctx)));
         tasks.spawn(scrubber::run(Arc::clone(&ctx)));
         tasks.spawn(healer::run(Arc::clone(&ctx)));
-        tasks.spawn(cold::aggregator::run(Arc::clone(&ctx)));
+        tasks.spawn(cold::aggregator::run(Arc::clone(&ctx), dealing.clone()));
         tasks.spawn(fetcher::run(Arc::clone(&ctx), leftovers));
         if let Some(dealing) = &dealing {
             cold::spawn(dealing, &mut tasks);

@@ -21,6 +21,7 @@ use crate::limits::{
     FOREIGN_RECORD_TTL, KAD_DISJOINT_PATHS, KAD_PACKET, MAX_INBOUND, MAX_OUTBOUND, MAX_PENDING, MAX_PER_PEER,
 };
 use crate::observed::{AutoNat, Identify};
+use crate::streams;
 
 /// See the module.
 #[derive(NetworkBehaviour)]
@@ -31,6 +32,7 @@ pub(crate) struct Behaviour {
     pub(crate) memory: memory_connection_limits::Behaviour,
     pub(crate) keep: keep::Behaviour,
     pub(crate) bitswap: floe_bitswap::Behaviour,
+    pub(crate) streams: streams::Behaviour,
     pub(crate) kad: Toggle<kad::Behaviour<Store>>,
     pub(crate) identify: Identify,
     pub(crate) ping: ping::Behaviour,
@@ -93,6 +95,7 @@ impl Behaviour {
             memory: memory_connection_limits::Behaviour::with_max_bytes(parts.refuse_bytes),
             keep: keep::Behaviour::default(),
             bitswap: parts.bitswap,
+            streams: streams::Behaviour::default(),
             kad: parts.kad.map(|store| kad::Behaviour::with_config(peer, store, kad_config())).into(),
             identify: Identify::new(identify_config(parts.key, parts.tells_listeners), parts.private_allowed),
             ping: ping::Behaviour::default(),

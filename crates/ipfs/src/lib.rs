@@ -32,6 +32,7 @@ mod routers;
 mod search;
 mod session;
 mod settings;
+mod streams;
 mod task;
 #[cfg(test)]
 mod testing;
@@ -40,6 +41,7 @@ mod tests;
 mod tls;
 mod transport;
 mod view;
+mod web;
 mod wss;
 pub mod yamux;
 
@@ -47,9 +49,12 @@ pub use dial::target::{direct_peer, peer_of};
 pub use error::Error;
 pub use node::Node;
 pub use settings::{CertificateFiles, Components, Identity, PrivateAddresses, Settings};
+pub use streams::StreamError;
+pub use web::WebFilter;
 
 // The types that settings are made of, so that callers need not name the library's version.
 pub use libp2p::identity::Keypair;
+pub use libp2p::swarm::{Stream, StreamProtocol};
 pub use libp2p::{Multiaddr, PeerId};
 
 /// How this node names itself to peers and routers.

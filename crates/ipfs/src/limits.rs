@@ -205,6 +205,13 @@ pub(crate) const REDIAL_PAUSE: Duration = Duration::from_secs(15);
 /// hangs up at once is dialled less and less often.
 pub(crate) const STAYED: Duration = Duration::from_secs(30);
 
+// --- streams of other protocols ------------------------------------------------------------------------------
+
+/// Streams that wait for a connection (`opening_streams`). Storage providers are spoken to one at a time each.
+pub(crate) const MAX_OPENING: usize = 64;
+/// From the wish for a stream to the stream: a dial of 20 s, a look-up of the peer, a second dial.
+pub(crate) const OPEN_STREAM: Duration = Duration::from_secs(60);
+
 // --- others ------------------------------------------------------------------------------------------------
 
 /// Relays at which reservations are held.
@@ -218,7 +225,8 @@ pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(8);
 /// Connections are closed within this part of the stop; the rest is dropped.
 pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// Ports are free again within this part of the stop: QUIC's socket stays open while a
-/// connection drains, which is three seconds for a handshake that was broken off.
-pub(crate) const FREE_WITHIN: Duration = Duration::from_secs(4);
+/// connection drains, which is three seconds for a handshake that was broken off, and longer on a machine so busy that the
+/// handshake looked slow.
+pub(crate) const FREE_WITHIN: Duration = Duration::from_secs(6);
 /// Listeners are up within this, or the node does not start.
 pub(crate) const LISTEN_WITHIN: Duration = Duration::from_secs(10);

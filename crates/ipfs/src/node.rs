@@ -8,9 +8,9 @@ use floe_core::clock::BoxFuture;
 use floe_core::ports::{EventSink, Exchange, Network, NetworkStatus, ReadError, Session, SessionHints};
 use floe_core::{Cid, Clock};
 use libp2p::identity::Keypair;
-use libp2p::swarm::Swarm;
+use libp2p::swarm::{Stream, StreamProtocol, Swarm};
 use libp2p::{Multiaddr, PeerId, relay};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -22,7 +22,8 @@ use crate::dial::resolve::{Nowhere, Resolve, System};
 use crate::dial::target::direct_peer;
 use crate::kad_store;
 use crate::limits::{
-    self, COMMANDS, IDLE_CONNECTION, MAX_ANNOUNCEMENTS, MAX_NEGOTIATING_STREAMS, MAX_RELAYS, STOP_WITHIN,
+    self, COMMANDS, IDLE_CONNECTION, MAX_ANNOUNCEMENTS, MAX_NEGOTIATING_STREAMS, MAX_RELAYS, OPEN_STREAM,
+    STOP_WITHIN,
 };
 use crate::memory::Memory;
 use crate::provide::file::{self, OpenFile};
@@ -30,8 +31,10 @@ use crate::provide::worker::{Announce, Worker};
 use crate::provide::{Provided, store};
 use crate::routers::Routers;
 use crate::session::{NodeSession, Reach};
+use crate::streams::{Request, StreamError};
 use crate::task::{Command, Relays, State, Task};
 use crate::view::View;
+use crate::web::WebFilter;
 use crate::{Components, Error, Identity, PrivateAddresses, Settings, identity, transport};
 
 /// A running node. Cheap to clone; the last clone to go does not stop it: call [`Node::stop`].
@@ -49,6 +52,7 @@ struct Inner {
     /// Closed once the node has ended, so that the file can be opened again.
     provides: Arc<store::Store>,
     provides_added: Arc<Notify>,
+    resolver: Arc<dyn Resolve>,
     /// Why the node ended, once it has.
     ended: watch::Receiver<Option<End>>,
     end: watch::Sender<Option<End>>,
@@ -118,10 +122,11 @@ impl Node {
     ) -> Result<Self, Error> {
         let plan = Plan::new(settings, components, world.open_provides.clone()).await?;
         let bootstrap = configured("bootstrap", &plan.settings.bootstrap, &plan.policy)?;
+        let resolver = world.resolver.clone();
         let (mut task, ends) = plan.task(world)?;
         task.listen(&plan.settings.swarm).await?;
         task.join(&plan.settings.announce, bootstrap);
-        Ok(plan.run(task, ends))
+        Ok(plan.run(task, ends, resolver))
     }
 
     /// Stops the node: sessions end, connections close, the results of announcements are written. Takes at most
@@ -162,6 +167,34 @@ impl Node {
             set_end(&self.inner.end, End::SyncFailed(failed.to_string()));
         }
         Err(ReadError(failed.to_string()))
+    }
+
+    /// A stream to `peer` that speaks `protocol`. Where there is no connection, the peer is dialled at `addresses`, each
+    /// with whether it is the operator's (it may then be a private one; what others say passes the dial filter), and
+    /// where that leads nowhere the DHT is asked for the peer. Takes a minute at most. Cancel safe.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn open_stream(
+        &self,
+        peer: PeerId,
+        addresses: Vec<(Multiaddr, bool)>,
+        protocol: StreamProtocol,
+    ) -> Result<Stream, StreamError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request { peer, protocol, reply };
+        let opened = async {
+            let told = self.inner.reach.commands.send(Command::Open { request, addresses }).await;
+            told.map_err(|_| StreamError::Ended(peer))?;
+            answer.await.unwrap_or(Err(StreamError::Ended(peer)))
+        };
+        let opened = within(&*self.inner.clock, OPEN_STREAM, opened).await;
+        opened.unwrap_or(Err(StreamError::Timeout(peer)))
+    }
+
+    /// Judges addresses for those who connect over HTTP, as the dial filter judges those of peers.
+    pub fn web_filter(&self) -> WebFilter {
+        WebFilter::new(self.inner.reach.policy.clone(), self.inner.resolver.clone())
     }
 
     #[cfg(test)]
@@ -289,7 +322,7 @@ impl Plan {
     }
 
     /// Lets the tasks run.
-    fn run(self, task: Task, ends: Ends) -> Node {
+    fn run(self, task: Task, ends: Ends, resolver: Arc<dyn Resolve>) -> Node {
         let provides_added = Arc::new(Notify::new());
         let worker = Worker {
             store: self.provides.clone(),
@@ -319,6 +352,7 @@ impl Plan {
             clock: self.components.clock,
             provides,
             provides_added,
+            resolver,
             ended,
             end,
             stop: self.stop,

@@ -11,6 +11,7 @@ mod blocked;
 mod denied;
 mod kad;
 mod listen;
+mod opening;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -46,6 +47,7 @@ use crate::provide::worker::Announce;
 use crate::routers::{Found, RouterError, Routers};
 use crate::search::Search;
 use crate::session::Shared;
+use crate::streams::Request;
 use crate::view::{self, View};
 
 /// What others ask of the task.
@@ -53,6 +55,8 @@ use crate::view::{self, View};
 pub(crate) enum Command {
     /// A session has origins (or none) and starts to want blocks.
     Search { shared: Arc<Shared>, asker: Asker, peers: Vec<(PeerId, Vec<Multiaddr>)> },
+    /// A stream to a peer is wanted, who may be at these addresses; each with whether it is the operator's.
+    Open { request: Request, addresses: Vec<(Multiaddr, bool)> },
     /// As if a peer had confirmed, or lost, an address of ours.
     #[cfg(test)]
     External { address: Multiaddr, confirmed: bool },
@@ -92,6 +96,7 @@ pub(crate) struct Task {
 pub(crate) struct State {
     searches: HashMap<SessionId, Search>,
     queries: HashMap<QueryId, kad::Query>,
+    opening: opening::Opening,
     asked: JoinSet<(SessionId, Result<Vec<Found>, RouterError>)>,
     /// Inbound connections, the oldest first.
     inbound: VecDeque<(ConnectionId, PeerId)>,
@@ -163,6 +168,7 @@ impl Task {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Search { shared, asker, peers } => self.on_search(shared, asker, peers),
+            Command::Open { request, addresses } => self.on_open(request, addresses),
             #[cfg(test)]
             Command::External { address, confirmed } => {
                 // The swarm tells the behaviours, and reports only what behaviours confirm.
@@ -248,9 +254,8 @@ impl Task {
                 *shown = Some(text.clone());
             }
         }
-        if no_addresses {
-            self.find_peer(peer);
-        }
+        let is_looked_for = no_addresses && self.find_peer(peer);
+        self.opening_failed(peer, error, is_looked_for);
     }
 
     /// Peers that routing named for a session.
@@ -330,6 +335,7 @@ impl Task {
         if endpoint.is_listener() {
             self.state.inbound.push_back((id, peer));
         }
+        self.open_waiting(peer);
         if first {
             self.count_peers();
             self.view.emit(NetworkEvent::Connected { peer_id: peer.to_base58() });

@@ -1,7 +1,7 @@
 //! CommP over a stream, in constant memory.
 //!
 //! [`CommP`] gathers chunks of 256 groups of payload, hashes each to the root of its subtree, and keeps one root for
-//! each level of the tree ([`Stack`]): about 50 KiB, however large the piece. Bytes may come in parts of any size.
+//! each level of the tree ([`Stack`]): less than 100 KiB, however large the piece. Bytes may come in parts of any size.
 
 use std::io;
 

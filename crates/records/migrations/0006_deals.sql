@@ -56,6 +56,8 @@ CREATE UNIQUE INDEX deals_signed ON deals (signed_cid);
 -- Money once: two attempts for one slot are never on their way at the same time.
 CREATE UNIQUE INDEX deals_one_open ON deals (aggregate, slot)
     WHERE state IN ('chosen', 'proposed', 'unknown', 'accepted');
+-- For deals that are on the chain and in no row.
+CREATE INDEX aggregates_piece ON aggregates (piece) WHERE piece IS NOT NULL;
 CREATE INDEX deals_created ON deals (created, id);
 CREATE INDEX deals_provider ON deals (provider, created, id);
 CREATE INDEX deals_open ON deals (provider, id)
@@ -64,10 +66,11 @@ CREATE INDEX deals_state ON deals (state, due, id);
 CREATE INDEX deals_watch ON deals (watch, id) WHERE watch IS NOT NULL;
 CREATE INDEX deals_on_chain ON deals (deal_id) WHERE deal_id IS NOT NULL;
 
--- How many deals there are in each state: every change of a deal takes it along.
+-- How many deals there are in each state, and what they cost together: every change of a deal takes it along.
 CREATE TABLE deal_counts (
     state TEXT NOT NULL PRIMARY KEY,
-    deals BIGINT NOT NULL
+    deals BIGINT NOT NULL,
+    cost TEXT NOT NULL
 );
 
 -- What was set aside under the caps: for a deal (its uuid) one row for each account that bears a share, for a message

@@ -13,6 +13,7 @@ mod pins;
 #[cfg(test)]
 mod testing;
 mod wait;
+mod wallet;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -28,6 +29,7 @@ pub(crate) use self::cold::{cold, deals, providers, spending};
 pub(crate) use self::error::ClientError;
 pub(crate) use self::feed::feed;
 pub(crate) use self::pins::pin;
+pub(crate) use self::wallet::{amount_of, wallet};
 
 use crate::cli::Remote;
 use crate::config::render::redact_url;

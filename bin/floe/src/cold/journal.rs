@@ -170,16 +170,17 @@ impl Journal for Rows {
         intent: &'a str,
         progress: &'a Progress,
     ) -> BoxFuture<'a, Result<(), JournalError>> {
-        Box::pin(async move {
-            self.0.message_step(intent.to_owned(), step(progress), None).await.map_err(failed)
-        })
+        Box::pin(
+            async move { self.0.message_step(intent.to_owned(), step(progress), None).await.map_err(failed) },
+        )
     }
 }
 
 impl Memory for Rows {
     fn load(&self) -> BoxFuture<'_, Result<Option<Known>, String>> {
         Box::pin(async move {
-            let Some(ChainRow { network, genesis, highest }) = self.0.chain().await.map_err(|e| e.to_string())?
+            let Some(ChainRow { network, genesis, highest }) =
+                self.0.chain().await.map_err(|e| e.to_string())?
             else {
                 return Ok(None);
             };
@@ -189,9 +190,9 @@ impl Memory for Rows {
     }
 
     fn pin<'a>(&'a self, pin: &'a NetworkPin) -> BoxFuture<'a, Result<(), String>> {
-        Box::pin(async move {
-            self.0.pin_chain(pin.name.clone(), pin.genesis).await.map_err(|e| e.to_string())
-        })
+        Box::pin(
+            async move { self.0.pin_chain(pin.name.clone(), pin.genesis).await.map_err(|e| e.to_string()) },
+        )
     }
 
     fn saw(&self, highest: Epoch) -> BoxFuture<'_, Result<(), String>> {

@@ -1,5 +1,166 @@
 //! The cold half, joined: the rows, the node, the key and the providers become what the engine asks for.
 //!
-//! A Lotus node that is away keeps nobody from starting: nothing is asked of it before the engine looks.
+//! A Filecoin node that is away keeps nobody from starting: what is pinned, served and announced does not need it, and
+//! the engine looks again by itself. Only what cannot mend itself ends a start: a key that does not open, or rules for
+//! tests where money is real.
 
 mod journal;
+pub(crate) mod keys;
+mod peers;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use floe_core::Clock;
+use floe_engine::cold::{Components, Deals};
+use floe_filecoin::Secret;
+use floe_filecoin::chain::{NetworkPin, Rules};
+use floe_filecoin::market::web::Web;
+use floe_filecoin::port::{ChainSettings, DealSigner, LotusChain, Providers};
+use floe_filecoin::rpc::{Endpoint, Lotus};
+use floe_filecoin::signer::{self, LotusWallet, Signer};
+use floe_ipfs::Node;
+use floe_records::Records;
+use floe_records::cold::NewProvider;
+
+use crate::config::Config;
+use crate::config::cold::{Filecoin, Wallet};
+use crate::datadir::Layout;
+use crate::exit::{Code, Failure};
+
+use self::journal::Rows;
+use self::peers::{Filter, Peers};
+
+/// How long a start waits for the node to say which network it is on. It is asked again at each look.
+const GREETING: Duration = Duration::from_secs(5);
+
+/// What the engine gets, where a Filecoin node and a wallet are configured.
+pub(crate) async fn join(
+    config: &Config,
+    layout: &Layout,
+    node: &Node,
+    records: &Records,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Option<Components>> {
+    let Some(endpoint) = endpoint(&config.filecoin).await? else { return Ok(None) };
+    let lotus = Lotus::new(endpoint).context("cannot use filecoin.api")?;
+    let Some(signer) = signer(&config.filecoin, layout, &lotus).await? else {
+        if config.deals.enabled {
+            let text = "deals.enabled is set and there is no wallet: make one with `floe wallet new`, or set \
+                        filecoin.wallet";
+            return Err(Failure::new(Code::Usage, text).into());
+        }
+        tracing::warn!("filecoin.api is set and there is no wallet: `floe wallet new` makes one");
+        return Ok(None);
+    };
+    refuse_test_rules(&config.filecoin, &lotus, clock).await?;
+    let rows = Arc::new(Rows(records.clone()));
+    let settings = ChainSettings {
+        test_network: config.filecoin.test_network,
+        finality_lookback: config.filecoin.finality_lookback,
+        max_fee: config.deals.max_gas,
+    };
+    let chain =
+        LotusChain::new(lotus.clone(), signer.clone(), rows.clone(), rows, Arc::clone(clock), settings);
+    // A test network's providers may be anywhere.
+    let all_permitted = config.filecoin.test_network;
+    let filter = Filter { filter: node.web_filter(), all_permitted };
+    let web = Web::new(Arc::new(filter), Arc::clone(clock)).context("cannot set up TLS")?;
+    let peers = Arc::new(Peers { node: node.clone(), all_permitted });
+    let market = Providers::new(lotus, signer.clone(), web, peers, Arc::clone(clock));
+    for provider in &config.providers {
+        let new = NewProvider {
+            id: provider.id,
+            source: "config".into(),
+            addresses: provider.addresses.clone(),
+            regions: provider.regions.clone(),
+        };
+        let put = records.put_provider(new).await;
+        put.with_context(|| format!("cannot write down the provider {}", provider.id))?;
+    }
+    Ok(Some(Components {
+        chain: Arc::new(chain),
+        market: Arc::new(market),
+        proposer: Arc::new(DealSigner::new(signer)),
+    }))
+}
+
+/// What may be spent, and the terms of deals.
+pub(crate) fn deals(config: &Config) -> Deals {
+    Deals {
+        enabled: config.deals.enabled,
+        caps: config.deals.caps,
+        start_lead: config.filecoin.start_lead,
+        finality_lookback: config.filecoin.finality_lookback,
+        shared_owners: config.filecoin.shared_owners,
+        least_top_up: config.deals.least_top_up,
+        wallet_reserve: config.deals.wallet_reserve,
+        alarm_below: config.deals.alarm_below,
+        look_every: config.filecoin.look_every,
+        ..Deals::default()
+    }
+}
+
+/// The endpoint with its token, wherever that is.
+async fn endpoint(filecoin: &Filecoin) -> anyhow::Result<Option<Endpoint>> {
+    let Some(endpoint) = filecoin.api.clone() else { return Ok(None) };
+    let Some(path) = filecoin.api_token_file.clone() else { return Ok(Some(endpoint)) };
+    let token = secret(path).await.context("filecoin.api_token_file")?;
+    endpoint.with_token(token).map(Some).map_err(Into::into)
+}
+
+/// A secret out of a file that only its owner may read.
+pub(crate) async fn secret(path: std::path::PathBuf) -> anyhow::Result<Secret> {
+    let read = tokio::task::spawn_blocking(move || Secret::from_file(&path)).await;
+    Ok(read.context("reading a secret panicked")??)
+}
+
+/// Who signs; `None` where nobody was said and there is no `wallet.key`.
+async fn signer(
+    filecoin: &Filecoin,
+    layout: &Layout,
+    lotus: &Lotus,
+) -> anyhow::Result<Option<Arc<dyn Signer>>> {
+    let path = match &filecoin.wallet {
+        Some(Wallet::Node(address)) => {
+            let wallet = LotusWallet::unasked(lotus.clone(), *address);
+            return Ok(wallet.map(|wallet| Arc::new(wallet) as Arc<dyn Signer>));
+        }
+        Some(Wallet::File(path)) => path.clone(),
+        None if layout.wallet().exists() => layout.wallet(),
+        None => return Ok(None),
+    };
+    let passphrase = match filecoin.passphrase_file.clone() {
+        Some(file) => Some(secret(file).await.context("filecoin.passphrase_file")?),
+        None => None,
+    };
+    // A passphrase takes a fifth of a second and 64 MiB.
+    let loaded = tokio::task::spawn_blocking(move || signer::load(&path, passphrase.as_ref())).await;
+    let key = loaded.context("opening the wallet panicked")?.context("cannot open the wallet")?;
+    tracing::info!(wallet = %key.address(), "the wallet is open");
+    Ok(Some(Arc::new(key)))
+}
+
+/// Refuses `filecoin.test_network` on mainnet, where the node can be asked now. Each look refuses it too.
+async fn refuse_test_rules(filecoin: &Filecoin, lotus: &Lotus, clock: &Arc<dyn Clock>) -> anyhow::Result<()> {
+    let asked = tokio::select! {
+        asked = NetworkPin::of(lotus) => asked.map_err(|error| error.to_string()),
+        () = clock.sleep(GREETING) => Err(format!("no answer within {GREETING:?}")),
+    };
+    match asked {
+        Ok(pin) => {
+            let rules = Rules::new(&pin, filecoin.test_network, filecoin.finality_lookback);
+            rules.map(drop).map_err(|error| Failure::new(Code::Usage, error.to_string()).into())
+        }
+        Err(error) => {
+            tracing::warn!(
+                endpoint = %lotus.endpoint(),
+                "the Filecoin node cannot be used now ({error}): deals wait for it, and nothing else does"
+            );
+            Ok(())
+        }
+    }
+}

@@ -32,6 +32,20 @@ impl From<Layer> for File {
     }
 }
 
+impl File {
+    /// Settings that a flag stands for, written as a file is.
+    pub(crate) fn of_flag(flag: &'static str, text: &str) -> Result<Self, ConfigError> {
+        let mut read = parse(Path::new(flag), text)?;
+        let origin = Origin::Flag(flag);
+        read.settings.values_mut().for_each(|(_, from)| *from = origin.clone());
+        for table in read.tables.values_mut() {
+            table.origin = origin.clone();
+            table.values.values_mut().for_each(|(_, from)| *from = origin.clone());
+        }
+        Ok(read)
+    }
+}
+
 /// Reads the file. A file that is not there says nothing.
 pub(crate) fn read(path: &Path) -> Result<File, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };

@@ -1,4 +1,5 @@
-//! Settings: flag over environment over file over default.
+//! Settings: flag over environment over file over default. A way of running (`serve --devnet`) may put a preset
+//! between the file and the defaults.
 //!
 //! ```text
 //!   keys.rs      the table: name, kind, default, reason, flag, environment variable
@@ -14,6 +15,7 @@
 //! Flags are never written to the file, and the file that `floe init` writes has every line commented out, so
 //! that a later version can change a default. An error names the setting and where its value came from.
 
+pub(crate) mod cold;
 pub(crate) mod file;
 pub(crate) mod flags;
 pub(crate) mod keys;
@@ -50,6 +52,9 @@ pub(crate) struct Config {
     pub(crate) network: Network,
     pub(crate) storage: Storage,
     pub(crate) pin: Pin,
+    pub(crate) filecoin: cold::Filecoin,
+    pub(crate) deals: cold::Deals,
+    pub(crate) providers: Vec<cold::Provider>,
     pub(crate) aggregate: floe_engine::cold::Packing,
     pub(crate) pull: Pull,
     pub(crate) serve: Serve,
@@ -186,6 +191,9 @@ impl Config {
                 max_depth: layers.one("pin.max_depth")?,
                 max_queued: layers.one("pin.max_queued")?,
             },
+            filecoin: cold::filecoin(layers)?,
+            deals: cold::deals(layers)?,
+            providers: cold::providers(layers)?,
             aggregate: aggregate(layers)?,
             pull: pull(layers)?,
             serve: Serve { stop_within: layers.one::<StopWithin>("serve.stop_within")?.0 },
@@ -454,8 +462,21 @@ pub(crate) struct Layers {
 impl Layers {
     /// File, environment and flags over the defaults. `env` looks a variable up; an empty one counts as unset.
     pub(crate) fn stack(file: impl Into<File>, env: impl Fn(&str) -> Option<String>, flags: Layer) -> Self {
-        let File { settings, tables } = file.into();
+        Self::stack_over(File::default(), file, env, flags)
+    }
+
+    /// The same, with a `preset` between the defaults and the file.
+    pub(crate) fn stack_over(
+        preset: File,
+        file: impl Into<File>,
+        env: impl Fn(&str) -> Option<String>,
+        flags: Layer,
+    ) -> Self {
+        let File { settings, tables: named } = file.into();
+        let mut tables = preset.tables;
+        tables.extend(named);
         let mut effective = defaults();
+        effective.extend(preset.settings);
         effective.extend(settings);
         effective.extend(from_env(env));
         effective.extend(flags);
@@ -464,11 +485,16 @@ impl Layers {
 
     /// The file of a data directory, the environment of this process, and `flags`.
     pub(crate) fn load(data_dir: &Path, flags: Layer) -> Result<Self, ConfigError> {
+        Self::load_over(File::default(), data_dir, flags)
+    }
+
+    /// The same, with a `preset` between the defaults and the file: what a way of running sets.
+    pub(crate) fn load_over(preset: File, data_dir: &Path, flags: Layer) -> Result<Self, ConfigError> {
         let file = file::read(&file::path_in(data_dir))?;
         for key in KEYS {
             readable(key, std::env::var_os(key.env).as_deref())?;
         }
-        Ok(Self::stack(file, |name| std::env::var(name).ok(), flags))
+        Ok(Self::stack_over(preset, file, |name| std::env::var(name).ok(), flags))
     }
 
     /// The value of a key, unless it is unset.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::keys::{Default, KEYS, Key, SECTIONS};
+use super::keys::{Default, KEYS, Key, Kind, SECTIONS};
 use super::tables::{FAMILIES, Family};
 use super::{Layers, Origin, Raw};
 
@@ -158,6 +158,9 @@ pub(crate) struct Shown {
 pub(crate) fn shown(layers: &Layers) -> Vec<Shown> {
     let show = |key: &'static Key| match layers.get(key) {
         None => shown_as(key.name.to_owned(), None, &Origin::Default),
+        Some((Raw::One(text), origin)) if key.kind == Kind::Secret => {
+            shown_as(key.name.to_owned(), Some(&Raw::One(without_token(text))), origin)
+        }
         Some((raw, origin)) => shown_as(key.name.to_owned(), Some(raw), origin),
     };
     let mut all: Vec<Shown> = KEYS.iter().map(show).collect();
@@ -178,6 +181,12 @@ fn shown_as(key: String, raw: Option<&Raw>, origin: &Origin) -> Shown {
         Raw::Many(texts) => texts.iter().map(|t| redact_url(t)).collect::<Vec<_>>().into(),
     });
     Shown { key, value, origin: origin.to_string() }
+}
+
+/// Where a node is, without the token that may stand in front of it.
+fn without_token(text: &str) -> String {
+    floe_filecoin::rpc::Endpoint::parse(text)
+        .map_or_else(|_| "[secret]".to_owned(), |endpoint| endpoint.to_string())
 }
 
 /// The text without the user and password of a URL in it.

@@ -45,7 +45,7 @@ pub(crate) struct Field {
 }
 
 /// All sorts of such tables.
-pub(crate) const FAMILIES: &[&Family] = &[&super::policies::POLICY];
+pub(crate) const FAMILIES: &[&Family] = &[&super::policies::POLICY, &super::cold::PROVIDER];
 
 impl Family {
     /// The setting of this name.

@@ -43,6 +43,13 @@ fn other_value(key: &Key) -> &'static str {
         "aggregate.align" => "false",
         "filecoin.pull_addr" => r#""127.0.0.1:3""#,
         "filecoin.pull_url" => r#""https://pull.example.org/""#,
+        "filecoin.api" => r#""a-token:/ip4/127.0.0.1/tcp/1234/http""#,
+        "filecoin.api_token_file" | "filecoin.wallet" | "filecoin.passphrase_file" => r#""/etc/floe/file""#,
+        "filecoin.test_network" | "filecoin.shared_owners" | "deals.enabled" => "true",
+        "filecoin.finality_lookback" => "901",
+        "filecoin.start_lead" => "2880",
+        "filecoin.look_every" => r#""15s""#,
+        name if name.starts_with("deals.") => r#""77""#,
         "serve.stop_within" => r#""5s""#,
         "log.filter" => r#""warn,floe_engine=debug""#,
         "log.format" => r#""json""#,
@@ -52,7 +59,15 @@ fn other_value(key: &Key) -> &'static str {
 
 /// What has to be set beside a key for it to be accepted.
 fn partner(key: &Key) -> Layer {
+    let one = |text: &str| (Raw::One(text.into()), Origin::Default);
     let (other, value) = match key.name {
+        "filecoin.shared_owners" => ("filecoin.test_network", "true"),
+        "deals.enabled" => {
+            let caps = KEYS.iter().filter(|cap| cap.name.starts_with("deals.max_"));
+            let mut all: Layer = caps.map(|cap| (cap.name, one("77"))).collect();
+            all.insert("filecoin.api", one("http://127.0.0.1:1234"));
+            return all;
+        }
         "network.tls_certificate" => ("network.tls_key", "/etc/floe/other.pem"),
         "network.tls_key" => ("network.tls_certificate", "/etc/floe/other.pem"),
         "filecoin.pull_url" => ("filecoin.pull_addr", "127.0.0.1:0"),
@@ -381,4 +396,22 @@ proptest::proptest! {
     fn no_file_is_a_panic(text in "[a-z.=\\[\\]\"0-9 \n#]*") {
         let _ = from_file(&text);
     }
+}
+
+/// What a way of running sets holds over the defaults, and under everything that somebody said.
+#[test]
+fn a_preset_stands_between_the_defaults_and_the_file() {
+    let text =
+        "pin.max_depth = 5\npin.max_queued = 6\n[policy.default]\nreplicas = 0\n[policy.b]\nreplicas = 0\n";
+    let preset = || file::File::of_flag("devnet", text).unwrap();
+    let file = |text: &str| file::parse(Path::new("config.toml"), text).unwrap();
+    let over = file("pin.max_queued = 7\n[policy.default]\nreplicas = 0\nhot = \"never\"\n");
+    let layers = Layers::stack_over(preset(), over, none, Layer::new());
+    let config = Config::check(&layers).unwrap();
+    assert_eq!((config.pin.max_depth, config.pin.max_queued), (5, 7));
+    assert_eq!(config.policies.keys().collect::<Vec<_>>(), ["b", "default"]);
+    assert_eq!(config.policies["default"].hot, floe_core::policy::Hot::Never);
+    let wrong = file::File::of_flag("devnet", "pin.max_depth = 99999999999").unwrap();
+    let error = Config::check(&Layers::stack_over(wrong, Layer::new(), none, Layer::new())).unwrap_err();
+    assert!(error.to_string().starts_with("--devnet: pin.max_depth"), "{error}");
 }

@@ -40,9 +40,10 @@ pub struct Spending {
 /// # Errors
 /// Those of the rows.
 pub(crate) async fn dealing(ctx: &Context) -> Result<Option<Arc<Dealing>>, Error> {
-    let settings = ctx.settings.cold.clone();
-    let dealing = Dealing::new(settings, ctx, Arc::clone(&ctx.board), ctx.stop.clone());
-    let Some(dealing) = dealing else { return Ok(None) };
+    let Some(cold) = ctx.cold.clone() else { return Ok(None) };
+    let world = (Arc::clone(&ctx.clock), Arc::clone(&ctx.entropy));
+    let (settings, board) = (ctx.settings.cold.clone(), Arc::clone(&ctx.board));
+    let dealing = Dealing::new(settings, ctx.records.clone(), world, cold, board, ctx.stop.clone());
     begin(&dealing).await?;
     Ok(Some(Arc::new(dealing)))
 }
@@ -104,7 +105,7 @@ impl Engine {
         let (records, settings) = (&self.ctx.records, &self.ctx.settings.cold.deals);
         let paused = match &self.dealing {
             Some(dealing) => dealing.may_spend().await.err().map(|paused| paused.to_string()),
-            None => Some("no Lotus node is configured: set filecoin.lotus".to_owned()),
+            None => Some("no Lotus node is configured: set filecoin.api".to_owned()),
         };
         let totals = records.totals().await?;
         let counts = records.deal_counts().await?;
@@ -187,7 +188,7 @@ impl Engine {
         match &self.dealing {
             Some(dealing) => Ok(plan::plan(dealing).await?),
             None => {
-                let paused = "no Lotus node is configured: set filecoin.lotus".to_owned();
+                let paused = "no Lotus node is configured: set filecoin.api".to_owned();
                 Ok(Plan { paused: Some(paused), ..Plan::default() })
             }
         }

@@ -199,10 +199,7 @@ impl Open {
         if slots.is_empty() || !is_here(d, &aggregate, &deals).await? {
             return Ok(None);
         }
-        let mut weights = BTreeMap::new();
-        for pin in d.records.aggregate_pins(aggregate.id).await? {
-            *weights.entry(pin.account).or_insert(0_u64) += pin.size.bytes();
-        }
+        let weights = weights(d, aggregate.id).await?;
         Ok(Some(Self { aggregate, deals, slots, policy, weights, piece, size, root }))
     }
 
@@ -216,17 +213,22 @@ impl Open {
         slot: u32,
         deals: &[DealRow],
     ) -> Result<Result<(NewDeal, Choice), String>, Error> {
-        let (taken, owners) = (slots::taken(deals), slots::owners(deals));
+        let (taken, tried, owners) = (slots::taken(deals), slots::tried(deals), slots::owners(deals));
         let need = Need {
             policy: &self.policy,
             size: self.size,
             now: view.head,
-            taken: &taken,
+            taken: &tried,
             owners: &owners,
             shared_owners: d.settings.deals.shared_owners,
             tie: slots::tie(self.aggregate.id, slot, deals),
         };
-        let choice = match roster.choose(d, &need).await? {
+        // Who came to nothing with this piece comes behind all who were not asked for it yet.
+        let mut choice = roster.choose(d, &need).await?;
+        if choice.is_err() && tried.len() > taken.len() {
+            choice = roster.choose(d, &Need { taken: &taken, ..need }).await?;
+        }
+        let choice = match choice {
             Ok(choice) => choice,
             Err(unfit) => return Ok(Err(self.nobody(slot, &unfit))),
         };
@@ -282,6 +284,15 @@ impl Open {
     }
 }
 
+/// What each account has in an aggregate: by this it bears the cost.
+pub(crate) async fn weights(d: &Deals, aggregate: uuid::Uuid) -> Result<BTreeMap<AccountId, u64>, Error> {
+    let mut weights = BTreeMap::new();
+    for pin in d.records.aggregate_pins(aggregate).await? {
+        *weights.entry(pin.account).or_insert(0_u64) += pin.size.bytes();
+    }
+    Ok(weights)
+}
+
 /// Whether the blocks are here. Where they are not, and nothing of the aggregate is anywhere, it is given up.
 async fn is_here(d: &Deals, aggregate: &AggregateRow, deals: &[DealRow]) -> Result<bool, Error> {
     if d.records.is_aggregate_here(aggregate.id).await? {
@@ -318,12 +329,13 @@ impl Escrow {
         let (free, signed) = match self.0 {
             Some(known) => known,
             None => {
-                let free = d.chain.funds().await?.free();
+                let funds = d.chain.funds().await?;
+                let free = funds.free();
                 let free = free.map_err(|odd| Fault::new(FailureCode::ChainUnreachable, odd.to_string()))?;
                 let signed = d.records.unpublished_cost().await;
                 let signed =
                     signed.map_err(|error| Fault::new(FailureCode::FundsEscrow, error.to_string()))?;
-                (free, signed.signed)
+                (free, signed.signed.checked_sub(signed.underway(funds.locked)).unwrap_or_default())
             }
         };
         self.0 = Some((free, signed));

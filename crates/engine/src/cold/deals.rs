@@ -16,7 +16,6 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
-use crate::Components;
 use crate::limits;
 use crate::workers::Board;
 
@@ -57,19 +56,20 @@ struct Look {
 pub(crate) struct Paused(pub(crate) String);
 
 impl Deals {
-    /// `None` where no node of Filecoin is configured.
     pub(crate) fn new(
         settings: Settings,
-        components: &Components,
+        records: Records,
+        (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>),
+        cold: super::Components,
         board: Arc<Board>,
         stop: CancellationToken,
-    ) -> Option<Self> {
-        let super::Components { chain, market, proposer } = components.cold.clone()?;
-        Some(Self {
+    ) -> Self {
+        let super::Components { chain, market, proposer } = cold;
+        Self {
             settings,
-            records: components.records.clone(),
-            clock: Arc::clone(&components.clock),
-            entropy: Arc::clone(&components.entropy),
+            records,
+            clock,
+            entropy,
             chain,
             market,
             proposer,
@@ -78,7 +78,7 @@ impl Deals {
             place_due: Notify::new(),
             look_due: Notify::new(),
             look: Mutex::default(),
-        })
+        }
     }
 
     pub(crate) fn caps(&self) -> &Caps {

@@ -79,7 +79,8 @@ async fn plan(
     let deals = &d.settings.deals;
     let free = funds.free().map_err(|error| odd(error.to_string()))?;
     let left = d.records.totals().await?.left(&deals.caps)?;
-    let short = unpublished.waited_for.checked_sub(free).unwrap_or_default();
+    let committed = unpublished.needed(funds.locked);
+    let short = committed.checked_sub(free).unwrap_or_default();
     let policy = escrow::Policy {
         keep_tenths: deals.escrow_tenths,
         least_top_up: deals.least_top_up,
@@ -87,7 +88,7 @@ async fn plan(
         wallet_reserve: deals.wallet_reserve,
         alarm_below: deals.alarm_below,
     };
-    let state = State { funds, on_the_way, committed: unpublished.waited_for };
+    let state = State { funds, on_the_way, committed };
     escrow::plan(&state, &policy).map_err(|error| odd(error.to_string()))
 }
 
@@ -157,7 +158,8 @@ pub(crate) async fn may_withdraw(d: &Deals, amount: AttoFil) -> Result<(), Refus
     let failed = |error: String| Refused::Failed(error);
     let funds = d.chain.funds().await.map_err(|fault| failed(in_words(&fault)))?;
     let free = funds.free().map_err(|error| failed(error.to_string()))?;
-    let committed = d.records.unpublished_cost().await.map_err(|error| failed(error.to_string()))?.all;
+    let unpublished = d.records.unpublished_cost().await.map_err(|error| failed(error.to_string()))?;
+    let committed = unpublished.spoken_for(funds.locked);
     within(amount, free, committed)
 }
 
@@ -168,7 +170,8 @@ pub(crate) async fn may_leave_wallet(d: &Deals, amount: AttoFil) -> Result<(), R
     let free = funds.free().map_err(|error| failed(error.to_string()))?;
     let unpublished = d.records.unpublished_cost().await.map_err(|error| failed(error.to_string()))?;
     let open = d.records.open_top_up().await.map_err(|error| failed(error.to_string()))?;
-    let lacking = unpublished.all.checked_sub(free).unwrap_or_default();
+    let committed = unpublished.spoken_for(funds.locked);
+    let lacking = committed.checked_sub(free).unwrap_or_default();
     let needed = lacking.max(open.map_or(AttoFil::ZERO, |open| open.amount));
     let needed = needed.checked_add(d.settings.deals.wallet_reserve);
     within(amount, funds.wallet, needed.unwrap_or(funds.wallet))

@@ -24,9 +24,12 @@ mod roster;
 mod sections;
 mod slots;
 mod terms;
+#[cfg(test)]
+mod tests;
 mod tracker;
 mod view;
 mod waiting;
+mod wallet;
 mod words;
 
 use std::collections::BTreeMap;
@@ -43,6 +46,7 @@ pub use piece::{OpenPiece, PieceError};
 pub use plan::{Plan, PlannedDeal, Unplaced};
 pub use pull::{Pull, PullError, PullKey};
 pub use waiting::{LeftOut, PackingPlan, PlannedDag, PlannedPiece};
+pub use wallet::{Wallet, WalletCall};
 
 pub(crate) use api::{dealing, spawn};
 pub(crate) use deals::Deals as Dealing;

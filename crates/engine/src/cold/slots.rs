@@ -57,6 +57,13 @@ pub(crate) fn taken(deals: &[DealRow]) -> Vec<ActorId> {
     taken.into_iter().collect()
 }
 
+/// [`taken`], and those that were asked for this piece before and came to nothing.
+pub(crate) fn tried(deals: &[DealRow]) -> Vec<ActorId> {
+    let tried = deals.iter().filter(|deal| !deal.is_forgiven && was_tried(deal)).map(|deal| deal.provider);
+    let all: BTreeSet<ActorId> = taken(deals).into_iter().chain(tried).collect();
+    all.into_iter().collect()
+}
+
 /// Whether it came to an end after its provider had heard of it.
 fn was_tried(deal: &DealRow) -> bool {
     deal.state.is_over() && deal.sent.is_some()

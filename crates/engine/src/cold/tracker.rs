@@ -16,13 +16,13 @@
 
 use std::sync::Arc;
 
-use floe_core::cold::{ChainView, Fault, PublishedDeal};
+use floe_core::cold::{ChainView, DealOnChain, Fault, PublishedDeal};
 use floe_core::{DealState, Epoch, FailureCode};
 use floe_records::Error as RecordsError;
 use floe_records::cold::{DealRow, OnChain};
 
 use super::deals::{Deals, in_words};
-use super::{funds, words};
+use super::{dealer, funds, words};
 use crate::limits;
 
 pub(crate) const NAME: &str = "tracker";
@@ -128,7 +128,7 @@ async fn scan(d: &Deals, view: ChainView) -> Result<bool, Failed> {
         }
         let to = from.plus(limits::SCAN_WINDOW - 1).min(view.last_final);
         // A node without events: providers' words are the only places to look.
-        let Some(found) = d.chain.published(from, to).await? else { return without_events(d, view).await };
+        let Some(found) = d.chain.published(from, to).await? else { return Ok(without_events(d)) };
         for deal in found {
             published(d, view, deal).await?;
         }
@@ -140,13 +140,15 @@ async fn scan(d: &Deals, view: ChainView) -> Result<bool, Failed> {
     Ok(from > view.last_final)
 }
 
-async fn without_events(d: &Deals, view: ChainView) -> Result<bool, Failed> {
+/// Nothing was looked through, so no deal is given up that may have been published: its slot stays held, for another deal
+/// for it could be a second one that is paid. The place in the heights stays too, for when the node has events.
+fn without_events(d: &Deals) -> bool {
     d.board.error(
         NAME,
-        "the node keeps no events of the market: turn them on, or only providers say what they publish",
+        "the node keeps no events of the market: turn them on. Until then only providers say what they publish, and a \
+         deal that is past its start and that nobody names is not given up",
     );
-    d.records.scanned_to(view.last_final.plus(1)).await?;
-    Ok(true)
+    false
 }
 
 /// A deal of this wallet came onto the chain: which of ours is it?
@@ -163,7 +165,7 @@ async fn published(d: &Deals, view: ChainView, found: PublishedDeal) -> Result<(
             return Ok(());
         }
     }
-    unknown(d, found).await
+    unknown(d, view, found).await
 }
 
 async fn is_ours(d: &Deals, row: &DealRow, deal_id: u64) -> Result<bool, Fault> {
@@ -172,26 +174,38 @@ async fn is_ours(d: &Deals, row: &DealRow, deal_id: u64) -> Result<bool, Fault> 
 }
 
 /// The wallet has a deal that these rows do not know, or had given up. Where it is of a piece of ours, the rows are older
-/// than the wallet.
-async fn unknown(d: &Deals, found: PublishedDeal) -> Result<(), Failed> {
-    let known = match found.piece {
-        Some(piece) => d.records.is_piece_known(&piece).await?,
-        None => true,
+/// than the wallet: it is taken over, because it is paid and keeps a replica, and other slots wait for what else there may
+/// be.
+async fn unknown(d: &Deals, view: ChainView, found: PublishedDeal) -> Result<(), Failed> {
+    let own = d.chain.own_deal(found.deal_id).await?;
+    let aggregate = match &own {
+        Some(own) => d.records.aggregate_of_piece(&own.piece).await?,
+        None => None,
     };
     let body = serde_json::json!({
         "deal_id": found.deal_id,
         "provider": found.provider.to_string(),
         "height": found.height,
-        "piece_cid": found.piece.map(|piece| piece.to_string()),
-        "is_our_piece": known,
+        "piece_cid": own.as_ref().map(|own| own.piece.to_string()),
+        "aggregate": aggregate,
     });
     note(d, "alarm.unknown_deal", &found.deal_id.to_string(), body).await;
-    if known {
-        let why =
-            format!("the chain has deal {} from this wallet, which these rows do not know", found.deal_id);
-        d.records.mark_restored(&why).await?;
-    }
+    let Some((own, aggregate)) = own.zip(aggregate) else { return Ok(()) };
+    let why = format!("the chain has deal {} from this wallet, which these rows do not know", found.deal_id);
+    d.records.mark_restored(&why).await?;
+    let weights = dealer::weights(d, aggregate).await?;
+    d.records.adopt_deal(found.deal_id, own, view.last_final, weights).await?;
     Ok(())
+}
+
+/// What a final tipset says of a deal that the chain has a number for: held against the bytes that were signed, or, where it
+/// was taken over and these are not known, against its terms.
+async fn on_chain(d: &Deals, row: &DealRow, deal_id: u64) -> Result<Option<DealOnChain>, Fault> {
+    if let Some(signed) = &row.signed {
+        return Ok(d.chain.deal(deal_id, signed).await?.filter(|deal| deal.is_ours));
+    }
+    let own = d.chain.own_deal(deal_id).await?;
+    Ok(own.filter(|own| own.piece == row.piece && own.provider == row.provider).map(|own| own.state))
 }
 
 /// Asks the chain about each deal whose time has come.
@@ -244,8 +258,8 @@ async fn unpublished(d: &Deals, view: ChainView, row: &DealRow, is_scanned: bool
 
 async fn sealed(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Failed> {
     let soon = view.last_final.plus(1);
-    let (Some(deal_id), Some(signed)) = (row.deal_id, &row.signed) else { return again(d, row, soon).await };
-    let deal = d.chain.deal(deal_id, signed).await?.filter(|deal| deal.is_ours);
+    let Some(deal_id) = row.deal_id else { return again(d, row, soon).await };
+    let deal = on_chain(d, row, deal_id).await?;
     if let Some(deal) = deal.filter(|deal| deal.active_since.is_some()) {
         return Ok(Some((OnChain::Active(deal.sector.unwrap_or_default()), soon)));
     }
@@ -261,8 +275,8 @@ async fn active(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Faile
     if row.end <= view.last_final {
         return Ok(Some((OnChain::EndPassed, soon)));
     }
-    let (Some(deal_id), Some(signed)) = (row.deal_id, &row.signed) else { return again(d, row, later).await };
-    let deal = d.chain.deal(deal_id, signed).await?.filter(|deal| deal.is_ours);
+    let Some(deal_id) = row.deal_id else { return again(d, row, later).await };
+    let deal = on_chain(d, row, deal_id).await?;
     match (deal, row.missing_since) {
         (Some(deal), _) if deal.is_faulty != row.is_faulty => {
             Ok(Some((OnChain::Faulty(deal.is_faulty), later)))
@@ -278,8 +292,8 @@ async fn active(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Faile
 /// Whether the market has let go of the price of a deal that failed after it was published.
 async fn locked(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Failed> {
     let later = view.last_final.plus(limits::LOCKED_CHECKED_EVERY);
-    let (Some(deal_id), Some(signed)) = (row.deal_id, &row.signed) else { return again(d, row, later).await };
-    match d.chain.deal(deal_id, signed).await? {
+    let Some(deal_id) = row.deal_id else { return again(d, row, later).await };
+    match on_chain(d, row, deal_id).await? {
         None => Ok(Some((OnChain::Unlocked, later))),
         Some(_) => again(d, row, later).await,
     }

@@ -10,7 +10,7 @@ use floe_engine::cold::Components;
 
 struct Nobody;
 
-pub fn components() -> Components {
+pub(crate) fn components() -> Components {
     Components { chain: Arc::new(Nobody), market: Arc::new(Nobody), proposer: Arc::new(Nobody) }
 }
 
@@ -35,6 +35,9 @@ impl Chain for Nobody {
         away()
     }
     fn deal<'a>(&'a self, _: u64, _: &'a SignedDeal) -> BoxFuture<'a, Result<Option<DealOnChain>, Fault>> {
+        away()
+    }
+    fn own_deal(&self, _: u64) -> BoxFuture<'_, Result<Option<OwnDeal>, Fault>> {
         away()
     }
     fn max_fee(&self) -> AttoFil {

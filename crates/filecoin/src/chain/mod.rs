@@ -29,7 +29,7 @@ pub enum ChainError {
     Rpc(#[from] RpcError),
     /// Another network than at the first start.
     #[error(
-        "the Lotus node is on network {found}, and this Floe belongs to {pinned}: point filecoin.endpoint to a node of \
+        "the Lotus node is on network {found}, and this Floe belongs to {pinned}: point filecoin.api to a node of \
          that network, or begin anew in another data directory"
     )]
     WrongNetwork {

@@ -116,7 +116,7 @@ impl Sender {
         let from = self.signer.address();
         let mut call = call.clone();
         (call.from, call.nonce) = (from, self.next_nonce(view).await?);
-        let message = self.estimated(&call).await?;
+        let message = self.estimated(&call, view).await?;
         let version = Version { message: self.signed(message).await?, pushed_at: None };
         let entry = Entry {
             intent: intent.to_owned(),
@@ -197,7 +197,7 @@ impl Sender {
     }
 
     /// `call` with gas; nothing else of it may have changed.
-    async fn estimated(&self, call: &Message) -> Result<Message, MessageError> {
+    async fn estimated(&self, call: &Message, view: &View) -> Result<Message, MessageError> {
         let cap = self.settings.max_fee;
         if cap.is_zero() {
             return Err(MessageError::FeeOverCap { fee: AttoFil::ZERO, cap });
@@ -213,6 +213,12 @@ impl Sender {
             return Err(MessageError::BadEstimate("its premium is above its fee cap"));
         }
         self.check_fee(&message)?;
+        // Where the cap is too low the node does not refuse: it cuts the fee, and no block takes such a message.
+        if message.gas_fee_cap < view.head.base_fee {
+            let fee = view.head.base_fee.checked_mul(u128::from(message.gas_limit));
+            let fee = fee.ok_or(MessageError::BadEstimate("its fee overflows"))?;
+            return Err(MessageError::FeeOverCap { fee, cap });
+        }
         Ok(message)
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use floe_core::clock::BoxFuture;
 use floe_core::cold::{
-    self, ChainProvider, ChainView, DealOnChain, Fault, Funds, FundsCall, MessageProgress, PublishedDeal,
-    Sent, SignedDeal,
+    self, ChainProvider, ChainView, DealOnChain, Fault, Funds, FundsCall, MessageProgress, OwnDeal,
+    PublishedDeal, Sent, SignedDeal,
 };
 use floe_core::{ActorId, Clock, FailureCode, PieceCid};
 use multiaddr::Multiaddr;
@@ -21,7 +21,7 @@ use crate::limits::{self, MAX_CHAIN_ADDRESSES, REPLACE_AFTER};
 use crate::market::DealProposal;
 use crate::market::mk12::DealParams;
 use crate::messages::{Entry, Journal, MessageError, Progress, Sender, SenderSettings};
-use crate::rpc::answers::MinerInfo;
+use crate::rpc::answers::{MarketDeal, MinerInfo};
 use crate::rpc::{Fault as Refusal, Lotus, Permission, RpcError};
 use crate::signer::Signer;
 use crate::types::cbor::Cbor as _;
@@ -109,7 +109,7 @@ impl LotusChain {
         match self.view(&mut opened).await {
             Ok(view) => {
                 self.status.lock().looked(&view);
-                let seen = ChainView { head: view.head.height, last_final: view.last_final.height };
+                let seen = ChainView { head: view.head.height, last_final: counted(&view) };
                 *self.last.lock() = Some(Arc::new(Look { view, faults: tokio::sync::Mutex::default() }));
                 Ok(seen)
             }
@@ -179,6 +179,7 @@ impl LotusChain {
             status.network = Some(pin.to_string());
             status.version = Some(version.chars().take(200).collect());
             status.offers_client_calls = offers_client_calls;
+            status.token_in_clear = endpoint.sends_token_in_clear();
             status.permissions = permissions;
         }
         if is_admin && !self.settings.test_network {
@@ -254,7 +255,7 @@ impl LotusChain {
     async fn published_now(&self, from: Epoch, to: Epoch) -> Result<Option<Vec<PublishedDeal>>, Fault> {
         let look = self.last()?;
         let last_final = &look.view.last_final;
-        let to = to.min(last_final.height);
+        let to = to.min(counted(&look.view));
         // Who never received anything has no deals.
         let Some(client) = self.id_of(&self.signer.address(), &last_final.key).await? else {
             return Ok(Some(Vec::new()));
@@ -286,16 +287,46 @@ impl LotusChain {
         })?;
         let Some(found) = self.lotus.deal(deal_id, at).await? else { return Ok(None) };
         let is_ours = self.is_same(&ours.proposal.proposal, &found.proposal, at).await?;
+        self.state_of(&look, &found, is_ours).await.map(Some)
+    }
+
+    /// A deal of our client by its number alone.
+    async fn own_deal_now(&self, deal_id: u64) -> Result<Option<OwnDeal>, Fault> {
+        let look = self.last()?;
+        let at = &look.view.last_final.key;
+        let Some(found) = self.lotus.deal(deal_id, at).await? else { return Ok(None) };
+        let client = self.id_of(&self.signer.address(), at).await?;
+        let (Some(client), Address::Id(provider)) = (client, found.proposal.provider) else {
+            return Ok(None);
+        };
+        if found.proposal.client != Address::Id(client) {
+            return Ok(None);
+        }
+        let piece = PieceCid::from_cid(&found.proposal.piece_cid)
+            .map_err(|_| malformed("StateMarketStorageDeal", "a deal of no piece"))?;
+        Ok(Some(OwnDeal {
+            provider: ActorId::new(provider),
+            piece,
+            size: found.proposal.piece_size,
+            start: found.proposal.start_epoch,
+            end: found.proposal.end_epoch,
+            price_per_epoch: found.proposal.storage_price_per_epoch,
+            collateral: found.proposal.provider_collateral,
+            state: self.state_of(&look, &found, true).await?,
+        }))
+    }
+
+    async fn state_of(&self, look: &Look, found: &MarketDeal, is_ours: bool) -> Result<DealOnChain, Fault> {
         let active_since = found.state.is_active().then_some(found.state.sector_start_epoch);
         if active_since.is_some_and(|since| since > look.view.last_final.height) {
             return Err(malformed("StateMarketStorageDeal", "a deal that is active from a later epoch on"));
         }
         let sector = active_since.map(|_| found.state.sector_number);
         let is_faulty = match sector {
-            Some(sector) if is_ours => self.is_faulty(&look, found.proposal.provider, sector).await?,
+            Some(sector) if is_ours => self.is_faulty(look, found.proposal.provider, sector).await?,
             _ => false,
         };
-        Ok(Some(DealOnChain { is_ours, active_since, sector, is_faulty }))
+        Ok(DealOnChain { is_ours, active_since, sector, is_faulty })
     }
 
     /// Whether the chain's deal is what was signed: in the form with ids, field by field, and by name.
@@ -386,6 +417,13 @@ impl LotusChain {
     }
 }
 
+/// The last height whose messages count. The state at a tipset is that before its own messages: what was published in
+/// the newest final tipset is an event of its height, and in no state that is asked for there. So it counts one height
+/// later, and whatever is an event is a deal too.
+pub(super) fn counted(view: &View) -> Epoch {
+    view.last_final.height.plus(-1)
+}
+
 fn is_stuck(entry: &Entry, view: &View) -> bool {
     let Some(last) = entry.versions.last() else { return false };
     let waits = matches!(entry.progress, Progress::Signed | Progress::Pooled | Progress::Refused { .. });
@@ -422,6 +460,10 @@ fn forgetful(error: String) -> Fault {
 }
 
 impl cold::Chain for LotusChain {
+    fn remarks(&self) -> Vec<String> {
+        self.status.lock().remarks()
+    }
+
     fn max_fee(&self) -> AttoFil {
         self.settings.max_fee
     }
@@ -452,6 +494,10 @@ impl cold::Chain for LotusChain {
         signed: &'a SignedDeal,
     ) -> BoxFuture<'a, Result<Option<DealOnChain>, Fault>> {
         Box::pin(self.deal_now(deal_id, signed))
+    }
+
+    fn own_deal(&self, deal_id: u64) -> BoxFuture<'_, Result<Option<OwnDeal>, Fault>> {
+        Box::pin(self.own_deal_now(deal_id))
     }
 
     fn send<'a>(&'a self, intent: &'a str, call: &'a FundsCall) -> BoxFuture<'a, Result<Sent, Fault>> {

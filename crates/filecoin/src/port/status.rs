@@ -16,6 +16,8 @@ pub struct NodeStatus {
     /// Whether it offers the deal calls that Lotus dropped: such a node is of before 2024-06, and does not follow
     /// mainnet. Floe does not use those calls.
     pub offers_client_calls: bool,
+    /// Whether the token goes to it over a network, not encrypted.
+    pub token_in_clear: bool,
     /// Whether it keeps events; `None` before it was asked.
     pub keeps_events: Option<bool>,
     /// What the token allows; `None` without one.
@@ -27,8 +29,31 @@ pub struct NodeStatus {
 }
 
 impl NodeStatus {
+    /// What an operator should know, in words.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        let mut add = |is: bool, text: String| remarks.extend(is.then_some(text));
+        let (endpoint, version) = (&self.endpoint, self.version.as_deref().unwrap_or("unknown"));
+        add(
+            self.offers_client_calls,
+            format!(
+                "{endpoint} (version {version}) offers the deal calls that Lotus dropped with v1.27.1: it is of before \
+                 2024-06 and cannot follow today's mainnet"
+            ),
+        );
+        add(self.token_in_clear, format!("the token goes to {endpoint} in clear: use https"));
+        add(
+            self.keeps_events == Some(false),
+            format!("{endpoint} keeps no events: published deals are found by what providers say alone"),
+        );
+        if let Some(trouble) = &self.trouble {
+            remarks.push(format!("{endpoint} cannot be used now: {trouble}"));
+        }
+        remarks
+    }
+
     pub(super) fn looked(&mut self, view: &View) {
-        self.heights = Some((view.head.height, view.last_final.height));
+        self.heights = Some((view.head.height, super::chain::counted(view)));
         self.trouble = None;
     }
 

@@ -126,7 +126,8 @@ fn tidy(url: &mut Url) -> Result<(), EndpointError> {
     let scheme = match url.scheme() {
         "http" | "ws" => "http",
         "https" | "wss" => "https",
-        other => return refused(format!("its scheme is {other}, not http or https")),
+        // Not shown: where a token stands before an address that we do not know, it is read as the scheme.
+        _ => return refused("its scheme is not http or https"),
     };
     // From ws to http is a change between two schemes that the standard knows.
     let _ = url.set_scheme(scheme);
@@ -232,6 +233,8 @@ mod tests {
             ("TOKEN:https://host/rpc/v0", "use /rpc/v1"),
             ("https://user:TOKEN@host", "user name"),
             ("ftp://host/TOKEN", "scheme"),
+            // A token without an underscore was taken for the scheme, and shown.
+            ("eyJhbGciOiJIUzI1NiJ9:ftp://host", "scheme"),
             ("a b:/ip4/127.0.0.1/tcp/1234/http\u{7}", "ends in"),
         ] {
             let error = Endpoint::parse(&text.replace("TOKEN", TOKEN)).unwrap_err().to_string();

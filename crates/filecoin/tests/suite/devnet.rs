@@ -36,6 +36,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// Epochs until a tipset of these devnets is final.
 const FINALITY: i64 = 5;
+/// Epochs from a proposal to its start.
+const LEAD: i64 = 2_000;
 /// Gas that one message may cost.
 const MAX_FEE: AttoFil = AttoFil::new(10_000_000_000_000_000);
 
@@ -205,8 +207,9 @@ impl World {
             car_bytes: self.data.len() as u64,
             root: sha2_cid(b"a root"),
             url: self.url.clone(),
-            start: head.plus(60),
-            end: head.plus(60 + 518_400),
+            // Long: the chain is stepped while the provider works in its own time.
+            start: head.plus(LEAD),
+            end: head.plus(LEAD + 518_400),
             price_per_epoch: AttoFil::new(50_000_000).for_piece(size).unwrap(),
             collateral: AttoFil::new(self.chain.collateral(size).await.unwrap().get() * 12 / 10),
             ipni: false,

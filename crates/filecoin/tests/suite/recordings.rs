@@ -98,7 +98,8 @@ fn every_recorded_answer_to_our_calls_is_read() {
     // Not answered in the recording: the finalised tipset of a young chain, and calls that it does not hold.
     let unseen: Vec<_> =
         METHODS.iter().map(|method| method.name).filter(|name| !seen.contains(*name)).collect();
-    let expected = ["AuthVerify", "ChainGetFinalizedTipSet", "ChainNotify", "ClientListImports"];
+    let expected =
+        ["GetActorEventsRaw", "AuthVerify", "ChainGetFinalizedTipSet", "ChainNotify", "ClientListImports"];
     assert_eq!(unseen, expected.map(|name| format!("Filecoin.{name}")));
 }
 

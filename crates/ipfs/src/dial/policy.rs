@@ -70,7 +70,7 @@ impl Policy {
         self.insert(address, Permit { asker: Asker::Operator, until: None });
     }
 
-    /// What a `/dnsaddr` of the operator resolved to, for as long as the dial that asked for it may take.
+    /// What a `/dnsaddr` of the operator resolved to, or where the operator says that a storage provider is, for as long as the dial that asked for it may take.
     pub(crate) fn permit_derived(&self, address: &Multiaddr) {
         let until = Some(self.clock.monotonic() + PERMIT_FOR);
         self.insert(address, Permit { asker: Asker::Operator, until });

@@ -26,7 +26,7 @@ pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0
 pub(super) enum Query {
     Providers(SessionId),
     Provide(Done),
-    Peer,
+    Peer(PeerId),
 }
 
 /// Whether there is anybody to ask.
@@ -43,27 +43,35 @@ impl Task {
         self.state.queries.values().filter(|query| !matches!(query, Query::Provide(_))).count()
     }
 
-    fn start_lookup(&mut self, query: Query, start: impl FnOnce(&mut kad::Behaviour<Store>) -> QueryId) {
+    /// Whether it was begun.
+    fn start_lookup(
+        &mut self,
+        query: Query,
+        start: impl FnOnce(&mut kad::Behaviour<Store>) -> QueryId,
+    ) -> bool {
         if self.lookups() >= MAX_KAD_LOOKUPS {
             // The session asks again after its pause.
             limits::hit("kad_lookups");
-            return;
+            return false;
         }
-        let Some(kad) = self.kad() else { return };
-        if has_peers(kad) {
-            let id = start(kad);
-            self.state.queries.insert(id, query);
+        let Some(kad) = self.kad() else { return false };
+        if !has_peers(kad) {
+            return false;
         }
+        let id = start(kad);
+        self.state.queries.insert(id, query);
+        true
     }
 
     pub(super) fn find_providers(&mut self, session: SessionId, cid: &Cid) {
         let key = RecordKey::new(&cid.hash().to_bytes());
-        self.start_lookup(Query::Providers(session), |kad| kad.get_providers(key));
+        // Where it cannot be asked now, the session asks again after its pause.
+        let _ = self.start_lookup(Query::Providers(session), |kad| kad.get_providers(key));
     }
 
-    /// Looks for the addresses of a peer; the next dial of it finds them in the DHT's table.
-    pub(super) fn find_peer(&mut self, peer: PeerId) {
-        self.start_lookup(Query::Peer, |kad| kad.get_closest_peers(peer));
+    /// Looks for the addresses of a peer; the next dial of it finds them in the DHT's table. Whether it was begun.
+    pub(super) fn find_peer(&mut self, peer: PeerId) -> bool {
+        self.start_lookup(Query::Peer(peer), |kad| kad.get_closest_peers(peer))
     }
 
     pub(super) fn announce(&mut self, announce: Announce) {
@@ -87,13 +95,17 @@ impl Task {
         if !step.last {
             return;
         }
-        if let Some(Query::Provide(done)) = self.state.queries.remove(&id) {
-            let announced = matches!(&result, QueryResult::StartProviding(Ok(_)));
-            // The worker may be stopping.
-            let _ = done.send(announced);
-        }
-        if let QueryResult::Bootstrap(Err(error)) = result {
-            debug!(%error, "bootstrap of the DHT");
+        match (self.state.queries.remove(&id), result) {
+            (Some(Query::Provide(done)), result) => {
+                let announced = matches!(&result, QueryResult::StartProviding(Ok(_)));
+                // The worker may be stopping.
+                let _ = done.send(announced);
+            }
+            (Some(Query::Peer(peer)), QueryResult::GetClosestPeers(result)) => {
+                self.on_peer_looked_up(peer, result)
+            }
+            (_, QueryResult::Bootstrap(Err(error))) => debug!(%error, "bootstrap of the DHT"),
+            _ => {}
         }
     }
 

@@ -6,6 +6,7 @@ mod egress;
 mod fetch;
 mod lifecycle;
 mod network;
+mod opened;
 mod streams;
 
 use std::path::Path;

@@ -388,6 +388,19 @@ pub(crate) async fn reserve_deal(
     take(tx, &deal.to_string(), db(provider.get()), &shares).await.map(Ok)
 }
 
+/// Counts what a deal that is on the chain already costs: no cap is asked, since it is committed whatever they say.
+pub(crate) async fn reserve_anyhow(
+    tx: &mut Tx,
+    deal: DealUuid,
+    provider: ActorId,
+    cost: AttoFil,
+    weights: &BTreeMap<AccountId, u64>,
+) -> Result<(), Error> {
+    let parts = split(cost, &weights.values().copied().collect::<Vec<_>>());
+    let shares: Vec<(i64, AttoFil)> = weights.keys().map(|account| account.0).zip(parts).collect();
+    take(tx, &deal.to_string(), db(provider.get()), &shares).await
+}
+
 /// Tells of a cap that is passed by four fifths with this reservation, at the one that passes it.
 async fn warn_near(tx: &mut Tx, caps: &Caps, before: &Committed, asked: AttoFil) -> Result<(), Error> {
     for (name, limit, committed) in

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each suite uses a part; tests may panic")]
 
 pub(crate) mod cold;
+pub(crate) mod deals;
 pub(crate) mod life;
 
 use std::collections::BTreeMap;

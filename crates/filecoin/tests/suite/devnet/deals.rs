@@ -41,7 +41,8 @@ async fn r13_a_deal_over_http_becomes_active() {
         assert!(matches!(word, ProviderWord::Known { .. }), "{word:?}");
 
         let id = world.published().await;
-        let deal = world.chain.deal(id, &signed).await.unwrap().unwrap();
+        // The event was of the newest final tipset, and the deal in no final state yet: it looked terminated.
+        let deal = world.chain.deal(id, &signed).await.unwrap().expect("what is an event is a deal");
         assert!(deal.is_ours, "a key address was signed and an id is stored");
         let mut active = deal.active_since;
         for _ in 0..40 {
@@ -59,7 +60,7 @@ async fn r13_a_deal_over_http_becomes_active() {
         assert!(deal.sector.is_some() && !deal.is_faulty, "{deal:?}");
         assert_eq!(world.chain.deal(id + 1_000, &signed).await.unwrap(), None);
         let locked = world.chain.funds().await.unwrap().locked;
-        assert_eq!(locked.get(), terms.price_per_epoch.get() * 518_400);
+        assert_eq!(locked.get(), terms.price_per_epoch.get() * u128::from(terms.end.since(terms.start)));
     }
 }
 
@@ -130,6 +131,8 @@ async fn settling_frees_what_an_expired_deal_locks() {
     world.fund("escrow", ENOUGH).await;
     world.provider_faults(0, json!({"never_seal": true})).await;
     let terms = world.terms(0).await;
+    let start = terms.start.plus(300 - LEAD);
+    let terms = DealTerms { start, ..terms };
     let signed = world.signed(&terms).await;
     world.market.propose(&world.contact(0), &signed).await.unwrap();
     let id = world.published().await;

@@ -89,6 +89,9 @@ async fn a_node_with_the_old_deal_calls_is_reported() {
     world.node_faults(json!({ "rules": [rule] })).await;
     world.look().await;
     assert!(world.chain.status().offers_client_calls);
+    use floe_core::cold::Chain as _;
+    let remarks = world.chain.remarks();
+    assert!(remarks.iter().any(|remark| remark.contains("v1.27.1")), "{remarks:?}");
 }
 
 #[tokio::test]

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use floe_core::cold::{DealUuid, ProviderWord};
-use floe_core::{
-    AccountId, ActorId, AggregateEvent, AttoFil, DealState, Epoch, PieceCid, RequestId, Timestamp,
-};
+use floe_core::{AccountId, ActorId, AggregateEvent, AttoFil, DealState, Epoch, RequestId, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
 use uuid::Uuid;
@@ -34,15 +32,35 @@ pub struct DealFilter {
     pub most: u32,
 }
 
-/// What deals will lock in escrow once they are published, in sums of which each is part of the next.
+/// What deals lock in escrow, or will once they are published.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unpublished {
-    /// Of those that are signed, and that a slot waits for.
+    /// Not published at finality: those that are signed and that a slot waits for.
     pub signed: AttoFil,
-    /// Of all that a slot waits for.
+    /// All that a slot waits for.
     pub waited_for: AttoFil,
     /// With those that were refused, and that may be published all the same.
     pub all: AttoFil,
+    /// Published at finality: what they lock at the most.
+    pub on_chain: AttoFil,
+}
+
+impl Unpublished {
+    /// What the market locks already for deals that are published and not yet final, given all that it locks: it is in no
+    /// row. Where active deals were paid for in part it is more than this says.
+    pub fn underway(&self, locked: AttoFil) -> AttoFil {
+        locked.checked_sub(self.on_chain).unwrap_or_default()
+    }
+
+    /// What free escrow may be locked for yet, by those too that were refused: it must not leave.
+    pub fn spoken_for(&self, locked: AttoFil) -> AttoFil {
+        self.all.checked_sub(self.underway(locked)).unwrap_or_default()
+    }
+
+    /// What free escrow is needed for.
+    pub fn needed(&self, locked: AttoFil) -> AttoFil {
+        self.waited_for.checked_sub(self.underway(locked)).unwrap_or_default()
+    }
 }
 
 impl Records {
@@ -231,46 +249,37 @@ impl Records {
         Ok(whole(&rows))
     }
 
-    /// What deals will lock in escrow once they are published.
+    /// What deals lock in escrow, or will once they are published.
     ///
     /// # Errors
     /// [`Error::Damaged`].
     pub async fn unpublished_cost(&self) -> Result<Unpublished, Error> {
-        let costs: Vec<(String, String, i64)> = sqlx::query_as(
-            "SELECT state, cost, CASE WHEN signed_cid IS NULL THEN 0 ELSE 1 END FROM deals \
-             WHERE state IN ('chosen', 'proposed', 'unknown', 'accepted', 'refused')",
-        )
-        .fetch_all(&mut *self.reader().await?)
-        .await?;
-        let mut sums = Unpublished::default();
-        for (state, cost, is_signed) in costs {
-            let cost = cost.parse::<AttoFil>().map_err(|odd| Error::Damaged(odd.to_string()))?;
-            let add = |sum: &mut AttoFil| -> Result<(), Error> {
-                let more = sum.checked_add(cost);
-                *sum = more.ok_or_else(|| Error::Damaged("deals cost more than there is".into()))?;
-                Ok(())
-            };
-            add(&mut sums.all)?;
-            if state != DealState::Refused.as_str() {
-                add(&mut sums.waited_for)?;
-                if is_signed != 0 {
-                    add(&mut sums.signed)?;
-                }
-            }
-        }
-        Ok(sums)
-    }
-
-    /// Whether any deal was ever made for this piece.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn is_piece_known(&self, piece: &PieceCid) -> Result<bool, Error> {
-        let known: Option<i64> = sqlx::query_scalar("SELECT slot FROM deals WHERE piece = $1 LIMIT 1")
-            .bind(piece.commitment().to_vec())
-            .fetch_optional(&mut *self.reader().await?)
-            .await?;
-        Ok(known.is_some())
+        let mut conn = self.reader().await?;
+        let states: Vec<(String, String)> =
+            sqlx::query_as("SELECT state, cost FROM deal_counts").fetch_all(&mut *conn).await?;
+        // Few: they wait for escrow.
+        let unsigned: Vec<String> =
+            sqlx::query_scalar("SELECT cost FROM deals WHERE state = 'chosen' AND signed_cid IS NULL")
+                .fetch_all(&mut *conn)
+                .await?;
+        let locked: Vec<String> =
+            sqlx::query_scalar("SELECT cost FROM deals WHERE watch IS NOT NULL AND locked = 1")
+                .fetch_all(&mut *conn)
+                .await?;
+        drop(conn);
+        let of = |wanted: &[DealState]| {
+            let costs = states.iter().filter(|(state, _)| wanted.iter().any(|w| w.as_str() == state));
+            sum(costs.map(|(_, cost)| cost))
+        };
+        let waits = [DealState::Chosen, DealState::Proposed, DealState::Unknown, DealState::Accepted];
+        let waited_for = of(&waits)?;
+        let on_chain = of(&[DealState::Published, DealState::Active])?;
+        Ok(Unpublished {
+            signed: waited_for.checked_sub(sum(&unsigned)?).unwrap_or_default(),
+            waited_for,
+            all: plus(waited_for, of(&[DealState::Refused])?)?,
+            on_chain: plus(on_chain, sum(&locked)?)?,
+        })
     }
 
     /// Whether all DAGs of an aggregate are here: only then can a provider pull it.
@@ -316,6 +325,16 @@ impl Records {
         counts.extend(known);
         Ok(counts)
     }
+}
+
+fn sum<'a>(costs: impl IntoIterator<Item = &'a String>) -> Result<AttoFil, Error> {
+    costs.into_iter().try_fold(AttoFil::ZERO, |sum, cost| {
+        plus(sum, cost.parse().map_err(|odd| Error::Damaged(format!("what a deal costs: {odd}")))?)
+    })
+}
+
+fn plus(sum: AttoFil, cost: AttoFil) -> Result<AttoFil, Error> {
+    sum.checked_add(cost).ok_or_else(|| Error::Damaged("deals cost more than all FIL that there is".into()))
 }
 
 async fn page(conn: &mut SqliteConnection, filter: &DealFilter) -> Result<Vec<DealRow>, Error> {
@@ -453,8 +472,26 @@ fn whole(rows: &[SqliteRow]) -> Vec<DealRow> {
 /// What is wrong with the deals that are damaged, and with the counters.
 pub(crate) async fn damaged(conn: &mut SqliteConnection) -> Result<Vec<String>, Error> {
     let rows = sqlx::query(AssertSqlSafe(format!("{SELECT} ORDER BY d.id"))).fetch_all(&mut *conn).await?;
-    let mut findings: Vec<String> =
-        rows.iter().filter_map(|row| DealRow::read(row).err()).map(|error| error.to_string()).collect();
+    let mut findings = Vec::new();
+    let mut costs: BTreeMap<DealState, AttoFil> = BTreeMap::new();
+    for row in &rows {
+        match DealRow::read(row) {
+            Err(error) => findings.push(error.to_string()),
+            Ok(deal) => {
+                let cost = costs.entry(deal.state).or_default();
+                *cost = plus(*cost, deal.cost)?;
+            }
+        }
+    }
+    let kept: Vec<(String, String)> =
+        sqlx::query_as("SELECT state, cost FROM deal_counts").fetch_all(&mut *conn).await?;
+    for (state, cost) in kept {
+        let summed =
+            DealState::parse(&state).and_then(|state| costs.get(&state)).copied().unwrap_or_default();
+        if cost != summed.to_string() {
+            findings.push(format!("what {state} deals cost together is wrong"));
+        }
+    }
     let wrong: Vec<String> = sqlx::query_scalar(
         "SELECT c.state FROM deal_counts c WHERE c.deals <> (SELECT COUNT(*) FROM deals d WHERE d.state = c.state)",
     )

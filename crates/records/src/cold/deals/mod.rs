@@ -21,6 +21,7 @@
 //! Between any two of the calls above the row says where it was. `proposed` after a restart is `unknown`
 //! ([`Records::replies_lost`]): the same bytes are sent again.
 
+mod adopt;
 mod list;
 pub(in crate::cold) mod row;
 mod steps;

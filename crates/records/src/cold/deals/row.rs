@@ -351,7 +351,7 @@ impl DealRow {
         .bind(self.start.get())
         .execute(&mut tx.conn)
         .await?;
-        count(tx, self.state, 1).await
+        count(tx, self.state, 1, self.cost).await
     }
 
     /// Writes what steps change. The signed bytes are not among it.
@@ -386,20 +386,31 @@ impl DealRow {
         .execute(&mut tx.conn)
         .await?;
         if before != self.state {
-            count(tx, before, -1).await?;
-            count(tx, self.state, 1).await?;
+            count(tx, before, -1, self.cost).await?;
+            count(tx, self.state, 1, self.cost).await?;
         }
         Ok(())
     }
 }
 
-async fn count(tx: &mut Tx, state: DealState, by: i64) -> Result<(), Error> {
+/// One deal more in a state, or one less.
+async fn count(tx: &mut Tx, state: DealState, by: i64, cost: AttoFil) -> Result<(), Error> {
+    let before: Option<String> = sqlx::query_scalar("SELECT cost FROM deal_counts WHERE state = $1")
+        .bind(state.as_str())
+        .fetch_optional(&mut tx.conn)
+        .await?;
+    let before = before.map_or(Ok(AttoFil::ZERO), |text| text.parse());
+    let before = before.map_err(|odd| Error::Damaged(format!("what deals cost together: {odd}")))?;
+    let after = if by < 0 { before.checked_sub(cost) } else { before.checked_add(cost) };
+    let after =
+        after.ok_or_else(|| Error::Damaged("what deals cost together is not what each does".into()))?;
     sqlx::query(
-        "INSERT INTO deal_counts (state, deals) VALUES ($1, $2) ON CONFLICT (state) DO UPDATE SET \
-         deals = deal_counts.deals + excluded.deals",
+        "INSERT INTO deal_counts (state, deals, cost) VALUES ($1, $2, $3) ON CONFLICT (state) DO UPDATE SET \
+         deals = deal_counts.deals + excluded.deals, cost = excluded.cost",
     )
     .bind(state.as_str())
     .bind(by)
+    .bind(after.to_string())
     .execute(&mut tx.conn)
     .await?;
     Ok(())

@@ -1,0 +1,159 @@
+//! The parts, joined as `serve` joins them, against a devnet: providers over the real node's swarm.
+
+use bytes::Bytes;
+use floe_core::cold::{
+    Answer, Chain as _, Contact, ContactAddress, DealTerms, DealUuid, Market as _, Proposer as _,
+    ProviderWord,
+};
+use floe_core::ports::{LocalBlocks, ReadError};
+use floe_core::{ActorId, AttoFil, Cid, FailureCode, PaddedSize, PieceCid};
+use floe_devnet::{Config as Devnets, Devnet, Manner};
+use floe_filecoin::messages::MemoryJournal;
+use floe_filecoin::port::Unremembered;
+use floe_filecoin::signer::from_lotus;
+use floe_ipfs::{Identity, Keypair};
+
+use super::*;
+use crate::system::{SystemClock, SystemEntropy};
+
+/// A node that has nothing.
+struct Nothing;
+
+impl LocalBlocks for Nothing {
+    fn size(&self, _: &Cid) -> Result<Option<u32>, ReadError> {
+        Ok(None)
+    }
+    fn read(&self, _: &Cid) -> Result<Option<Bytes>, ReadError> {
+        Ok(None)
+    }
+}
+
+struct World {
+    devnet: Devnet,
+    chain: LotusChain,
+    proposer: DealSigner,
+    signer: Arc<dyn Signer>,
+    lotus: Lotus,
+    node: Node,
+    clock: Arc<dyn Clock>,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        let config = Devnets {
+            providers: 2,
+            manners: vec![Manner::Boost, Manner::Curio],
+            epoch: Some(Duration::from_millis(20)),
+            ..Devnets::default()
+        };
+        let devnet = Devnet::start(config).await.unwrap();
+        let ready = devnet.ready();
+        let endpoint = Endpoint::parse(&format!("{}:{}", ready.token, ready.rpc)).unwrap();
+        let lotus = Lotus::new(endpoint).unwrap();
+        let key = from_lotus(&Secret::new(&ready.key, "test").unwrap()).unwrap();
+        let signer: Arc<dyn Signer> = Arc::new(key);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let settings =
+            ChainSettings { test_network: true, finality_lookback: 5, max_fee: AttoFil::new(1 << 60) };
+        let journal = Arc::new(MemoryJournal::default());
+        let memory = Arc::new(Unremembered::default());
+        let chain =
+            LotusChain::new(lotus.clone(), signer.clone(), journal, memory, Arc::clone(&clock), settings);
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::Keypair(Keypair::generate_ed25519());
+        let components = floe_ipfs::Components {
+            blocks: Arc::new(Nothing),
+            clock: Arc::clone(&clock),
+            entropy: Arc::new(SystemEntropy),
+        };
+        let node_settings = floe_ipfs::Settings::local(dir.path().to_owned(), identity);
+        let node = Node::start(node_settings, components).await.unwrap();
+        let proposer = DealSigner::new(signer.clone());
+        let world = Self { devnet, chain, proposer, signer, lotus, node, clock, _dir: dir };
+        // Until its first tipsets are final.
+        while world.chain.look().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        world
+    }
+
+    fn market(&self, all_permitted: bool) -> Providers {
+        let filter = Filter { filter: self.node.web_filter(), all_permitted };
+        let web = Web::new(Arc::new(filter), Arc::clone(&self.clock)).unwrap();
+        let peers = Arc::new(Peers { node: self.node.clone(), all_permitted });
+        Providers::new(self.lotus.clone(), self.signer.clone(), web, peers, Arc::clone(&self.clock))
+    }
+
+    /// What the chain alone says of a provider.
+    async fn by_the_chain(&self, n: usize) -> Contact {
+        let provider: ActorId = self.devnet.ready().providers[n].id.parse().unwrap();
+        let found = self.chain.provider(provider).await.unwrap().unwrap();
+        let theirs = |text: String| ContactAddress { text, is_operators: false };
+        let addresses = found.addresses.into_iter().map(theirs).collect();
+        Contact { provider, peer_id: found.peer_id, addresses }
+    }
+}
+
+/// Boost over TCP and Curio over WebSocket, at the addresses of the chain: the ask, a proposal, its state.
+#[tokio::test(flavor = "multi_thread")]
+async fn r13_providers_are_spoken_to_over_libp2p() {
+    let world = World::start().await;
+    let market = world.market(true);
+    for n in 0..2 {
+        let to = world.by_the_chain(n).await;
+        assert!(to.peer_id.is_some() && !to.addresses.is_empty(), "{to:?}");
+        let ask = market.ask(&to).await.unwrap();
+        assert!(ask.price > AttoFil::ZERO);
+        let head = world.chain.look().await.unwrap().head;
+        let size = PaddedSize::from_bytes(1 << 20).unwrap();
+        let least = world.chain.collateral(size).await.unwrap();
+        let terms = DealTerms {
+            uuid: DealUuid(uuid::Uuid::from_u128(1 + n as u128)),
+            provider: to.provider,
+            piece: PieceCid::from_commitment([1; 32]).unwrap(),
+            size,
+            // As large as fits: Curio takes no other.
+            car_bytes: size.unpadded_bytes(),
+            root: floe_core::cid::parse("bafy2bzacebt2ee4rg3gcnnyayymqe2tnjucon3nice6xkwjlar5vbtlfkayxg")
+                .unwrap(),
+            url: "http://127.0.0.1:9/nothing".into(),
+            start: head.plus(500),
+            end: head.plus(500 + 518_400),
+            price_per_epoch: AttoFil::new(50_000_000),
+            collateral: AttoFil::new(least.get() * 12 / 10),
+            ipni: false,
+        };
+        let signed = world.proposer.sign(&terms).await.unwrap();
+        // It was read, and its signature held: what is missing is the money.
+        match market.propose(&to, &signed).await.unwrap() {
+            Answer::Refused(fault) => assert_eq!(fault.code, FailureCode::RejectedFunds, "{fault}"),
+            Answer::Accepted => panic!("a deal that nobody pays"),
+        }
+        let word = market.status(&to, terms.uuid).await.unwrap();
+        assert!(matches!(word, ProviderWord::Unknown(_)), "{word:?}");
+    }
+    world.node.stop().await;
+}
+
+/// T11, T45: outside of test networks what the chain says leads into no private network, and nobody hears the address.
+#[tokio::test(flavor = "multi_thread")]
+async fn t11_the_chain_leads_into_no_private_network() {
+    let world = World::start().await;
+    let market = world.market(false);
+    for n in 0..2 {
+        let mut to = world.by_the_chain(n).await;
+        let fault = market.ask(&to).await.unwrap_err();
+        assert!(matches!(fault.code, FailureCode::SpUnresolvable | FailureCode::SpDial), "{fault}");
+        assert!(!fault.text.contains("127.0.0.1"), "{fault}");
+        let url = world.devnet.ready().providers[n].url.clone();
+        to.addresses = vec![ContactAddress { text: url, is_operators: false }];
+        to.peer_id = None;
+        let fault = market.ask(&to).await.unwrap_err();
+        assert_eq!(fault.code, FailureCode::SpDial, "{fault}");
+        assert!(!fault.text.contains("127.0.0.1"), "{fault}");
+        to.addresses[0].is_operators = true;
+        market.ask(&to).await.unwrap();
+    }
+    world.node.stop().await;
+}

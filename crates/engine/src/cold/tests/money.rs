@@ -1,0 +1,289 @@
+//! What is reserved, spent and let go of; the switch, the dry run, and what a restored backup may not do.
+
+use floe_core::FailureCode;
+use floe_core::cold::{Fault, FundsCall};
+
+use super::super::funds::{self, Refused};
+use super::super::plan;
+use super::*;
+
+#[tokio::test]
+async fn three_replicas_of_three_owners_are_active_and_paid() {
+    let world = World::new(settings(3), &good(5)).await;
+    world.until(AggregateState::Stored, 60).await;
+    world.stored_and_paid_once().await;
+    assert_eq!(world.signatures(), 3);
+    for kind in ["deal.chosen", "deal.proposed", "deal.accepted", "deal.published", "deal.active"] {
+        assert_eq!(world.events(kind).await, 3, "{kind}");
+    }
+    assert_eq!(world.events("aggregate.stored").await, 1);
+    assert!(world.events("escrow.topped_up").await >= 1);
+    // What each provider earned is in its standing.
+    let kept = world.records.providers().await.unwrap();
+    assert_eq!(kept.iter().filter(|p| p.standing.score > 500).count(), 3);
+}
+
+/// Three accounts share what is in one piece: each bears its part, and all parts are the whole.
+#[tokio::test]
+async fn r12_accounts_share_the_cost_of_their_aggregate() {
+    let mut world = World::empty(settings(1), &[Script::Good, Script::Good]).await;
+    world.pack(1, &["a", "b", "c"]).await;
+    world.until(AggregateState::Stored, 60).await;
+    let deal = world.in_state(DealState::Active).await.remove(0);
+    let shares = world.records.shares(deal.uuid).await.unwrap();
+    let spent: Vec<u128> = shares.iter().map(|(_, sum)| sum.spent.get()).collect();
+    assert_eq!(spent.len(), 3);
+    assert_eq!(spent.iter().sum::<u128>(), COST);
+    assert!(spent[0] - spent[2] <= 2, "{spent:?}");
+    let account = world.account("b").await;
+    let totals = world.records.totals_of(account).await.unwrap();
+    assert_eq!(totals.day.spent.get(), spent[1]);
+}
+
+#[tokio::test]
+async fn r12_an_account_whose_cap_is_used_up_gets_no_deal() {
+    let mut settings = settings(2);
+    settings.deals.caps.account_day = AttoFil::new(COST);
+    let world = World::new(settings, &good(3)).await;
+    world.rounds(30).await;
+    assert_eq!(world.deals().await.len(), 1, "one fits under the account's cap, and not an attoFIL more");
+    world.sound().await;
+}
+
+/// R16: nothing is signed without the operator's consent, with a cap that is not set, or without a pull server.
+#[tokio::test]
+async fn r16_spending_is_off_by_default() {
+    let cases: [fn(&mut Settings); 6] = [
+        |s| s.deals.enabled = false,
+        |s| s.deals.caps.deal = AttoFil::ZERO,
+        |s| s.deals.caps.day = AttoFil::ZERO,
+        |s| s.deals.caps.lifetime = AttoFil::ZERO,
+        |s| s.pull_url = None,
+        |s| s.pull_key = None,
+    ];
+    for change in cases {
+        let mut settings = settings(1);
+        change(&mut settings);
+        let world = World::new(settings, &[Script::Good]).await;
+        world.rounds(4).await;
+        assert_eq!(world.signatures(), 0);
+        assert!(world.deals().await.is_empty() && world.chain.state().messages.is_empty());
+        let dealer = world.board().into_iter().find(|w| w.name == "dealer").unwrap();
+        assert!(dealer.state.starts_with("paused: "), "{dealer:?}");
+    }
+}
+
+/// R16: once it is off nothing more goes out, also of what is chosen and signed; and it stays off after a crash.
+#[tokio::test]
+async fn r16_the_switch_stops_what_was_not_sent() {
+    let mut world = World::new(settings(2), &[Script::LosesReplies(99), Script::LosesReplies(99)]).await;
+    world.rounds(8).await;
+    let sent = world.chain.state().calls.iter().filter(|call| **call == "propose").count();
+    assert!(sent >= 2);
+    world.records.switch_spending(false, "the operator").await.unwrap();
+    world.rounds(5).await;
+    world = world.crash().await;
+    world.rounds(30).await;
+    let calls = world.chain.state().calls.clone();
+    assert_eq!(calls.iter().filter(|call| **call == "propose").count(), sent);
+    assert_eq!(world.events("spending.off").await, 1);
+    world.records.switch_spending(true, "the operator").await.unwrap();
+    world.clock.advance(Duration::from_secs(600));
+    world.rounds(3).await;
+    assert!(world.chain.state().calls.iter().filter(|call| **call == "propose").count() > sent);
+    world.sound().await;
+}
+
+/// R16: the dry run is what is done, and spends nothing.
+#[tokio::test]
+async fn r16_the_plan_is_what_is_done() {
+    let mut settings = settings(3);
+    settings.deals.caps = caps(COST * 5 + MAX_FEE);
+    let mut world = World::new(settings, &good(6)).await;
+    world.pack(3, &["alice"]).await;
+    tracker::pass(&world.d).await;
+    let plan = plan::plan(&world.d).await.unwrap();
+    assert_eq!((plan.paused.clone(), plan.deals.len(), plan.unplaced.len()), (None, 5, 1), "{plan:?}");
+    assert_eq!(plan.cost.get(), COST * 5);
+    assert!(plan.unplaced[0].why.contains("deals.max_"), "{plan:?}");
+    assert!(world.deals().await.is_empty() && world.signatures() == 0);
+    dealer::pass(&world.d).await;
+    let done: Vec<_> = world.deals().await;
+    let mut planned: Vec<_> = plan
+        .deals
+        .iter()
+        .map(|p| (p.aggregate, p.slot, p.provider, p.price, p.cost, p.start, p.end))
+        .collect();
+    let mut done: Vec<_> =
+        done.iter().map(|d| (d.aggregate, d.slot, d.provider, d.price, d.cost, d.start, d.end)).collect();
+    planned.sort();
+    done.sort();
+    assert_eq!(planned, done);
+}
+
+/// A signed proposal is not sent before escrow covers it: providers would refuse it, and its slot would go on.
+#[tokio::test]
+async fn nothing_is_signed_that_escrow_does_not_cover() {
+    let world = World::new(settings(2), &[Script::Good, Script::Good]).await;
+    world.chain.state().wallet = 0;
+    world.rounds(5).await;
+    assert_eq!(world.in_state(DealState::Chosen).await.len(), 2);
+    assert_eq!(world.signatures(), 0);
+    assert_eq!(world.events("escrow.alarm").await, 1, "said once");
+    world.chain.state().wallet = 10_u128.pow(18);
+    world.until(AggregateState::Stored, 80).await;
+    world.stored_and_paid_once().await;
+}
+
+/// A deal that waited too long for escrow is withdrawn, which is free, and chosen anew with a later start.
+#[tokio::test]
+async fn a_deal_that_waited_too_long_is_chosen_anew() {
+    let world = World::new(settings(1), &[Script::Good]).await;
+    world.chain.state().wallet = 0;
+    world.rounds(20).await;
+    assert!(!world.in_state(DealState::Failed).await.is_empty());
+    world.chain.state().wallet = 10_u128.pow(18);
+    world.until(AggregateState::Stored, 80).await;
+    world.stored_and_paid_once().await;
+    let totals = world.records.totals().await.unwrap();
+    assert_eq!(totals.lifetime.reserved.get(), 0, "what was withdrawn is free again");
+}
+
+#[tokio::test]
+async fn what_deals_need_leaves_neither_escrow_nor_wallet() {
+    let world = World::new(settings(2), &[Script::NeverPublishes, Script::NeverPublishes]).await;
+    world.rounds(10).await;
+    let escrow = world.chain.state().escrow;
+    assert!(escrow >= 2 * COST);
+    let free = AttoFil::new(escrow - 2 * COST);
+    funds::may_withdraw(&world.d, free).await.unwrap();
+    let more = AttoFil::new(free.get() + 1);
+    assert!(matches!(funds::may_withdraw(&world.d, more).await, Err(Refused::Committed { .. })));
+    let refused = funds::operators_call(&world.d, "w1", &FundsCall::Withdraw(more)).await;
+    assert!(refused.is_err() && !world.chain.state().messages.contains_key("w1"));
+    funds::operators_call(&world.d, "w2", &FundsCall::Withdraw(free)).await.unwrap();
+    // Its gas counts like any other.
+    let before = world.records.totals().await.unwrap().lifetime;
+    assert!(before.committed().unwrap().get() > 2 * COST);
+    let wallet = AttoFil::new(world.chain.state().wallet);
+    assert!(
+        funds::operators_call(&world.d, "s1", &FundsCall::Send { to: "f1x".into(), amount: wallet })
+            .await
+            .is_err()
+    );
+    world.rounds(10).await;
+    world.sound().await;
+}
+
+/// A call that fails may have been signed before: the top-up stays open, and is not begun a second time.
+#[tokio::test]
+async fn a_top_up_whose_answer_is_lost_is_sent_once() {
+    let mut world = World::new(settings(1), &[Script::Good]).await;
+    let calls = {
+        let probe = World::new(settings(1), &[Script::Good]).await;
+        probe.rounds(3).await;
+        let calls = probe.chain.state().calls.clone();
+        calls.iter().position(|call| *call == "send").unwrap() + 1
+    };
+    world.chain.state().fault = Some((calls, Outcome::Lost));
+    world.rounds(3).await;
+    world = world.crash().await;
+    world.until(AggregateState::Stored, 80).await;
+    world.stored_and_paid_once().await;
+    assert_eq!(world.chain.state().messages.len(), 1);
+}
+
+/// T43: yesterday's rows do not know what was signed since. No slot is filled until nobody can publish that any more.
+#[tokio::test]
+async fn t43_a_restored_backup_waits_for_what_it_does_not_know() {
+    let world =
+        World::new(settings(2), &[Script::NeverPublishes, Script::NeverPublishes, Script::Good]).await;
+    tracker::pass(&world.d).await;
+    let world = backed_up(world).await;
+    world.rounds(8).await;
+    let (signed, head) = (world.signatures(), world.chain.state().head);
+    assert_eq!(signed, 2);
+    let world = restored(world).await;
+    while world.chain.state().last_final() < head + 60 {
+        world.round().await;
+        assert_eq!(world.signatures(), signed, "at {}", world.chain.state().head);
+    }
+    assert_eq!(world.events("ledger.restored").await, 1);
+    world.rounds(10).await;
+    assert_eq!(world.events("ledger.settled").await, 1);
+    assert!(world.signatures() > signed, "{:#?} {:#?}", world.board(), world.deals().await);
+    world.sound().await;
+}
+
+/// T43: what yesterday's rows do not know comes onto the chain, and is taken over: no replica is paid twice.
+#[tokio::test]
+async fn t43_deals_that_a_restored_backup_forgot_are_taken_over() {
+    let world = World::new(settings(2), &good(4)).await;
+    tracker::pass(&world.d).await;
+    let world = backed_up(world).await;
+    world.rounds(7).await;
+    assert_eq!(world.signatures(), 2);
+    let world = restored(world).await;
+    world.until(AggregateState::Stored, 90).await;
+    world.rounds(90).await;
+    assert_eq!((world.signatures(), world.chain.state().deals.len()), (2, 2), "0 duplicate deals");
+    assert_eq!(world.events("deal.adopted").await, 2);
+    let totals = world.records.totals().await.unwrap().lifetime;
+    assert!(totals.spent.get() >= 2 * COST, "what they cost is counted");
+    assert_eq!(world.records.verify().await.unwrap().findings, Vec::<String>::new());
+}
+
+async fn backed_up(world: World) -> World {
+    let World { chain, clock, dir, settings, records, d, aggregates } = world;
+    drop(d);
+    records.close().await;
+    // The log belongs to the rows: what was written last may be in it alone.
+    for end in ["", "-wal"] {
+        let (from, to) = (format!("rows.sqlite{end}"), format!("backup.sqlite{end}"));
+        if dir.path().join(&from).exists() {
+            std::fs::copy(dir.path().join(from), dir.path().join(to)).unwrap();
+        }
+    }
+    let (records, d) = open(&dir.path().join("rows.sqlite"), &clock, &chain, &settings).await;
+    World { chain, clock, dir, settings, records, d, aggregates }
+}
+
+/// Opens the backup in place of the rows, and says so.
+async fn restored(world: World) -> World {
+    let World { chain, clock, dir, settings, records, d, aggregates } = world;
+    drop(d);
+    records.close().await;
+    let (records, d) = open(&dir.path().join("backup.sqlite"), &clock, &chain, &settings).await;
+    records.mark_restored("a backup was restored").await.unwrap();
+    World { chain, clock, dir, settings, records, d, aggregates }
+}
+
+/// The operator knows that nothing is out, and need not wait.
+#[tokio::test]
+async fn t43_the_operators_word_ends_the_wait() {
+    let world = World::new(settings(1), &[Script::Good]).await;
+    world.records.mark_restored("a backup was restored").await.unwrap();
+    world.rounds(5).await;
+    assert_eq!(world.signatures(), 0);
+    world.records.restore_settled("the operator").await.unwrap();
+    world.until(AggregateState::Stored, 60).await;
+    world.stored_and_paid_once().await;
+}
+
+#[tokio::test]
+async fn nothing_is_sent_with_other_bytes_than_those_that_are_stored() {
+    let world = World::new(settings(1), &[Script::Good]).await;
+    world.rounds(6).await;
+    let deal = world.deals().await.remove(0);
+    let stored = deal.signed.clone().unwrap();
+    let mut other = stored.clone();
+    other.bytes.push(0);
+    assert!(matches!(
+        world.records.store_signed(deal.uuid, other).await,
+        Err(floe_records::Error::Conflict(_))
+    ));
+    assert_eq!(world.records.store_signed(deal.uuid, stored).await.unwrap().signed, deal.signed);
+    // What was sent is not withdrawn either.
+    let why = Fault::new(FailureCode::FundsEscrow, "no");
+    assert_ne!(world.records.withdraw_deal(deal.uuid, why).await.unwrap().state, DealState::Failed);
+}

@@ -1,0 +1,262 @@
+//! R12: whatever happens to deals and messages in whatever order, the ledger is what a plain model says, no cap is passed,
+//! and every sum is that of its parts.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use floe_core::cold::{DealUuid, Fault};
+use floe_core::deal::Money;
+use floe_core::spending::Caps;
+use floe_core::{AttoFil, DealEvent, DealState, Epoch, FailureCode};
+use floe_records::Records;
+use floe_records::cold::{Chosen, CostsBy, OnChain, Reply, Sum};
+use support::deals::{TERM, attempt, packed, signed};
+use support::*;
+
+/// SplitMix64.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, most: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % most
+    }
+}
+
+/// What the ledger should be.
+#[derive(Default)]
+struct Model {
+    deals: BTreeMap<DealUuid, (DealState, u128, bool)>,
+    sum: [u128; 4],
+}
+
+impl Model {
+    fn step(&mut self, deal: DealUuid, event: DealEvent, refunded: u128) {
+        let (state, cost, locked) = self.deals[&deal];
+        let Ok((next, money)) = state.after(event) else { return };
+        let [_, reserved, spent, released] = &mut self.sum;
+        let mut is_locked = locked;
+        match money {
+            Money::Stays => {}
+            Money::Released if state == DealState::Published => is_locked = true,
+            Money::Released => (*reserved, *released) = (*reserved - cost, *released + cost),
+            Money::Spent => (*reserved, *spent) = (*reserved - cost, *spent + cost),
+            Money::RestRefunded => (*spent, *released) = (*spent - refunded, *released + refunded),
+        }
+        self.deals.insert(deal, (next, cost, is_locked));
+    }
+}
+
+async fn life(seed: u64) {
+    let world = World::new();
+    let records = world.open().await;
+    let aggregate = packed(&records).await;
+    let accounts: Vec<_> = records.accounts().await.unwrap().iter().map(|account| account.id).collect();
+    let mut dice = Dice(seed);
+    let most = |dice: &mut Dice, n: u64| AttoFil::new(u128::from(dice.roll(n)) * 1_000);
+    let lifetime = AttoFil::new(1 + most(&mut dice, 400).get());
+    let caps = Caps { deal: AttoFil::new(60_000), account_day: lifetime, day: lifetime, lifetime };
+    let (mut model, mut gas) = (Model::default(), BTreeMap::<String, [u128; 2]>::new());
+    for n in 0..80_u64 {
+        let picked = model.deals.keys().nth(dice.roll(8) as usize).copied();
+        match (dice.roll(16), picked) {
+            (0..4, _) => {
+                let (price, slot) = (u128::from(dice.roll(90)), dice.roll(4) as u32);
+                let asked = attempt(aggregate, slot, 1_000 + dice.roll(3), price, &accounts);
+                let before = model.sum[1] + model.sum[2];
+                match records.choose_deal(asked, &caps).await.unwrap() {
+                    Chosen::Deal(row) => {
+                        assert!(before + row.cost.get() <= lifetime.get() && row.cost.get() <= 60_000);
+                        assert_eq!(row.cost.get(), price * TERM.unsigned_abs() as u128);
+                        model.deals.insert(row.uuid, (DealState::Chosen, row.cost.get(), false));
+                        model.sum[0] += row.cost.get();
+                        model.sum[1] += row.cost.get();
+                    }
+                    Chosen::OverCap(over) => {
+                        let asked = over.asked.get().max(price * TERM.unsigned_abs() as u128);
+                        assert!(asked > 60_000 || before + asked > lifetime.get(), "{over}");
+                    }
+                    Chosen::SlotTaken | Chosen::Off => {}
+                }
+            }
+            (4..6, Some(deal)) => {
+                records.store_signed(deal, signed(deal)).await.unwrap();
+                let at = floe_core::Timestamp::from_millis(START + n);
+                let sent = records.begin_sending(deal, Epoch::new(1), at).await.unwrap();
+                if sent.is_some() && model.deals[&deal].0 == DealState::Chosen {
+                    model.step(deal, DealEvent::Sending, 0);
+                }
+            }
+            (6..9, Some(deal)) => {
+                let fault = Fault::new(FailureCode::RejectedOther, "no");
+                let (reply, event) = match dice.roll(3) {
+                    0 => (Reply::Accepted, DealEvent::Accepted),
+                    1 => (Reply::Refused(fault), DealEvent::Refused),
+                    _ => (Reply::Lost(fault), DealEvent::ReplyLost),
+                };
+                let due = floe_core::Timestamp::from_millis(START);
+                records.answered(deal, reply, Epoch::new(2), due).await.unwrap();
+                model.step(deal, event, 0);
+            }
+            (9..13, Some(deal)) => {
+                let at = 10 + dice.roll(TERM.unsigned_abs());
+                let (seen, event) = match dice.roll(6) {
+                    0 => (OnChain::Published(deal.0.as_u64_pair().0 >> 1), DealEvent::Published),
+                    1 => (OnChain::Active(7), DealEvent::Activated),
+                    2 => (OnChain::StartPassed, DealEvent::StartPassed),
+                    3 => (OnChain::EndPassed, DealEvent::EndPassed),
+                    4 => (OnChain::Terminated, DealEvent::Terminated),
+                    _ => (OnChain::Unlocked, DealEvent::Withdrawn),
+                };
+                let epoch = Epoch::new(i64::try_from(at).unwrap());
+                let before = records.totals().await.unwrap().lifetime.released.get();
+                records.on_chain(deal, seen, epoch, epoch).await.unwrap();
+                let (state, cost, locked) = model.deals[&deal];
+                if seen == OnChain::Unlocked {
+                    if locked {
+                        model.deals.insert(deal, (state, cost, false));
+                        model.sum[1] -= cost;
+                        model.sum[3] += cost;
+                    }
+                } else {
+                    // Each account's part is rounded down.
+                    let refunded = records.totals().await.unwrap().lifetime.released.get() - before;
+                    let exact = cost * u128::from((10 + 1_000_u64).saturating_sub(at)) / 1_000;
+                    if event == DealEvent::Terminated && state == DealState::Active {
+                        assert!(refunded <= exact && exact - refunded <= 2, "{refunded} {exact}");
+                    }
+                    model.step(deal, event, refunded);
+                }
+            }
+            (13, Some(deal)) => {
+                let why = Fault::new(FailureCode::FundsEscrow, "late");
+                records.withdraw_deal(deal, why).await.unwrap();
+                if model.deals[&deal].0 == DealState::Chosen {
+                    model.step(deal, DealEvent::Withdrawn, 0);
+                }
+            }
+            (14, _) => {
+                let (intent, fee) = (format!("m{}", dice.roll(6)), u128::from(dice.roll(9_000)));
+                let fits = model.sum[1] + model.sum[2] + fee <= lifetime.get();
+                let reserved = records.reserve_gas(&intent, AttoFil::new(fee), &caps).await.unwrap();
+                if !gas.contains_key(&intent) {
+                    assert_eq!(reserved.is_ok(), fits);
+                    if fits {
+                        model.sum[0] += fee;
+                        model.sum[1] += fee;
+                        gas.insert(intent, [fee, 0]);
+                    }
+                }
+            }
+            (15, _) => {
+                let Some((intent, [reserved, spent])) = gas.iter_mut().nth(dice.roll(6) as usize) else {
+                    continue;
+                };
+                if dice.roll(2) == 0 {
+                    let most = u128::from(dice.roll(5_000));
+                    records.gas_is_at_most(intent, AttoFil::new(most)).await.unwrap();
+                    let rest = reserved.saturating_sub(most);
+                    *reserved -= rest;
+                    model.sum[1] -= rest;
+                    model.sum[3] += rest;
+                } else {
+                    records.gas_is_spent(intent).await.unwrap();
+                    model.sum[1] -= *reserved;
+                    model.sum[2] += *reserved;
+                    (*reserved, *spent) = (0, *spent + *reserved);
+                }
+            }
+            _ => {}
+        }
+        if dice.roll(10) == 0 {
+            world.clock.advance(std::time::Duration::from_secs(3_600 * 7));
+        }
+        agree(&records, &model, &caps).await;
+    }
+    let report = records.verify().await.unwrap();
+    assert_eq!(report.findings, Vec::<String>::new(), "seed {seed}");
+    records.close().await;
+}
+
+async fn agree(records: &Records, model: &Model, caps: &Caps) {
+    let totals = records.totals().await.unwrap();
+    let Sum { taken, reserved, spent, released } = totals.lifetime;
+    assert_eq!([taken, reserved, spent, released].map(AttoFil::get), model.sum);
+    assert!(totals.lifetime.committed().unwrap() <= caps.lifetime);
+    assert!(totals.day.committed().unwrap() <= caps.day);
+    for (deal, (state, ..)) in &model.deals {
+        assert_eq!(records.deal(*deal).await.unwrap().state, *state);
+    }
+}
+
+#[tokio::test]
+async fn r12_the_ledger_is_what_a_plain_model_says() {
+    let seeds = std::env::var("FLOE_TEST_LEDGER_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12_u64);
+    for seed in 0..seeds {
+        life(seed).await;
+    }
+}
+
+/// Every way of adding up gives the same.
+#[tokio::test]
+async fn r12_all_is_the_sum_of_its_accounts_providers_months_and_days() {
+    let world = World::new();
+    let records = world.open().await;
+    let aggregate = packed(&records).await;
+    let accounts: Vec<_> = records.accounts().await.unwrap().iter().map(|account| account.id).collect();
+    let most = AttoFil::new(u128::MAX);
+    let caps = Caps { deal: most, account_day: most, day: most, lifetime: most };
+    for slot in 0..4 {
+        let asked = attempt(aggregate, slot, 1_000 + u64::from(slot), 7, &accounts);
+        assert!(matches!(records.choose_deal(asked, &caps).await.unwrap(), Chosen::Deal(_)));
+        world.clock.advance(std::time::Duration::from_secs(20 * 86_400));
+    }
+    records.reserve_gas("m", AttoFil::new(5), &caps).await.unwrap().unwrap();
+    let all = records.totals().await.unwrap().lifetime.taken.get();
+    assert_eq!(all, 4 * 7_000 + 5);
+    for by in [CostsBy::Account, CostsBy::Provider, CostsBy::Month, CostsBy::Day] {
+        let lines = records.costs(by, None, 100).await.unwrap();
+        assert!(lines.len() >= 3, "{by:?}");
+        assert_eq!(lines.iter().map(|line| line.sum.taken.get()).sum::<u128>(), all, "{by:?}");
+    }
+    let shares = records.costs(CostsBy::Account, Some(0), 100).await.unwrap();
+    assert_eq!(shares.iter().map(|line| line.sum.taken.get()).collect::<Vec<_>>(), [21_000, 7_000]);
+}
+
+/// A damaged amount, sum or switch is never read as money that may be spent.
+#[tokio::test]
+async fn what_is_damaged_is_not_spent_on() {
+    for damage in [
+        "UPDATE sums SET reserved = '0' WHERE kind = 0",
+        "UPDATE sums SET taken = '0', reserved = '0' WHERE kind = 1",
+        "UPDATE facts SET value = 'on x' WHERE name = 'spending'",
+        "UPDATE deals SET cost = '1'",
+        "UPDATE deals SET state = 'failed'",
+    ] {
+        let world = World::new();
+        let records = world.open().await;
+        let aggregate = packed(&records).await;
+        let accounts = [default_account(&records).await];
+        let most = AttoFil::new(1 << 40);
+        let caps = Caps { deal: most, account_day: most, day: most, lifetime: most };
+        records.choose_deal(attempt(aggregate, 0, 1_000, 7, &accounts), &caps).await.unwrap();
+        if damage.contains("facts") {
+            records.switch_spending(false, "the operator").await.unwrap();
+        }
+        records.close().await;
+        let path = format!("sqlite:{}", world.path().display());
+        let mut conn = <sqlx::SqliteConnection as sqlx::Connection>::connect(&path).await.unwrap();
+        sqlx::raw_sql(damage).execute(&mut conn).await.unwrap();
+        sqlx::Connection::close(conn).await.unwrap();
+        let records = world.open().await;
+        let again = records.choose_deal(attempt(aggregate, 0, 1_001, 7, &accounts), &caps).await;
+        assert!(matches!(again, Err(floe_records::Error::Damaged(_))), "{damage}: {again:?}");
+        if !damage.contains("facts") {
+            assert!(!records.verify().await.unwrap().findings.is_empty(), "{damage}");
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! R11-R13: what is pinned ends in as many active deals as its policy asks for, by the chain's own word, whoever
+//! misbehaves and whatever is killed; and it costs what it may cost, to the attoFIL.
+//!
+//! The built binary against `floe devnet`, or against a network outside (`floe_tests::filecoin` says how). The judge
+//! is the node: Floe's word is only compared with its.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use floe_tests::filecoin::{Network, amount};
+use floe_tests::floe::{Floe, Options, now, run};
+use floe_tests::seeder::Seeder;
+use floe_tests::{dag, noise, skipped};
+use serde_json::{Value, json};
+
+const PINS: usize = 30;
+/// Replicas of each pin, on the devnet.
+const REPLICAS: usize = 3;
+/// Bytes of a pin on the devnet: a handful of pins make a piece.
+const PIN_BYTES: usize = 40 << 10;
+/// Until every pin is stored.
+const DEVNET_PATIENCE: Duration = Duration::from_secs(150);
+/// The same where sealing takes its time.
+const OUTSIDE_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// Caps of the devnet's run, in attoFIL.
+const LIFETIME: u128 = 2_000_000_000_000_000_000;
+
+/// What a run is like.
+struct Plan {
+    pins: usize,
+    replicas: usize,
+    pin_bytes: usize,
+    config: String,
+    patience: Duration,
+    most: u128,
+}
+
+impl Plan {
+    fn of(network: &Network) -> Result<Self> {
+        let provider = |(id, addr): &(String, String)| format!("[provider.{id}]\naddr = [\"{addr}\"]\n");
+        let providers: String = network.providers.iter().map(provider).collect();
+        let api = &network.lotus.api;
+        let Some(outside) = &network.outside else {
+            let config = format!(
+                "filecoin.api = \"{api}\"\nfilecoin.test_network = true\nfilecoin.finality_lookback = 5\n\
+                 filecoin.start_lead = 80\nfilecoin.look_every = \"200ms\"\n\
+                 filecoin.pull_addr = \"127.0.0.1:{port}\"\nfilecoin.pull_url = \"http://127.0.0.1:{port}\"\n\
+                 aggregate.target = \"512KiB\"\naggregate.least = \"512KiB\"\naggregate.flush_after = \"3s\"\n\
+                 deals.enabled = true\ndeals.max_per_deal = \"100000000000000000\"\n\
+                 deals.max_per_account_day = \"{LIFETIME}\"\ndeals.max_per_day = \"{LIFETIME}\"\n\
+                 deals.max_lifetime = \"{LIFETIME}\"\ndeals.max_gas = \"100000000000000000\"\n\
+                 [policy.default]\nreplicas = {REPLICAS}\nmax_price_attofil_gib_epoch = \"50000000\"\n\
+                 duration_epochs = 518400\n{providers}",
+                port = free_port()?,
+            );
+            return Ok(Self {
+                pins: PINS,
+                replicas: REPLICAS,
+                pin_bytes: PIN_BYTES,
+                config,
+                patience: DEVNET_PATIENCE,
+                most: LIFETIME,
+            });
+        };
+        let (replicas, most) = (network.providers.len(), outside.most);
+        let port = outside.pull_url.trim_end_matches('/').rsplit_once(':').map_or("80", |(_, port)| port);
+        let config = format!(
+            "filecoin.api = \"{api}\"\nfilecoin.test_network = true\n\
+             filecoin.pull_addr = \"0.0.0.0:{port}\"\nfilecoin.pull_url = \"{url}\"\n\
+             aggregate.target = \"8MiB\"\naggregate.least = \"4MiB\"\naggregate.flush_after = \"30s\"\n\
+             deals.enabled = true\ndeals.max_per_deal = \"{most}\"\ndeals.max_per_account_day = \"{most}\"\n\
+             deals.max_per_day = \"{most}\"\ndeals.max_lifetime = \"{most}\"\ndeals.max_gas = \"{gas}\"\n\
+             [policy.default]\nreplicas = {replicas}\nmax_price_attofil_gib_epoch = \"100000000000\"\n\
+             duration_epochs = 540000\n{providers}",
+            url = outside.pull_url,
+            // Each message on its way reserves so much.
+            gas = most / 20,
+        );
+        // Pieces of 4 to 8 MiB: three pins in each.
+        Ok(Self { pins: 6, replicas, pin_bytes: 2 << 20, config, patience: OUTSIDE_PATIENCE, most })
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// The node's data directory with the network's key as its wallet.
+fn prepare(home: &Path, network: &Network, plan: &Plan) -> Result<Options> {
+    let dir = home.display().to_string();
+    run(&["init", "--data-dir", &dir], &[])?;
+    std::fs::write(home.join("config.toml"), &plan.config)?;
+    let exported = home.with_extension("key");
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&exported)?;
+    file.write_all(network.key.as_bytes())?;
+    let imported = run(&["wallet", "import", &exported.display().to_string(), "--data-dir", &dir], &[])?;
+    ensure!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+    Ok(Options::default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r11_every_pin_is_stored_although_a_third_of_the_world_fails() -> Result<()> {
+    let network = Network::start(5, "100ms")?;
+    let plan = Plan::of(&network)?;
+    let dir = tempfile::tempdir()?;
+    let home = dir.path().join("floe");
+    let options = prepare(&home, &network, &plan)?;
+    let floe = Floe::start(&home, &options)?;
+    let address = wallet(&floe)?;
+    let (height, before) = (network.lotus.height().await?, network.lotus.wallet(&address).await?);
+    let (escrow_before, _) = network.lotus.escrow(&address).await?;
+    if network.is_devnet() {
+        misbehave(&network).await?;
+    } else {
+        skipped("cold: two of five providers misbehave", "it needs the fault scripts of a devnet");
+    }
+
+    let seeder = Seeder::start().await?;
+    let mut pins = Vec::new();
+    for n in 0..plan.pins {
+        let blocks = dag::over(&noise(plan.pin_bytes, 1_000 + n as u64), 16 << 10);
+        seeder.add(&blocks);
+        let root = blocks.last().context("a root")?.cid().to_string();
+        pins.push(floe.pin(&root, &seeder.addresses()).await?);
+    }
+    let floe = kill_in_the_middle(floe, &home, &options, &plan).await?;
+    stored(&floe, &pins, plan.patience).await?;
+
+    let deals = deals(&floe)?;
+    let told: BTreeMap<&str, Vec<&Value>> =
+        pins.iter().map(|pin| (pin.as_str(), of_pin(&deals, pin))).collect();
+    for (pin, active) in &told {
+        every_replica_is_on_the_chain(&network, pin, active, plan.replicas).await?;
+        where_it_is(&floe, pin, active).await?;
+    }
+    let committed = nothing_is_paid_twice(&network, &deals, &address).await?;
+    ensure!(committed <= plan.most, "{committed} attoFIL are committed, the cap is {}", plan.most);
+    if network.is_devnet() {
+        let (escrow, locked) = network.lotus.escrow(&address).await?;
+        ensure!(locked == committed, "{locked} attoFIL are locked, the deals on the chain cost {committed}");
+        let to = network.lotus.height().await?;
+        let after = network.lotus.wallet(&address).await?;
+        let gas = network.lotus.gas(&address, height, to).await?;
+        ensure!(
+            before + escrow_before == after + escrow + gas,
+            "{before} + {escrow_before} attoFIL became {after} + {escrow}, and {gas} of gas"
+        );
+        ensure!(committed + gas <= plan.most, "with {gas} of gas the cap of {} is passed", plan.most);
+    }
+    ensure!(floe.stop()? == 0, "a clean stop ends with 0");
+    Ok(())
+}
+
+/// What the README promises: one command, a plain pin, three active deals within two minutes. The chain ends with the
+/// process, so that the directory is of no use to another start.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_command_shows_it_all() -> Result<()> {
+    if std::env::var_os("FLOE_TEST_LOTUS").is_some() {
+        skipped("cold: serve --devnet", "the suite runs on a network outside");
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let home = dir.path().join("floe");
+    let options = Options { args: vec!["--devnet".into()], ..Options::default() };
+    let floe = Floe::start(&home, &options)?;
+    let network = Network::of_ready(&floe.endpoints["devnet"])?;
+    ensure!(network.providers.len() == 5, "{}", floe.endpoints);
+    let seeder = Seeder::start().await?;
+    let blocks = dag::over(&noise(100 << 10, 4), 16 << 10);
+    seeder.add(&blocks);
+    let root = blocks.last().context("a root")?.cid().to_string();
+    let pin = floe.pin(&root, &seeder.addresses()).await?;
+    let begun = now();
+    stored(&floe, std::slice::from_ref(&pin), Duration::from_secs(120)).await?;
+    println!("stored after {:?}", begun.elapsed());
+    let deals = deals(&floe)?;
+    let active = of_pin(&deals, &pin);
+    every_replica_is_on_the_chain(&network, &pin, &active, REPLICAS).await?;
+    where_it_is(&floe, &pin, &active).await?;
+    ensure!(floe.stop()? == 0, "a clean stop ends with 0");
+
+    let again = run(&["serve", "--devnet", "--offline", "--data-dir", &home.display().to_string()], &[])?;
+    let said = String::from_utf8_lossy(&again.stderr);
+    ensure!(again.status.code() == Some(10) && said.contains("another directory"), "{said}");
+    Ok(())
+}
+
+/// One never publishes what it accepted, and one answers nothing, reports errors, and seals all the same: whoever
+/// believes the second pays twice.
+async fn misbehave(network: &Network) -> Result<()> {
+    network.script(1, json!({"never_publish": true})).await?;
+    let confusing = json!({"lose_reply": true, "status": {"error": "failed to load deal"}});
+    network.script(3, confusing).await
+}
+
+/// kill -9 when some deals are made and not all are active; then a new start.
+async fn kill_in_the_middle(floe: Floe, home: &Path, options: &Options, plan: &Plan) -> Result<Floe> {
+    let begun = now();
+    loop {
+        let deals = deals(&floe)?;
+        let active = deals.iter().filter(|deal| is_active(deal)).count();
+        if deals.len() >= plan.replicas && active < deals.len() {
+            break;
+        }
+        ensure!(begun.elapsed() < plan.patience, "no deal is made: {}", floe.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    floe.kill();
+    Floe::start(home, options)
+}
+
+/// Waits until every pin says that it is stored.
+async fn stored(floe: &Floe, pins: &[String], patience: Duration) -> Result<()> {
+    let begun = now();
+    for pin in pins {
+        loop {
+            let (code, body) = floe.call("GET", &format!("/pins/{pin}"), None).await?;
+            ensure!(code == 200, "GET /pins/{pin} answered {code}: {body}");
+            if body["info"]["cold"] == "stored" {
+                break;
+            }
+            ensure!(begun.elapsed() < patience, "not stored: {body}\n{}", json!(deals(floe)?));
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    Ok(())
+}
+
+/// `floe deals ls --json`.
+fn deals(floe: &Floe) -> Result<Vec<Value>> {
+    let listed = run(&["deals", "ls", "--json", "--data-dir", &floe.dir.display().to_string()], &[])?;
+    ensure!(listed.status.success(), "deals ls: {}", String::from_utf8_lossy(&listed.stderr));
+    let listed: Value = serde_json::from_slice(&listed.stdout)?;
+    listed.as_array().cloned().context("deals ls prints an array")
+}
+
+/// The address that pays.
+fn wallet(floe: &Floe) -> Result<String> {
+    let shown = run(&["wallet", "show", "--json", "--data-dir", &floe.dir.display().to_string()], &[])?;
+    ensure!(shown.status.success(), "wallet show: {}", String::from_utf8_lossy(&shown.stderr));
+    let shown: Value = serde_json::from_slice(&shown.stdout)?;
+    Ok(shown["address"].as_str().context("wallet show names an address")?.to_owned())
+}
+
+fn is_active(deal: &Value) -> bool {
+    deal["state"] == "active"
+}
+
+/// The active deals of a pin.
+fn of_pin<'a>(deals: &'a [Value], pin: &str) -> Vec<&'a Value> {
+    let names = |deal: &Value| deal["pins"].as_array().is_some_and(|pins| pins.iter().any(|id| id == pin));
+    deals.iter().filter(|deal| is_active(deal) && names(deal)).collect()
+}
+
+/// As many active deals as there should be for each piece of the pin, with as many providers of as many owners.
+async fn every_replica_is_on_the_chain(
+    network: &Network,
+    pin: &str,
+    active: &[&Value],
+    replicas: usize,
+) -> Result<()> {
+    let mut pieces: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for deal in active {
+        let piece = deal["piece_cid"].as_str().context("a piece")?;
+        let shown = network.lotus.call("StateMarketStorageDeal", json!([deal["deal_id"], []])).await?;
+        let proposal = &shown["Proposal"];
+        ensure!(proposal["PieceCID"]["/"] == piece, "deal {} is of another piece: {shown}", deal["deal_id"]);
+        ensure!(proposal["Provider"] == deal["provider"], "deal {} is another's: {shown}", deal["deal_id"]);
+        ensure!(
+            shown["State"]["SectorStartEpoch"].as_i64().is_some_and(|start| start > 0),
+            "deal {} is not active: {shown}",
+            deal["deal_id"]
+        );
+        let info = network.lotus.call("StateMinerInfo", json!([deal["provider"], []])).await?;
+        let owner = info["Owner"].as_str().context("an owner")?.to_owned();
+        ensure!(pieces.entry(piece).or_default().insert(owner), "{pin}: two replicas have one owner");
+    }
+    ensure!(!pieces.is_empty(), "{pin} is stored, and has no deal");
+    for (piece, owners) in &pieces {
+        ensure!(owners.len() == replicas, "{pin}: {} of {replicas} replicas of {piece}", owners.len());
+    }
+    Ok(())
+}
+
+/// `info.deals` of the pin lists its deals, and `info.piece_cid` names a piece of them.
+async fn where_it_is(floe: &Floe, pin: &str, active: &[&Value]) -> Result<()> {
+    let (_, body) = floe.call("GET", &format!("/pins/{pin}"), None).await?;
+    let told = body["info"]["deals"].as_str().context("info.deals is text")?;
+    let told: Vec<Value> = serde_json::from_str(told)?;
+    let uuids = |deals: &[&Value]| -> BTreeSet<String> {
+        deals.iter().filter(|deal| is_active(deal)).map(|deal| deal["deal_uuid"].to_string()).collect()
+    };
+    let (told, listed) = (uuids(&told.iter().collect::<Vec<_>>()), uuids(active));
+    ensure!(told == listed, "{pin}: info.deals has {told:?}, deals ls {listed:?}");
+    let piece = &body["info"]["piece_cid"];
+    ensure!(active.iter().any(|deal| deal["piece_cid"] == *piece), "{pin}: info.piece_cid is {piece}");
+    Ok(())
+}
+
+/// No piece has two deals with one provider, and the chain has no deal of ours that is not listed. Says what the deals
+/// on the chain cost.
+async fn nothing_is_paid_twice(network: &Network, deals: &[Value], address: &str) -> Result<u128> {
+    let on_chain: Vec<&Value> = deals.iter().filter(|deal| deal["deal_id"].is_u64()).collect();
+    let mut seen = BTreeSet::new();
+    let mut committed = 0;
+    for deal in &on_chain {
+        let replica = (deal["piece_cid"].to_string(), deal["provider"].to_string());
+        ensure!(seen.insert(replica), "a replica is paid twice: {deal}");
+        let shown = network.lotus.call("StateMarketStorageDeal", json!([deal["deal_id"], []])).await?;
+        let proposal = &shown["Proposal"];
+        let epochs = proposal["EndEpoch"].as_i64().zip(proposal["StartEpoch"].as_i64()).map(|(e, s)| e - s);
+        let epochs = u128::try_from(epochs.context("epochs")?)?;
+        let cost = amount(&proposal["StoragePricePerEpoch"])? * epochs;
+        ensure!(amount(&deal["cost_attofil"])? == cost, "{deal} costs {cost} on the chain");
+        committed += cost + amount(&proposal["ClientCollateral"])?;
+    }
+    if network.is_devnet() {
+        let judged = network.control("GET", "/deals", None).await?;
+        let client = network.lotus.call("StateLookupID", json!([address, []])).await?;
+        let published: Vec<&Value> = judged["pieces"]
+            .as_object()
+            .into_iter()
+            .flat_map(|pieces| pieces.values())
+            .filter_map(Value::as_array)
+            .flatten()
+            .filter(|deal| deal["client"] == client)
+            .collect();
+        let ids: BTreeSet<u64> = on_chain.iter().filter_map(|deal| deal["deal_id"].as_u64()).collect();
+        for deal in published {
+            let id = deal["deal_id"].as_u64().context("a deal on the chain has an id")?;
+            ensure!(ids.contains(&id), "Floe lists no deal {id}, which is on the chain: {deal}\n{}", json!(deals));
+            ensure!(deal["active"] == true, "a deal on the chain is not active: {deal}\n{}", json!(deals));
+        }
+    }
+    Ok(committed)
+}
