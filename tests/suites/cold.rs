@@ -41,9 +41,8 @@ struct Plan {
 
 impl Plan {
     fn of(network: &Network) -> Result<Self> {
-        let providers: Vec<String> =
-            network.providers.iter().map(|(id, addr)| format!("\"{id}={addr}\"")).collect();
-        let providers = providers.join(", ");
+        let provider = |(id, addr): &(String, String)| format!("[provider.{id}]\naddr = [\"{addr}\"]\n");
+        let providers: String = network.providers.iter().map(provider).collect();
         let api = &network.lotus.api;
         let Some(outside) = &network.outside else {
             let config = format!(
@@ -54,9 +53,8 @@ impl Plan {
                  deals.enabled = true\ndeals.max_per_deal = \"100000000000000000\"\n\
                  deals.max_per_account_day = \"{LIFETIME}\"\ndeals.max_per_day = \"{LIFETIME}\"\n\
                  deals.max_lifetime = \"{LIFETIME}\"\ndeals.max_gas = \"100000000000000000\"\n\
-                 deals.providers = [{providers}]\n\
                  [policy.default]\nreplicas = {REPLICAS}\nmax_price_attofil_gib_epoch = \"50000000\"\n\
-                 duration_epochs = 518400\n",
+                 duration_epochs = 518400\n{providers}",
                 port = free_port()?,
             );
             return Ok(Self {
@@ -75,11 +73,12 @@ impl Plan {
              filecoin.pull_addr = \"0.0.0.0:{port}\"\nfilecoin.pull_url = \"{url}\"\n\
              aggregate.target = \"8MiB\"\naggregate.least = \"4MiB\"\naggregate.flush_after = \"30s\"\n\
              deals.enabled = true\ndeals.max_per_deal = \"{most}\"\ndeals.max_per_account_day = \"{most}\"\n\
-             deals.max_per_day = \"{most}\"\ndeals.max_lifetime = \"{most}\"\ndeals.max_gas = \"{most}\"\n\
-             deals.providers = [{providers}]\n\
+             deals.max_per_day = \"{most}\"\ndeals.max_lifetime = \"{most}\"\ndeals.max_gas = \"{gas}\"\n\
              [policy.default]\nreplicas = {replicas}\nmax_price_attofil_gib_epoch = \"100000000000\"\n\
-             duration_epochs = 540000\n",
+             duration_epochs = 540000\n{providers}",
             url = outside.pull_url,
+            // Each message on its way reserves so much.
+            gas = most / 20,
         );
         // Pieces of 4 to 8 MiB: three pins in each.
         Ok(Self { pins: 6, replicas, pin_bytes: 2 << 20, config, patience: OUTSIDE_PATIENCE, most })

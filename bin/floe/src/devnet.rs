@@ -59,7 +59,8 @@ pub(crate) struct Inside {
 impl Inside {
     /// Starts it, and writes its key into the data directory.
     pub(crate) async fn start(layout: &Layout) -> anyhow::Result<Self> {
-        let wallet = layout.root().join("devnet.key");
+        // A setting of a path has the whole path.
+        let wallet = std::path::absolute(layout.root())?.join("devnet.key");
         if wallet.exists() {
             let reason = format!(
                 "{} is of an earlier --devnet, and its chain ended with that: give --data-dir another directory",
@@ -93,8 +94,9 @@ impl Inside {
 /// Sizes and times are a hundredth of the real ones, prices and rules are real.
 fn preset(ready: &Ready, wallet: &str, pull: SocketAddr) -> String {
     let quoted = |text: &str| toml_edit::Value::from(text).to_string();
-    let table = |one: &ReadyProvider| format!("[provider.{}]\naddr = [{}]\n", one.id, quoted(&address(one)));
-    let providers: String = ready.providers.iter().map(table).collect();
+    let provider =
+        |one: &ReadyProvider| format!("[provider.{}]\naddr = [{}]\n", one.id, quoted(&address(one)));
+    let providers: String = ready.providers.iter().map(provider).collect();
     let api = format!("{}:{}", ready.token, ready.rpc);
     format!(
         r#"
@@ -123,12 +125,12 @@ max_gas = "1000000000000000"
 least_top_up = "1000000000000"
 wallet_reserve = "1000000000000000"
 
-{providers}
 [policy.default]
 replicas = 3
 max_price_attofil_gib_epoch = "100000000"
 duration_epochs = 518400
-"#,
+
+{providers}"#,
         api = quoted(&api),
         wallet = quoted(wallet),
     )

@@ -73,8 +73,14 @@ async fn pull(
         state.pulls.take(deal).ok_or_else(|| ApiError::busy("too many pulls at once", limits::PULL_AGAIN))?;
     let status = if range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     let range = range.unwrap_or(0..pull.piece().len());
-    let mut sending =
-        Sending { at: range.start, end: range.end, next: Vec::new(), pull: pull.clone(), _seat: seat };
+    let mut sending = Sending {
+        from: range.start,
+        at: range.start,
+        end: range.end,
+        next: Vec::new(),
+        pull: pull.clone(),
+        _seat: seat,
+    };
     // What cannot be read at all is said while it can be: afterwards there is only the end of the connection.
     sending.read().await.map_err(|error| refused(deal, error.into()))?;
     Ok(answer(&pull, status, &range, sending.into_body()))
@@ -238,6 +244,7 @@ impl Drop for Seat {
 /// A range that is being sent. What was read and not sent yet is one read: a MiB, or a block more.
 struct Sending {
     pull: Pull,
+    from: u64,
     /// How far it was handed over.
     at: u64,
     end: u64,
@@ -274,9 +281,9 @@ impl Sending {
 impl Drop for Sending {
     fn drop(&mut self) {
         count(if self.at == self.end { "sent" } else { "cut" });
-        let (pull, at) = (self.pull.clone(), self.at);
+        let (pull, sent) = (self.pull.clone(), self.from..self.at);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { pull.ended(at).await });
+            runtime.spawn(async move { pull.ended(sent).await });
         }
     }
 }

@@ -32,10 +32,10 @@ pub(crate) struct Context {
     pub(crate) jobs_due: Notify,
     /// Something may be due for the aggregator.
     pub(crate) aggregate_due: Notify,
-    /// An aggregate was packed: something may be due for who makes deals.
-    pub(crate) deals_due: Notify,
     /// Pieces that are read.
     pub(crate) pieces: crate::cold::piece::Pieces,
+    /// What of them deals were sent.
+    pub(crate) sent: Arc<crate::cold::pull::Sent>,
     /// Held from a claim until its fetch is in `running`, so that a release finds every fetch that it must stop.
     pub(crate) claiming: tokio::sync::Mutex<()>,
     /// One pass over the outbox at a time, so that its order holds.
@@ -59,8 +59,8 @@ impl Context {
             fetch_due: Notify::new(),
             jobs_due: Notify::new(),
             aggregate_due: Notify::new(),
-            deals_due: Notify::new(),
             pieces: crate::cold::piece::Pieces::new(),
+            sent: Arc::default(),
             claiming: tokio::sync::Mutex::new(()),
             outbox: tokio::sync::Mutex::new(()),
             scrub: tokio::sync::Mutex::new(()),

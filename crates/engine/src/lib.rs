@@ -174,7 +174,7 @@ impl Engine {
         tasks.spawn(outbox::run(Arc::clone(&ctx)));
         tasks.spawn(scrubber::run(Arc::clone(&ctx)));
         tasks.spawn(healer::run(Arc::clone(&ctx)));
-        tasks.spawn(cold::aggregator::run(Arc::clone(&ctx)));
+        tasks.spawn(cold::aggregator::run(Arc::clone(&ctx), dealing.clone()));
         tasks.spawn(fetcher::run(Arc::clone(&ctx), leftovers));
         if let Some(dealing) = &dealing {
             cold::spawn(dealing, &mut tasks);

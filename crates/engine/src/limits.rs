@@ -200,6 +200,10 @@ pub(crate) const HASHED_IN_PARALLEL: u64 = 8 << 20;
 pub(crate) const LOTS_MEASURED: u32 = 256;
 /// DAGs that are looked at for one aggregate: twice what it holds.
 pub(crate) const LOTS_PLANNED: u32 = 2 * SEGMENTS_PER_AGGREGATE as u32;
+/// Deals of which it is known what was sent; with more, all begin anew. Each has some 16 bytes a range.
+pub(crate) const PULLS_REMEMBERED: usize = 1_024;
+/// Ranges of one deal's piece that are kept apart.
+pub(crate) const RANGES_REMEMBERED: usize = 64;
 /// Pieces of a plan that is only shown.
 pub(crate) const PIECES_PER_PLAN: usize = 100;
 /// The longest that the aggregator sleeps without looking. Its look is one read of an index where nothing waits.

@@ -56,14 +56,15 @@ fn prefixes(rows: &[Row], mut fill: impl FnMut(&mut [u8])) -> usize {
 struct RandomStream {
     state: Vec<u64>,
     at: usize,
-    /// Bytes of a number that was cut.
-    left: Vec<u8>,
+    /// The last number, and how many of its bytes are still to come.
+    last: [u8; 4],
+    left: usize,
 }
 
 impl RandomStream {
     fn new() -> Self {
         let state = vectors("random_stream_first607.txt").lines().map(|n| n.parse().unwrap()).collect();
-        Self { state, at: 0, left: Vec::new() }
+        Self { state, at: 0, last: [0; 4], left: 0 }
     }
 
     fn next(&mut self) -> [u8; 4] {
@@ -79,15 +80,17 @@ impl RandomStream {
     }
 
     fn fill(&mut self, out: &mut [u8]) {
-        let mut at = 0;
-        while at < out.len() {
-            if self.left.is_empty() {
-                self.left = self.next().to_vec();
-            }
-            let take = self.left.len().min(out.len() - at);
-            out[at..at + take].copy_from_slice(&self.left[..take]);
-            self.left.drain(..take);
-            at += take;
+        let (cut, rest) = out.split_at_mut(self.left.min(out.len()));
+        cut.copy_from_slice(&self.last[4 - self.left..][..cut.len()]);
+        self.left -= cut.len();
+        let (numbers, rest) = rest.as_chunks_mut::<4>();
+        for number in numbers {
+            *number = self.next();
+        }
+        if !rest.is_empty() {
+            self.last = self.next();
+            self.left = 4 - rest.len();
+            rest.copy_from_slice(&self.last[..rest.len()]);
         }
     }
 }

@@ -45,7 +45,7 @@ const READ_ALL: [(&str, &str); 16] = [
 ];
 
 /// What is sorted without an index, by how the statement begins.
-const SORT: [(&str, &str); 7] = [
+const SORT: [(&str, &str); 10] = [
     (
         "SELECT p.id, p.account, p.created, p.status, p.cid_text, p.root",
         "a page of ids for each range at most; the pins of one DAG",
@@ -56,6 +56,12 @@ const SORT: [(&str, &str); 7] = [
     ("SELECT DISTINCT account FROM pins WHERE dag", "the pins of one DAG"),
     ("SELECT id FROM dags WHERE state = 0 AND next_at IS NOT NULL AND id IN", "the DAGs that name one peer"),
     ("DELETE FROM tokens WHERE account", "the tokens of one account, which are bounded"),
+    (
+        "WITH RECURSIVE turn (account) AS (SELECT MIN(account) FROM cold_lots",
+        "the accounts that wait, each once",
+    ),
+    ("SELECT s.lot, s.parts, COUNT(DISTINCT s.part)", "the segments of one root"),
+    ("SELECT DISTINCT d.id FROM aggregate_segments", "the segments of one aggregate"),
 ];
 
 /// Pins, and as many DAGs, of several accounts, behind the library's back: one by one they would take minutes.

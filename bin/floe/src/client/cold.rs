@@ -285,6 +285,41 @@ fn plan_text(plan: &Value) -> String {
         out.push('\n');
         out.push_str(&table.render());
     }
+    let pieces = rows(&plan["pieces"], "");
+    if !pieces.is_empty() {
+        let mut table = Table::new(&[
+            "TO BE PACKED",
+            "REPLICAS",
+            "SIZE",
+            "DATA",
+            "PADDING",
+            "DAGS",
+            "STATE",
+            "COST AT MOST",
+        ]);
+        for piece in pieces {
+            table.row([
+                &plain(&piece["policy"]),
+                &plain(&piece["replicas"]),
+                &size(number(&piece["piece_size"])),
+                &size(number(&piece["data_bytes"])),
+                &size(number(&piece["padding_bytes"])),
+                &rows(&piece["dags"], "").len().to_string(),
+                if piece["full"] == true { "full" } else { "waits for more" },
+                &plain(&piece["cost_at_most_attofil"]),
+            ]);
+        }
+        out.push('\n');
+        out.push_str(&table.render());
+    }
+    for dag in rows(&plan["left_out"], "") {
+        let why = dag["reason"].as_str().unwrap_or("not measured yet");
+        out.push_str(&format!(
+            "\nin no piece yet: {}: {}\n",
+            printable(&plain(&dag["root"])),
+            printable(why)
+        ));
+    }
     if plan["cut"] == true {
         out.push_str("\nthere is more than one plan holds\n");
     }
@@ -360,6 +395,9 @@ mod tests {
             "deals": [{"aggregate": "a-1", "slot": 0, "provider": "f01", "piece_cid": "baga", "piece_size": 2048,
                        "padding_bytes": 1024, "ask_attofil_gib_epoch": "3", "cost_attofil": "30"}],
             "unplaced": [{"aggregate": "a-1", "slot": 1, "why": "no provider"}],
+            "pieces": [{"policy": "gold", "replicas": 3, "piece_size": 4096, "data_bytes": 100, "padding_bytes": 3968,
+                        "full": false, "dags": [{}, {}], "cost_at_most_attofil": "77"}],
+            "left_out": [{"root": "bafy", "reason": "a block is missing"}],
         });
         let text = plan_text(&plan);
         for want in [
@@ -368,6 +406,8 @@ mod tests {
             "1.00 KiB",
             "cost 30 attoFIL",
             "no provider",
+            "waits for more  77",
+            "bafy: a block is missing",
         ] {
             assert!(text.contains(want), "{want}: {text}");
         }

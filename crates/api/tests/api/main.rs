@@ -14,7 +14,10 @@ mod idempotency;
 mod leaks;
 mod listing;
 mod net;
+#[path = "../../../engine/tests/support/nobody.rs"]
+mod nobody;
 mod pins;
 mod policies;
+mod pulls;
 mod schema;
 mod support;

@@ -51,6 +51,19 @@ impl World {
         Self::made(metrics, 1 << 20, settings, prefixed).await
     }
 
+    /// With a pull listener, a policy `gold`, and pieces of a MiB that are packed after a second.
+    pub(crate) async fn with_pulls(key: floe_engine::cold::PullKey) -> Self {
+        let metrics: floe_api::RenderMetrics = Arc::new(|| "floe_up 1\n".to_owned());
+        let mut settings = floe_engine::Settings::default();
+        settings.cold.policies.insert("gold".to_owned(), policy("gold", 2));
+        settings.cold.pull_key = Some(key);
+        let least = floe_core::PaddedSize::from_bytes(1 << 20).unwrap();
+        let flush_after = Duration::from_secs(1);
+        settings.cold.packing = floe_engine::cold::Packing { target: least, least, flush_after, align: true };
+        let listens = |api: &mut Settings| api.pull_addr = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        Self::made(metrics, 1 << 20, settings, listens).await
+    }
+
     /// With these metrics on the ops listener.
     pub(crate) async fn rendering(
         metrics: floe_api::RenderMetrics,
@@ -82,7 +95,7 @@ impl World {
             network: Arc::new(peers.clone()),
             clock: shared,
             entropy: entropy(),
-            cold: None,
+            cold: engine.cold.pull_key.is_some().then(crate::nobody::components),
         };
         let engine = Engine::start(engine, components).await.unwrap();
         let free = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -30,7 +30,7 @@ use uuid::Uuid;
 use super::hash::{self, HashError, Hashed};
 use super::piece::{self, PieceError, Shape, in_order};
 use super::sections::{self, Cut, Sections, Trouble};
-use super::{Packing, manifest};
+use super::{Dealing, Packing, manifest};
 use crate::context::Context;
 use crate::limits;
 
@@ -69,15 +69,15 @@ impl Packing {
     }
 }
 
-/// Runs until the engine stops.
-pub(crate) async fn run(ctx: Arc<Context>) {
-    if ctx.cold.is_none() {
+/// Runs until the engine stops. `dealing` is told of each piece that is packed; without it nothing is.
+pub(crate) async fn run(ctx: Arc<Context>, dealing: Option<Arc<Dealing>>) {
+    let Some(dealing) = dealing else {
         ctx.board.state(NAME, "no node of Filecoin is configured", 0);
         return ctx.stop.cancelled().await;
-    }
+    };
     let mut began = false;
     loop {
-        let wait = match round(&ctx, &mut began).await {
+        let wait = match round(&ctx, &dealing, &mut began).await {
             Ok(()) => limits::COLD_POLL,
             Err(PackError::Stopped | PackError::Hash(HashError::Stopped)) => break,
             Err(error) => {
@@ -98,13 +98,15 @@ pub(crate) async fn run(ctx: Arc<Context>) {
 }
 
 /// All that there is to do now.
-async fn round(ctx: &Arc<Context>, began: &mut bool) -> Result<(), PackError> {
+async fn round(ctx: &Arc<Context>, dealing: &Dealing, began: &mut bool) -> Result<(), PackError> {
     if !*began {
         ctx.records.measure_again(ctx.settings.cold.packing.rules().capacity()).await?;
         *began = true;
     }
     loop {
-        finish_open(ctx).await?;
+        if finish_open(ctx).await? {
+            dealing.place_due.notify_one();
+        }
         let measured = measure(ctx).await?;
         let begun = begin(ctx).await?;
         if measured == 0 && !begun {
@@ -204,11 +206,13 @@ async fn begin(ctx: &Arc<Context>) -> Result<bool, PackError> {
     Ok(false)
 }
 
-/// Packs what is open: one, but for what a crash left.
-async fn finish_open(ctx: &Arc<Context>) -> Result<(), PackError> {
+/// Packs what is open: one, but for what a crash left. Says whether there was something.
+async fn finish_open(ctx: &Arc<Context>) -> Result<bool, PackError> {
+    let mut any = false;
     loop {
         let open = ctx.records.aggregates(&[AggregateState::Open], None, 1).await?;
-        let Some(row) = open.into_iter().next() else { return Ok(()) };
+        let Some(row) = open.into_iter().next() else { return Ok(any) };
+        any = true;
         ctx.board.state(NAME, format!("packing aggregate {}", row.id), 1);
         pack(ctx, &row).await?;
         metrics::counter!("floe_aggregates_packed_total").increment(1);
@@ -399,6 +403,5 @@ async fn settle(
         ctx.clock.sleep(retry_after).await;
     }
     tracing::info!(aggregate = %row.id, piece = %hashed.piece, size = shape.size.bytes(), "packed {}", hashed.piece);
-    ctx.deals_due.notify_one();
     Ok(())
 }

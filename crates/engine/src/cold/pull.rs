@@ -7,14 +7,18 @@
 //! A live deal is never told that there is nothing: where we have trouble, it is [`PullError::Trouble`], and the provider is
 //! to come back. Providers take any other refusal for the end of the transfer.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 use floe_core::cold::DealUuid;
 use floe_records::Records;
+use parking_lot::Mutex;
 
 use super::Settings;
 use super::piece::{OpenPiece, PieceError};
-use crate::Engine;
+use crate::{Engine, limits};
 
 /// Signs the URLs that deals are pulled from.
 #[derive(Clone, PartialEq, Eq)]
@@ -86,6 +90,7 @@ impl From<floe_records::Error> for PullError {
 pub struct Pull {
     piece: OpenPiece,
     records: Records,
+    sent: Arc<Sent>,
     deal: DealUuid,
 }
 
@@ -95,13 +100,43 @@ impl Pull {
         &self.piece
     }
 
-    /// Writes into the log of pulls how far this one got. To be called when it ends; a log that cannot be written is no
-    /// trouble of the provider's.
-    pub async fn ended(&self, sent_to: u64) {
-        let whole = sent_to >= self.piece.len();
-        if let Err(error) = self.records.note_pull(self.deal, sent_to, whole).await {
+    /// Writes into the log of pulls what was sent. To be called when it ends; a log that cannot be written is no trouble of
+    /// the provider's.
+    pub async fn ended(&self, sent: Range<u64>) {
+        let bytes = self.sent.add(self.deal, sent);
+        if let Err(error) = self.records.note_pull(self.deal, bytes, bytes >= self.piece.len()).await {
             tracing::warn!(deal = %self.deal, %error, "the pull of deal {} is not noted: {error}", self.deal);
         }
+    }
+}
+
+/// Which bytes of their pieces deals were sent. Providers pull five ranges at once: that the last one was sent does not say
+/// that the others were. In memory: after a restart the log goes on from what is pulled then.
+#[derive(Debug, Default)]
+pub(crate) struct Sent(Mutex<HashMap<DealUuid, Vec<Range<u64>>>>);
+
+impl Sent {
+    /// Adds a range; says how many bytes were sent in all, each once.
+    fn add(&self, deal: DealUuid, range: Range<u64>) -> u64 {
+        let mut all = self.0.lock();
+        if all.len() >= limits::PULLS_REMEMBERED && !all.contains_key(&deal) {
+            limits::hit("pulls_remembered");
+            all.clear();
+        }
+        let sent = all.entry(deal).or_default();
+        sent.push(range);
+        sent.sort_unstable_by_key(|range| range.start);
+        let mut joined: Vec<Range<u64>> = Vec::with_capacity(sent.len());
+        for range in sent.drain(..).filter(|range| !range.is_empty()) {
+            match joined.last_mut().filter(|last| range.start <= last.end) {
+                Some(last) => last.end = last.end.max(range.end),
+                None => joined.push(range),
+            }
+        }
+        // The first are kept: who asks for a thousand bits of a piece is no provider that pulls it.
+        joined.truncate(limits::RANGES_REMEMBERED);
+        *sent = joined;
+        sent.iter().map(|range| range.end - range.start).sum()
     }
 }
 
@@ -120,7 +155,7 @@ impl Engine {
             return Err(PullError::Over);
         }
         let piece = self.open_piece(target.aggregate).await?;
-        Ok(Pull { piece, records: self.ctx.records.clone(), deal })
+        Ok(Pull { piece, records: self.ctx.records.clone(), sent: Arc::clone(&self.ctx.sent), deal })
     }
 }
 
@@ -129,6 +164,27 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    /// The last of five ranges was there first, and the deal counted as pulled.
+    #[test]
+    fn a_piece_is_sent_when_all_of_it_is_however_it_was_asked_for() {
+        let sent = Sent::default();
+        let [one, two] = [1, 2].map(|n| DealUuid(Uuid::from_u128(n)));
+        for (range, bytes) in
+            [(80..100, 20), (0..20, 40), (0..20, 40), (10..50, 70), (70..80, 80), (50..70, 100)]
+        {
+            assert_eq!(sent.add(one, range.clone()), bytes, "{range:?}");
+        }
+        assert_eq!(sent.add(two, 5..5), 0);
+        for n in 0..2 * limits::RANGES_REMEMBERED as u64 {
+            sent.add(two, 10 * n..10 * n + 1);
+        }
+        assert_eq!(sent.0.lock()[&two].len(), limits::RANGES_REMEMBERED);
+        for n in 0..2 * limits::PULLS_REMEMBERED as u128 {
+            sent.add(DealUuid(Uuid::from_u128(n)), 0..1);
+            assert!(sent.0.lock().len() <= limits::PULLS_REMEMBERED);
+        }
+    }
 
     #[test]
     fn only_the_signature_of_the_deal_checks() {

@@ -10,7 +10,7 @@ use floe_engine::cold::Components;
 
 struct Nobody;
 
-pub fn components() -> Components {
+pub(crate) fn components() -> Components {
     Components { chain: Arc::new(Nobody), market: Arc::new(Nobody), proposer: Arc::new(Nobody) }
 }
 

@@ -261,9 +261,10 @@ async fn protect_again(tx: &mut Tx, id: Uuid) -> Result<(), Error> {
         .bind(key(id))
         .execute(&mut tx.conn)
         .await?;
+    // The second condition is that of the index of live roots.
     let here: Vec<Vec<u8>> = sqlx::query_scalar(
         "SELECT DISTINCT d.id FROM aggregate_segments s JOIN dags d ON d.root = s.root WHERE s.aggregate = $1 \
-         AND d.state = 2",
+         AND d.state = 2 AND d.state < 4",
     )
     .bind(key(id))
     .fetch_all(&mut tx.conn)

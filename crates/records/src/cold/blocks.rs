@@ -240,7 +240,7 @@ impl Records {
         let rows: Vec<(Vec<u8>, i64, i64, i64)> = sqlx::query_as(
             "SELECT a.id, i.n, i.chunk, s.start FROM cold_index i JOIN aggregates a ON a.nr = i.nr \
              JOIN aggregate_segments s ON s.aggregate = a.id AND s.n = i.n WHERE i.key = $1 AND a.piece IS NOT NULL \
-             ORDER BY i.nr DESC, i.n, i.chunk LIMIT $2",
+             ORDER BY i.nr DESC, i.n DESC, i.chunk DESC LIMIT $2",
         )
         .bind(short(hash))
         .bind(db(most as u64))

@@ -109,6 +109,73 @@ pub(crate) async fn lived(world: &World, records: &Records) {
     people(world, records).await;
     messages(records).await;
     seen(records).await;
+    packed(world, records).await;
+}
+
+/// Pins on their way into pieces, and out of them again.
+async fn packed(world: &World, records: &Records) {
+    use floe_core::{AggregateEvent, Clock as _, PaddedSize, PieceCid, PolicyChoice};
+    use floe_records::cold::{LotPart, NewAggregate, NewSegment, SectionRow, SegmentPlace, Settled};
+    let account = default_account(records).await;
+    let policy = PolicyChoice { name: "packed".to_owned(), replicas: 3 };
+    let gold = |n: u32| PinSpec { policy: policy.clone(), ..spec(n) };
+    let mut pins = Vec::new();
+    for n in [600, 600, 601, 602, 603] {
+        pins.push(add_one(records, account, gold(n)).await.id);
+        for dag in records.claim_dags(9, 9).await.unwrap() {
+            complete(records, &dag, 10).await;
+        }
+        barrier(records).await;
+    }
+    records.remove_pin(account, pins[0]).await.unwrap();
+    records.remove_pin(account, pins[4]).await.unwrap();
+    assert_eq!(records.lots_not_packable(9).await.unwrap().len(), 3);
+    let part = |part: u32| LotPart { part, first: u64::from(part), sections: 1, bytes: 100 };
+    for (n, lot) in (0..).zip(records.lots_to_measure(9).await.unwrap()) {
+        let parts = if n == 0 { vec![part(0), part(1)] } else { vec![part(0)] };
+        records.lot_measured(lot.id, 1_000, parts).await.unwrap();
+    }
+    records.measure_again(2_000).await.unwrap();
+    for (n, lot) in (0..).zip(records.lots_to_measure(9).await.unwrap()) {
+        records.put_off_lot(lot.id, "later".into(), world.clock.now()).await.unwrap();
+        let parts = if n == 0 { vec![part(0), part(1)] } else { vec![part(0)] };
+        records.lot_measured(lot.id, 2_000, parts).await.unwrap();
+    }
+    assert!(records.cold_groups().await.unwrap().contains(&("packed".to_owned(), 3)));
+    let lots = records.lots("packed", 3, 9).await.unwrap();
+    assert_eq!(lots.len(), 3);
+    let size = PaddedSize::from_bytes(256).unwrap();
+    let segments = lots.iter().map(|(lot, _)| NewSegment { lot: lot.id, part: lot.todo[0], size }).collect();
+    let new = NewAggregate { policy: "packed".into(), replicas: 3, align: true, least: size, segments };
+    let id = records.begin_aggregate(new).await.unwrap().unwrap();
+    barrier(records).await;
+    for pin in &pins {
+        records.lot_of_pin(*pin).await.unwrap();
+        records.aggregates_of_pin(*pin).await.unwrap();
+    }
+    let given = records.segments(id).await.unwrap();
+    for segment in &given {
+        let section = SectionRow { cid: segment.root, data_bytes: 63 };
+        records.put_sections(id, (segment.n, 0), 0, vec![section]).await.unwrap();
+    }
+    // Of one with a lot of its own left, and of one without.
+    for segment in given.iter().filter(|segment| segment.parts > 1).chain(given.iter().rev().take(1)) {
+        let _ = records.give_back_segment(id, segment.n, "missing".into(), world.clock.now()).await;
+    }
+    let left = records.segments(id).await.unwrap();
+    let place = |n: u32| SegmentPlace { n, start: 100, place: 0, size, commitment: None };
+    records.place_segments(id, left.iter().map(|segment| place(segment.n)).collect()).await.unwrap();
+    assert!(records.sections(id, left[0].n, 0).await.unwrap().is_some());
+    let piece = PieceCid::from_commitment([4; 32]).unwrap();
+    let settled = Settled { piece, size, car_bytes: 254, root: root(650), fillers: Vec::new() };
+    records.aggregate_packed(id, settled).await.unwrap();
+    assert!(!records.aggregate_pins(id).await.unwrap().is_empty());
+    assert!(!records.aggregates(&[floe_core::AggregateState::Packed], None, 9).await.unwrap().is_empty());
+    assert!(!records.cold_places(left[0].root.hash(), 9).await.unwrap().is_empty());
+    for event in [AggregateEvent::Placing, AggregateEvent::Enough, AggregateEvent::TooFew] {
+        records.step_aggregate(id, event).await.unwrap();
+        barrier(records).await;
+    }
 }
 
 /// Each way through a pin's life.
