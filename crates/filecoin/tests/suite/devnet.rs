@@ -44,6 +44,7 @@ const MAX_FEE: AttoFil = AttoFil::new(10_000_000_000_000_000);
 struct RealClock(Instant);
 
 impl Clock for RealClock {
+    #[expect(clippy::disallowed_methods, reason = "the tests' own adapter: a devnet lives in real time")]
     fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         Timestamp::from_millis(since.as_millis() as u64)
@@ -56,6 +57,7 @@ impl Clock for RealClock {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the tests' own adapter")]
 fn clock() -> Arc<dyn Clock> {
     Arc::new(RealClock(Instant::now()))
 }
