@@ -157,3 +157,56 @@ async fn t11_the_chain_leads_into_no_private_network() {
     }
     world.node.stop().await;
 }
+
+fn config(text: &str) -> Config {
+    let layer = crate::config::file::parse(std::path::Path::new("config.toml"), text).unwrap();
+    Config::check(&crate::config::Layers::stack(layer, |_| None, crate::config::Layer::new())).unwrap()
+}
+
+/// The hot half starts without Filecoin, with a node that is away, and without a wallet; what cannot mend itself ends
+/// the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn t38_a_node_that_is_away_keeps_nobody_from_starting() {
+    let world = World::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path());
+    let parts =
+        floe_records::Components { clock: Arc::clone(&world.clock), entropy: Arc::new(SystemEntropy) };
+    let records = Records::open(floe_records::Settings::at(layout.rows()), parts).await.unwrap();
+    let join = async |text: String| join(&config(&text), &layout, &world.node, &records, &world.clock).await;
+
+    assert!(join(String::new()).await.unwrap().is_none(), "nothing is configured");
+    let api = |url: &str| format!("[filecoin]\napi = \"a-token:{url}\"\ntest_network = true\n");
+    let gone = api("http://127.0.0.1:1");
+    assert!(join(gone.clone()).await.unwrap().is_none(), "no wallet, and no deals either");
+    let caps = "[deals]\nenabled = true\nmax_per_deal = \"1\"\nmax_per_account_day = \"1\"\nmax_per_day = \"1\"\n\
+                max_lifetime = \"1\"\nmax_gas = \"1\"\n";
+    let error = join(format!("{gone}{caps}")).await.map(|_| ()).unwrap_err();
+    assert_eq!(crate::exit::code_of(&error), Code::Usage, "{error:#}");
+
+    let key = from_lotus(&Secret::new(&world.devnet.ready().key, "test").unwrap()).unwrap();
+    signer::import(&layout.wallet(), key, None, &SystemEntropy).unwrap();
+    let providers = "[provider.f01000]\naddr = [\"https://sp.example\"]\nregions = [\"eu\"]\n";
+    let joined = join(format!("{gone}{providers}")).await.unwrap().expect("it is joined");
+    assert_eq!(joined.proposer.wallet(), world.signer.address().to_string());
+    let fault = joined.chain.look().await.unwrap_err();
+    assert_eq!(fault.code, FailureCode::ChainUnreachable, "{fault}");
+    assert!(!format!("{fault}").contains("a-token"), "R17");
+    let known = records.providers().await.unwrap();
+    assert_eq!(
+        (known[0].id, known[0].regions.as_slice()),
+        (ActorId::new(1000), ["eu".to_owned()].as_slice())
+    );
+
+    // A node that answers: what it is is written down, and its finality is kept to.
+    let ready = world.devnet.ready();
+    let here = format!(
+        "[filecoin]\napi = \"{}:{}\"\ntest_network = true\nfinality_lookback = 5\n",
+        ready.token, ready.rpc
+    );
+    let joined = join(here).await.unwrap().expect("it is joined");
+    joined.chain.look().await.unwrap();
+    assert_eq!(records.chain().await.unwrap().unwrap().network, ready.network);
+    records.close().await;
+    world.node.stop().await;
+}

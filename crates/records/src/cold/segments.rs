@@ -4,7 +4,7 @@
 //! the queue in the same. What the segments hold in detail, where they lie and what they hash to is written while it is
 //! packed, so many rows at a time. A segment whose blocks are not there is given back, and its pins wait again.
 
-use floe_core::{AccountId, Cid, PaddedSize, PieceCid, RequestId, Timestamp, cid};
+use floe_core::{AccountId, Cid, PaddedSize, PieceCid, RequestId, cid};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, SqliteConnection};
 use uuid::Uuid;
