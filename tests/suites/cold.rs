@@ -183,9 +183,17 @@ async fn one_command_shows_it_all() -> Result<()> {
     where_it_is(&floe, &pin, &active).await?;
     ensure!(floe.stop()? == 0, "a clean stop ends with 0");
 
-    let again = run(&["serve", "--devnet", "--offline", "--data-dir", &home.display().to_string()], &[])?;
+    let devnet_on =
+        |dir: &Path| run(&["serve", "--devnet", "--offline", "--data-dir", &dir.display().to_string()], &[]);
+    let again = devnet_on(&home)?;
     let said = String::from_utf8_lossy(&again.stderr);
     ensure!(again.status.code() == Some(10) && said.contains("another directory"), "{said}");
+    // Pins of a real node are never promised to a chain for tests.
+    let real = dir.path().join("real");
+    ensure!(Floe::start(&real, &Options::default())?.stop()? == 0, "a clean stop ends with 0");
+    let mixed = devnet_on(&real)?;
+    let said = String::from_utf8_lossy(&mixed.stderr);
+    ensure!(mixed.status.code() == Some(10) && said.contains("without --devnet"), "{said}");
     Ok(())
 }
 

@@ -181,9 +181,15 @@ pub(crate) struct ServeArgs {
     ///
     /// A node and five providers in memory (see `floe devnet`), a policy of three replicas, small pieces, quick epochs, a
     /// funded wallet, and spending on with small caps. What config.toml, environment and flags say holds over that. The
-    /// chain ends with the process, and the data directory is of no use after it: give it one of its own.
+    /// chain ends with the process, and the data directory is of no use after it: the default is `~/.floe-devnet`.
     #[arg(long)]
     pub(crate) devnet: bool,
+    /// Say that this data directory was put back from a backup: replicas wait until nothing unknown can be published
+    ///
+    /// A backup does not know which deals were signed after it. A copy of a directory is noticed without this; a snapshot
+    /// that was rolled back in place is not. `floe spending trust-backup` ends the wait sooner.
+    #[arg(long)]
+    pub(crate) restored: bool,
     #[command(flatten)]
     pub(crate) flags: Flags,
 }

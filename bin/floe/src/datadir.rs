@@ -172,7 +172,19 @@ impl Layout {
 
     /// The directory that was given, else `~/.floe`.
     pub(crate) fn choose(given: Option<PathBuf>, home: Option<PathBuf>) -> Result<Self, DataDirError> {
-        let in_home = || home.filter(|h| !h.as_os_str().is_empty()).map(|h| h.join(".floe"));
+        Self::given_or(given, home, ".floe")
+    }
+
+    /// The directory that was given, else `~/.floe-devnet`: what was done with one chain is of no use with another.
+    pub(crate) fn choose_for_devnet(
+        given: Option<PathBuf>,
+        home: Option<PathBuf>,
+    ) -> Result<Self, DataDirError> {
+        Self::given_or(given, home, ".floe-devnet")
+    }
+
+    fn given_or(given: Option<PathBuf>, home: Option<PathBuf>, name: &str) -> Result<Self, DataDirError> {
+        let in_home = || home.filter(|h| !h.as_os_str().is_empty()).map(|h| h.join(name));
         let chosen = given.filter(|dir| !dir.as_os_str().is_empty()).or_else(in_home);
         chosen.map(Self::new).ok_or(DataDirError::Nowhere)
     }
@@ -577,6 +589,8 @@ mod tests {
         assert_eq!(chosen(Some("/data"), Some("/home/you")).unwrap(), Path::new("/data"));
         assert_eq!(chosen(None, Some("/home/you")).unwrap(), Path::new("/home/you/.floe"));
         assert!(matches!(chosen(None, Some("")), Err(DataDirError::Nowhere)));
+        let beside = Layout::choose_for_devnet(None, Some("/home/you".into())).unwrap();
+        assert_eq!(beside.root, Path::new("/home/you/.floe-devnet"));
     }
 
     #[test]

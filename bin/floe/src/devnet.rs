@@ -61,11 +61,18 @@ impl Inside {
     pub(crate) async fn start(layout: &Layout) -> anyhow::Result<Self> {
         // A setting of a path has the whole path.
         let wallet = std::path::absolute(layout.root())?.join("devnet.key");
-        if wallet.exists() {
-            let reason = format!(
-                "{} is of an earlier --devnet, and its chain ended with that: give --data-dir another directory",
-                layout.root().display()
-            );
+        let root = layout.root().display();
+        let wrong = if wallet.exists() {
+            Some(format!("{root} is of an earlier --devnet, and its chain ended with that: remove it, or"))
+        } else if layout.blocks().exists() {
+            Some(format!(
+                "{root} is of a node without --devnet, whose pins would be promised to a chain for tests:"
+            ))
+        } else {
+            None
+        };
+        if let Some(wrong) = wrong {
+            let reason = format!("{wrong} give --data-dir another directory");
             return Err(Failure::new(Code::DataDir, reason).into());
         }
         // Another chain each time: what was signed on one must be worth nothing on the next.

@@ -78,10 +78,18 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 
 async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     let out = Output { json: cli.json };
-    let layout = || Layout::choose(cli.data_dir.clone(), std::env::var_os("HOME").map(PathBuf::from));
+    let home = || std::env::var_os("HOME").map(PathBuf::from);
+    let layout = || Layout::choose(cli.data_dir.clone(), home());
     let connect = |remote| anyhow::Ok(Client::connect(&remote, &layout()?)?);
     match cli.command {
-        Command::Serve(args) => serve::serve(layout()?, args, out).await,
+        Command::Serve(args) => {
+            let layout = if args.devnet {
+                Layout::choose_for_devnet(cli.data_dir.clone(), home())?
+            } else {
+                layout()?
+            };
+            serve::serve(layout, args, out).await
+        }
         Command::Init => offline::init(layout()?, out).await,
         Command::Pin { remote, command } => {
             client::pin(&connect(remote)?, out, command, &SystemEntropy).await

@@ -59,7 +59,7 @@ pub(crate) async fn serve(layout: Layout, args: ServeArgs, out: Output) -> anyho
     space::make_room(&dir)?;
 
     let started = tokio::select! {
-        started = Floe::start(&mut dir, &config) => started,
+        started = Floe::start(&mut dir, &config, args.restored) => started,
         // A long start, such as rebuilding the index, can be given up like anything else.
         signal = signals.next() => {
             tracing::info!("{signal} while starting: nothing has been served yet");
@@ -124,7 +124,7 @@ struct Floe {
 impl Floe {
     /// Starts every part on the one before it. Where one does not start, the process ends: the stores need no
     /// goodbye, and the kernel gives back the rest.
-    async fn start(dir: &mut DataDir, config: &Config) -> anyhow::Result<Self> {
+    async fn start(dir: &mut DataDir, config: &Config, restored: bool) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         system::raise_open_files();
@@ -175,6 +175,7 @@ impl Floe {
         .await
         .context("cannot start the IPFS node")?;
 
+        cold::notice_a_copy(config, dir.layout(), &records, restored).await?;
         let cold = cold::join(config, dir.layout(), &node, &records, &clock).await?;
         let engine = Engine::start(
             floe_engine::Settings {

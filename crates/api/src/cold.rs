@@ -263,8 +263,20 @@ pub(crate) async fn switch_spending(
     caller: Caller<Admin>,
     sent: Sent<SpendingSwitch>,
 ) -> Answer<SpendingBody> {
-    let by = format!("{}, token {}", caller.who.account.name, caller.who.token.0);
-    state.engine.switch_spending(sent.value.on, &by).await?;
+    state.engine.switch_spending(sent.value.on, &by(&caller)).await?;
+    Ok(Json(SpendingBody::now(&state.engine).await?))
+}
+
+/// Who says so, for the record.
+fn by(caller: &Caller<Admin>) -> String {
+    format!("{}, token {}", caller.who.account.name, caller.who.token.0)
+}
+
+pub(crate) async fn trust_backup(
+    State(state): State<ApiState>,
+    caller: Caller<Admin>,
+) -> Answer<SpendingBody> {
+    state.engine.settle_restore(&by(&caller)).await?;
     Ok(Json(SpendingBody::now(&state.engine).await?))
 }
 

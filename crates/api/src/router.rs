@@ -70,6 +70,7 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<ApiState>)> {
         ("/admin/v1/providers", get(cold::providers).post(cold::add_provider)),
         ("/admin/v1/providers/{id}/suspend", post(cold::suspend_provider)),
         ("/admin/v1/spending", get(cold::spending).post(cold::switch_spending)),
+        ("/admin/v1/spending/trust-backup", post(cold::trust_backup)),
         ("/admin/v1/cold/plan", get(cold::plan)),
         ("/admin/v1/events", get(feed::events)),
         // Everybody.

@@ -137,6 +137,14 @@ pub(crate) enum SpendingCommand {
     Off,
     /// Show caps, what is committed, and what is left
     Status,
+    /// Say that nothing was signed that a backup, put back, does not know
+    #[command(
+        long_about = "Say that nothing was signed that a backup, put back, does not know.\n\nAfter a data directory was put \
+        back or copied, no replica is placed until nothing that was signed since can be published any more: the longest \
+        start lead and finality. Whoever knows that nothing was signed ends the wait with this. Said wrongly, a replica is \
+        paid for twice."
+    )]
+    TrustBackup,
 }
 
 /// Looking ahead.

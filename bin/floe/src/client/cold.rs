@@ -101,6 +101,7 @@ pub(crate) async fn spending(client: &Client, out: Output, command: SpendingComm
         SpendingCommand::On => Call::post(path, json!({ "on": true })),
         SpendingCommand::Off => Call::post(path, json!({ "on": false })),
         SpendingCommand::Status => Call::get(path),
+        SpendingCommand::TrustBackup => Call::post("/admin/v1/spending/trust-backup", json!({})),
     };
     let status = client.call(call).await?;
     out.print(&status, || spending_text(&status))
@@ -235,10 +236,13 @@ fn spending_text(status: &Value) -> String {
         lines.push(("switched by", format!("{by}, {}", moment(&status["moved"]["at"]))));
     }
     if !status["restored"].is_null() {
-        let until = plain(&status["restored"]["safe_from_epoch"]);
+        let until = match status["restored"]["safe_from_epoch"].as_i64() {
+            Some(epoch) => format!("until epoch {epoch} is final"),
+            None => "until the chain was looked at, and longer".to_owned(),
+        };
         lines.push((
             "restored",
-            format!("these rows are older than what was signed: slots wait until epoch {until}"),
+            format!("a backup was put back, and more may be signed than it knows: replicas wait {until}"),
         ));
     }
     let line = |(name, value): &(&str, String)| format!("{name:<24} {}\n", printable(value));

@@ -10,8 +10,9 @@ mod peers;
 #[cfg(test)]
 mod tests;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use floe_core::Clock;
@@ -86,6 +87,35 @@ pub(crate) async fn join(
         market: Arc::new(market),
         proposer: Arc::new(DealSigner::new(signer)),
     }))
+}
+
+/// A data directory that was put back does not know what was signed since it was copied. That it is another file is seen
+/// here; a snapshot that is rolled back in place looks the same, and for that the operator has `--restored`.
+pub(crate) async fn notice_a_copy(
+    config: &Config,
+    layout: &Layout,
+    records: &Records,
+    restored: bool,
+) -> anyhow::Result<()> {
+    if config.filecoin.api.is_none() {
+        return Ok(());
+    }
+    let rows = layout.rows();
+    let file = std::fs::metadata(&rows).with_context(|| format!("cannot look at {}", rows.display()))?;
+    // A freed inode is soon given to another file, so that its birth counts too, where the filesystem knows it.
+    let born = file.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let home = format!("{} {}", file.ino(), born.unwrap_or_default().as_nanos());
+    let copied = records.at_home(&home).await?;
+    if restored {
+        records.mark_restored("`floe serve --restored` says so").await?;
+    }
+    if copied || restored {
+        tracing::warn!(
+            "this data directory was put back or copied: no replica is placed until nothing that it does not know of can \
+             be published; `floe spending status` says how long, `floe spending trust-backup` ends it"
+        );
+    }
+    Ok(())
 }
 
 /// What may be spent, and the terms of deals.

@@ -210,3 +210,30 @@ async fn t38_a_node_that_is_away_keeps_nobody_from_starting() {
     records.close().await;
     world.node.stop().await;
 }
+
+/// A backup that was put back does not know what was signed since: it has to be seen that it is one, whoever forgets to
+/// say so, because the first look would place each replica a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn t43_a_directory_that_was_put_back_is_noticed() {
+    let config = config("[filecoin]\napi = \"http://127.0.0.1:1\"\n");
+    let open = async |layout: &Layout, restored: bool| {
+        let parts = floe_records::Components {
+            clock: Arc::new(SystemClock::new()) as Arc<dyn Clock>,
+            entropy: Arc::new(SystemEntropy),
+        };
+        let records = Records::open(floe_records::Settings::at(layout.rows()), parts).await.unwrap();
+        super::notice_a_copy(&config, layout, &records, restored).await.unwrap();
+        let waits = records.restored().await.unwrap().is_some();
+        records.close().await;
+        waits
+    };
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (original, copy) = (Layout::new(here.path()), Layout::new(there.path()));
+    assert!(!open(&original, false).await, "a new directory is no copy");
+    assert!(!open(&original, false).await, "nor is one that was started before");
+    std::fs::copy(original.rows(), copy.rows()).unwrap();
+    assert!(open(&copy, false).await, "a copy is");
+    assert!(open(&copy, false).await, "and stays one until the wait is over");
+    assert!(!open(&original, false).await);
+    assert!(open(&original, true).await, "a snapshot that was rolled back is one by the operator's word");
+}

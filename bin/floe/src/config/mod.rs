@@ -461,11 +461,13 @@ pub(crate) struct Layers {
 
 impl Layers {
     /// File, environment and flags over the defaults. `env` looks a variable up; an empty one counts as unset.
+    #[cfg(test)]
     pub(crate) fn stack(file: impl Into<File>, env: impl Fn(&str) -> Option<String>, flags: Layer) -> Self {
         Self::stack_over(File::default(), file, env, flags)
     }
 
-    /// The same, with a `preset` between the defaults and the file.
+    /// File, environment and flags over a `preset`, and that over the defaults. `env` looks a variable up; an empty one
+    /// counts as unset.
     pub(crate) fn stack_over(
         preset: File,
         file: impl Into<File>,

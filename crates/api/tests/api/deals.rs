@@ -290,6 +290,29 @@ async fn t36_spending_goes_off_at_once_and_lists_what_cannot_be_recalled() {
     admin.post("/admin/v1/spending", json!({ "on": "no" })).await.is(400, "BAD_REQUEST");
 }
 
+/// After a backup was put back replicas wait, and the operator's word ends that.
+#[tokio::test]
+async fn t43_the_operator_says_that_the_backup_knows_all_that_was_signed() {
+    let world = World::with_policies(&[("default", 3)]).await;
+    let (alice, admin) = (world.alice().await, world.admin().await);
+    assert!(!world.records.at_home("one disk").await.unwrap(), "nothing was known before");
+    assert!(!world.records.at_home("one disk").await.unwrap());
+    assert_eq!(admin.get("/admin/v1/spending").await.json["restored"], Value::Null);
+    assert!(world.records.at_home("another disk").await.unwrap(), "it is a copy");
+    let waits = admin.get("/admin/v1/spending").await.json;
+    assert!(waits["restored"]["at"].is_u64(), "{waits}");
+    let word = "/admin/v1/spending/trust-backup";
+    alice.post(word, json!({})).await.is(403, "FORBIDDEN");
+    assert_eq!(admin.post(word, json!({})).await.json["restored"], Value::Null);
+    let events = world.records.events_after(0, 10).await.unwrap();
+    let settled = events.last().unwrap();
+    assert_eq!(settled.kind, "ledger.settled");
+    assert!(settled.body["by"].as_str().unwrap().starts_with("default, token "), "{}", settled.body);
+    // Said again, nothing happens.
+    admin.post(word, json!({})).await.is_status(200);
+    assert_eq!(world.records.events_after(0, 10).await.unwrap().len(), events.len());
+}
+
 /// The events of a stream, as `id kind`, until it ends.
 async fn told(client: &Client, query: &str, last: Option<&str>) -> Vec<String> {
     let request = client.request("GET", &format!("/admin/v1/events?{query}"));

@@ -8,6 +8,7 @@
 //!   lead        the longest start lead that a deal was ever given
 //!   top_up      the number of the last top-up of escrow, and its amount while it is on its way
 //!   restored    these rows are older than what was done with the wallet since: see [`Restored`]
+//!   home        the file that these rows lie in, by something that no copy of it shares
 //! ```
 //!
 //! Each carries a digest: a damaged switch is read as an error, never as `on`.
@@ -201,13 +202,30 @@ impl Records {
         let why: String = why.chars().take(1_024).collect();
         self.write(Urgency::Frees, move |tx| {
             let why = why.clone();
+            Box::pin(async move { mark(tx, &why).await })
+        })
+        .await
+    }
+
+    /// Where these rows lie, by something that a copy of the file does not share, such as its inode. Where it is not what
+    /// it was, somebody put a copy in place: the rows count as restored. Says whether that is so.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn at_home(&self, home: &str) -> Result<bool, Error> {
+        let home = home.to_owned();
+        self.write(Urgency::Frees, move |tx| {
+            let home = home.clone();
             Box::pin(async move {
-                if restored(&mut tx.conn).await?.is_some() {
-                    return Ok(());
+                let known = read(&mut tx.conn, "home").await?.map(|(known, _)| known);
+                if known.as_ref() == Some(&home) {
+                    return Ok(false);
                 }
-                store(tx, "restored", "?").await?;
-                let body = serde_json::json!({ "why": why });
-                super::events::insert(tx, "ledger.restored", None, "ledger", &body).await
+                if known.is_some() {
+                    mark(tx, "the data directory is a copy").await?;
+                }
+                store(tx, "home", &home).await?;
+                Ok(known.is_some())
             })
         })
         .await
@@ -261,6 +279,16 @@ pub(crate) async fn switch(conn: &mut SqliteConnection) -> Result<Switch, Error>
     };
     let (word, by) = value.split_once(' ').unwrap_or((&value, ""));
     Ok(Switch { on: word == "on", moved: Some((by.to_owned(), at)) })
+}
+
+/// Once, until it is settled.
+async fn mark(tx: &mut Tx, why: &str) -> Result<(), Error> {
+    if restored(&mut tx.conn).await?.is_some() {
+        return Ok(());
+    }
+    store(tx, "restored", "?").await?;
+    let body = serde_json::json!({ "why": why });
+    super::events::insert(tx, "ledger.restored", None, "ledger", &body).await
 }
 
 async fn restored(conn: &mut SqliteConnection) -> Result<Option<Restored>, Error> {
