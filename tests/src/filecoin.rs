@@ -13,6 +13,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -116,13 +117,26 @@ impl Network {
     pub fn of_ready(ready: &Value) -> Result<Self> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let providers = ready["providers"].as_array().context("providers")?.iter();
+        // Each where it would be reached on a real network: over HTTP only where it is Curio.
+        let address = |one: &Value| match one["manner"].as_str() {
+            Some("boost") => format!("{}/p2p/{}", text(&one["multiaddrs"][0]), text(&one["peer_id"])),
+            _ => text(&one["url"]),
+        };
         Ok(Self {
             lotus: Lotus::new(&format!("{}:{}", text(&ready["token"]), text(&ready["rpc"])))?,
             key: text(&ready["key"]),
-            providers: providers.map(|one| (text(&one["id"]), text(&one["url"]))).collect(),
+            providers: providers.map(|one| (text(&one["id"]), address(one))).collect(),
             outside: None,
             devnet: Some(Devnet { child: None, control: text(&ready["control"]) }),
         })
+    }
+
+    /// Waits until something is final: before that the chain can be asked for nothing.
+    pub async fn until_final(&self) -> Result<()> {
+        while self.is_devnet() && self.lotus.height().await? < 10 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
     }
 
     /// Whether scripts can be set.

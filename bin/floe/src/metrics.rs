@@ -222,6 +222,24 @@ const METRICS: &[Metric] = &[
         help: "Segments that wait for another piece, because blocks of them were missing or damaged",
     },
     Metric {
+        name: "floe_pulls_open",
+        kind: Kind::Gauge,
+        unit: Unit::Count,
+        help: "Pulls of pieces that are under way",
+    },
+    Metric {
+        name: "floe_pulls_total{outcome}",
+        kind: Kind::Counter,
+        unit: Unit::Count,
+        help: "Requests of the pull server, by how they were answered",
+    },
+    Metric {
+        name: "floe_pull_bytes_total",
+        kind: Kind::Counter,
+        unit: Unit::Bytes,
+        help: "Bytes of pieces that were pulled",
+    },
+    Metric {
         name: "floe_deals{state}",
         kind: Kind::Gauge,
         unit: Unit::Count,

@@ -215,7 +215,9 @@ async fn pages(conn: &mut SqliteConnection) -> Result<Vec<Step>, Error> {
         sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
             .fetch_all(conn)
             .await?;
-    Ok(tables.into_iter().map(Step::Pages).collect())
+    // The table of tables does not list itself.
+    let schema = std::iter::once("sqlite_master".to_owned());
+    Ok(schema.chain(tables).map(Step::Pages).collect())
 }
 
 impl Step {

@@ -90,13 +90,24 @@ async fn look(d: &Deals) -> Result<ChainView, Failed> {
     let view = d.chain.look().await?;
     let highest = d.records.note_head(view.head).await?;
     believe(d, view, highest)?;
-    let is_scanned = scan(d, view).await?;
-    watch(d, view, is_scanned).await?;
+    let scanned = scan(d, view).await?;
+    watch(d, view, scanned == Scanned::All).await?;
     settle_restore(d, view).await?;
     funds::pass(d, view).await?;
     d.looked(view);
-    d.scanned(is_scanned);
+    d.scanned(scanned != Scanned::Behind);
     Ok(view)
+}
+
+/// What is known of what was published until the last final epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scanned {
+    /// Each height was looked through: what was not found is not there.
+    All,
+    /// There is more to look through; nothing new is promised before.
+    Behind,
+    /// The node keeps no events: providers' words are the only places to look, and what nobody names may be there.
+    Blind,
 }
 
 /// A view that cannot be.
@@ -115,19 +126,18 @@ fn believe(d: &Deals, view: ChainView, highest: Epoch) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Looks through final heights for deals of ours, from where the last look ended. Whether it came to the last.
-async fn scan(d: &Deals, view: ChainView) -> Result<bool, Failed> {
+/// Looks through final heights for deals of ours, from where the last look ended.
+async fn scan(d: &Deals, view: ChainView) -> Result<Scanned, Failed> {
     let Some(mut from) = d.records.scan_from().await? else {
         // Nothing was signed before the first look.
         d.records.scanned_to(view.last_final.plus(1)).await?;
-        return Ok(true);
+        return Ok(Scanned::All);
     };
     for _ in 0..limits::SCANS_PER_LOOK {
         if from > view.last_final {
-            return Ok(true);
+            return Ok(Scanned::All);
         }
         let to = from.plus(limits::SCAN_WINDOW - 1).min(view.last_final);
-        // A node without events: providers' words are the only places to look.
         let Some(found) = d.chain.published(from, to).await? else { return Ok(without_events(d)) };
         for deal in found {
             published(d, view, deal).await?;
@@ -137,18 +147,18 @@ async fn scan(d: &Deals, view: ChainView) -> Result<bool, Failed> {
     }
     limits::hit("scans_per_look");
     d.look_due.notify_one();
-    Ok(from > view.last_final)
+    Ok(if from > view.last_final { Scanned::All } else { Scanned::Behind })
 }
 
 /// Nothing was looked through, so no deal is given up that may have been published: its slot stays held, for another deal
 /// for it could be a second one that is paid. The place in the heights stays too, for when the node has events.
-fn without_events(d: &Deals) -> bool {
+fn without_events(d: &Deals) -> Scanned {
     d.board.error(
         NAME,
         "the node keeps no events of the market: turn them on. Until then only providers say what they publish, and a \
          deal that is past its start and that nobody names is not given up",
     );
-    false
+    Scanned::Blind
 }
 
 /// A deal of this wallet came onto the chain: which of ours is it?

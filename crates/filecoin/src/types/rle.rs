@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(encode(&[2, 2]), encode(&[2]));
         assert_eq!(encode(&[3, 2]), encode(&[2, 3]));
         // 00 0, 00 and the varint of 300 (0xac 0x02), 1.
-        assert_eq!(encode(&[300]), [0b1000_0000, 0b0101_0101, 0b0100_0000]);
+        assert_eq!(encode(&[300]), [0b1000_0000, 0b0101_0101, 0b0010_0000]);
     }
 
     #[test]
