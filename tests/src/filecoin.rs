@@ -11,7 +11,9 @@
 //! What is asked here is asked of the node and of the devnet's control port, never of Floe: it is what Floe's word is
 //! compared with.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -70,7 +72,7 @@ impl Network {
     pub fn start(providers: usize, epoch: &str) -> Result<Self> {
         match std::env::var("FLOE_TEST_LOTUS") {
             Ok(api) => Self::outside(&api),
-            Err(_) => Self::devnet(providers, epoch),
+            Err(_) => Self::devnet(providers, epoch, &[]),
         }
     }
 
@@ -94,9 +96,11 @@ impl Network {
         })
     }
 
-    fn devnet(providers: usize, epoch: &str) -> Result<Self> {
+    /// A devnet of so many providers, with further arguments.
+    pub fn devnet(providers: usize, epoch: &str, args: &[&str]) -> Result<Self> {
         let mut child = Command::new(binary())
             .args(["devnet", "--epoch", epoch, "--providers", &providers.to_string()])
+            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -252,6 +256,12 @@ fn base(address: &str) -> Result<String> {
         }
         _ => anyhow::bail!("{address} is no multiaddr of HTTP"),
     }
+}
+
+/// Writes an exported key where only its owner reads it, as `floe wallet import` wants it.
+pub fn write_key(path: &Path, key: &str) -> Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    Ok(file.write_all(key.as_bytes())?)
 }
 
 /// A decimal string of attoFIL.

@@ -209,6 +209,9 @@ pub(crate) struct DevnetArgs {
     /// Everything that is not asked for follows from it
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Size of the providers' sectors, and so of the largest piece that they take
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = byte_size)]
+    pub(crate) sector_size: u64,
 }
 
 /// Which API to talk to, and as whom.

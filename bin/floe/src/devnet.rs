@@ -43,6 +43,7 @@ fn config(args: &DevnetArgs) -> Config {
         providers: args.providers,
         epoch: (args.epoch > Duration::ZERO).then_some(args.epoch),
         seed: args.seed,
+        sector_size: args.sector_size,
         ..Config::default()
     }
 }

@@ -7,13 +7,11 @@
 mod operator;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use floe_tests::filecoin::{Network, amount};
+use floe_tests::filecoin::{Network, amount, write_key};
 use floe_tests::floe::{Floe, Options, now, run};
 use floe_tests::seeder::Seeder;
 use floe_tests::{dag, noise, skipped};
@@ -99,8 +97,7 @@ fn prepare(home: &Path, network: &Network, plan: &Plan) -> Result<Options> {
     run(&["init", "--data-dir", &dir], &[])?;
     std::fs::write(home.join("config.toml"), &plan.config)?;
     let exported = home.with_extension("key");
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&exported)?;
-    file.write_all(network.key.as_bytes())?;
+    write_key(&exported, &network.key)?;
     let imported = run(&["wallet", "import", &exported.display().to_string(), "--data-dir", &dir], &[])?;
     ensure!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
     Ok(Options::default())
