@@ -369,6 +369,16 @@ impl Records {
         Ok(state == Some(dags::COMPLETE))
     }
 
+    /// What is needed to fetch a DAG again that is held: its root and the origins of its pins. Pins whose rows are damaged
+    /// are left out; where there is none that is readable, its own row says the root. `None` where it is not held, or
+    /// nothing says which root it has.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn held_dag(&self, dag: Uuid) -> Result<Option<ClaimedDag>, Error> {
+        dags::held(&mut *self.reader().await?, dag, self.inner.clock.now()).await
+    }
+
     /// Every pin of a DAG, failed ones too; used by scrub reports.
     ///
     /// # Errors

@@ -50,6 +50,9 @@ pub(crate) const TOKENS_ENDED_KEPT: i64 = 100;
 pub(crate) const PEERS_PER_PIN: usize = 20;
 /// Origins handed to one fetch, over all pins of its root.
 pub(crate) const ORIGINS_PER_DAG: usize = 100;
+/// Pins of a DAG that are asked for their origins when it is fetched again, the newest first. With a few origins each,
+/// these name more than [`ORIGINS_PER_DAG`]; a root may have 50,000 pins.
+pub(crate) const PINS_ASKED: i64 = 1_000;
 /// Accounts looked at in one claim; the next claim goes on where it ended.
 pub(crate) const ACCOUNTS_PER_CLAIM: usize = 1_000;
 /// DAGs woken by one event: more peers come, and the rest are due by themselves.

@@ -17,9 +17,12 @@ use uuid::Uuid;
 use super::join::wait_until;
 use super::{FRESH, IDLE, RETRY, WAITING, WOKEN, set_state};
 use crate::pins::change::{step, unsettled};
-use crate::pins::row::{Stored, db, intact, key, num, uuid_of};
+use crate::pins::row::{Stored, db, intact, key, num, select_pins, uuid_of};
 use crate::writer::Tx;
 use crate::{ClaimedDag, Error, limits};
+
+/// The account of a DAG that no pin names: there is none of this number.
+const NOBODY: i64 = 0;
 
 /// One transaction's part of [`crate::Records::claim_dags`].
 pub(crate) async fn claim(tx: &mut Tx, most: usize, per_account: usize) -> Result<Vec<ClaimedDag>, Error> {
@@ -143,6 +146,38 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
         tried_at: tried_at.map_or(tx.now, |at| Timestamp::from_millis(num(at))),
         searched: Duration::from_millis(num(searched - before)),
         byte_allowance: super::progress::allowance(&mut tx.conn, dag).await?,
+    }))
+}
+
+/// What is needed to fetch a DAG again that is held, from its pins and its own row: no pin names one that only keeps or
+/// aggregates hold, and a damaged pin tells nothing. `None` where it is not held, or nothing says which root it has.
+pub(crate) async fn held(
+    conn: &mut SqliteConnection,
+    dag: Uuid,
+    now: Timestamp,
+) -> Result<Option<ClaimedDag>, Error> {
+    let root: Option<Vec<u8>> = sqlx::query_scalar("SELECT root FROM dags WHERE id = $1 AND state < 4")
+        .bind(key(dag))
+        .fetch_optional(&mut *conn)
+        .await?;
+    let Some(root) = root else { return Ok(None) };
+    let rows = sqlx::query(select_pins!("WHERE p.dag = $1 ORDER BY p.created DESC, p.id LIMIT $2"))
+        .bind(key(dag))
+        .bind(limits::PINS_ASKED)
+        .fetch_all(conn)
+        .await?;
+    let pins: Vec<Stored> = rows.iter().filter_map(|row| intact(Stored::read(row))).collect();
+    let first = pins.first();
+    let Some(root) = intact(root_of(dag, first.map_or(&root, |pin| &pin.root))) else { return Ok(None) };
+    Ok(Some(ClaimedDag {
+        dag,
+        root,
+        account: AccountId(first.map_or(NOBODY, |pin| pin.account)),
+        origins: origins_of(&pins),
+        attempts: 0,
+        tried_at: first.map_or(now, |pin| Timestamp::from_millis(num(pin.created))),
+        searched: Duration::ZERO,
+        byte_allowance: None,
     }))
 }
 

@@ -28,7 +28,7 @@ mod join;
 mod progress;
 mod size;
 
-pub(crate) use claim::{claim, next_due, parked_roots, reset_claims, root_of, wake};
+pub(crate) use claim::{claim, held, next_due, parked_roots, reset_claims, root_of, wake};
 pub(crate) use finish::{finish, settle_joined};
 pub(crate) use join::Joins;
 pub(crate) use progress::progress;
