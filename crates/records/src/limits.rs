@@ -15,6 +15,9 @@ pub(crate) const ROWS_PER_STATEMENT: usize = 32;
 pub(crate) const STATEMENTS_PREPARED: usize = 512;
 /// Complete DAGs settled for late pins in one follow-up transaction, so that callers wait little behind it.
 pub(crate) const SETTLES_PER_PASS: i64 = 64;
+/// Pins of one root that one transaction settles, fails or calls fetching: a root that everybody pins may have 50,000, and
+/// with all of them in one transaction nobody else's write is answered for seconds.
+pub(crate) const PINS_PER_STEP: usize = 1_000;
 /// Connections that read. Reads are short; two cores do not use more.
 pub(crate) const READERS: u32 = 4;
 /// How long a reader or writer waits for a lock of another process (`floe verify`, a backup).

@@ -10,13 +10,13 @@
 use std::time::Duration;
 
 use floe_core::ports::Origins;
-use floe_core::{AccountId, Cid, Timestamp, cid};
+use floe_core::{AccountId, Cid, PinStatus, Timestamp, cid};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::join::wait_until;
 use super::{FRESH, IDLE, RETRY, WAITING, WOKEN, set_state};
-use crate::pins::change::{step, unsettled};
+use crate::pins::change::{some, step};
 use crate::pins::row::{Stored, db, intact, key, num, select_pins, uuid_of};
 use crate::writer::Tx;
 use crate::{ClaimedDag, Error, limits};
@@ -118,7 +118,8 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
     .fetch_one(&mut tx.conn)
     .await?;
     sqlx::query("DELETE FROM waits WHERE dag = $1").bind(key(dag)).execute(&mut tx.conn).await?;
-    let mut pins = unsettled(&mut tx.conn, dag).await?;
+    // The others are called fetching with what the fetch reports.
+    let (mut pins, more) = some(&mut tx.conn, dag, PinStatus::Pinning).await?;
     // Pins carry a digest and DAGs do not: where they differ, a bit of the DAG's root has turned. It would be searched
     // for in vain.
     let named = pins.first().map_or(&root, |pin| &pin.root);
@@ -133,10 +134,14 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
             .await?;
         return Ok(None);
     };
-    for pin in pins.iter_mut().filter(|pin| pin.status == floe_core::PinStatus::Queued) {
+    for pin in pins.iter_mut().filter(|pin| pin.status == PinStatus::Queued) {
         step(&mut tx.conn, pin, floe_core::pin::PinEvent::Claimed).await?;
     }
-    let before = pins.iter().map(|pin| before.max(pin.searched_before)).min().unwrap_or(searched);
+    let joined = match more {
+        true => joined_first(tx, dag).await?,
+        false => pins.iter().map(|pin| pin.searched_before).min(),
+    };
+    let before = joined.map_or(searched, |joined| before.max(joined));
     Ok(Some(ClaimedDag {
         dag,
         root,
@@ -179,6 +184,15 @@ pub(crate) async fn held(
         searched: Duration::ZERO,
         byte_allowance: None,
     }))
+}
+
+/// For how long the DAG had been searched for when the first of its waiting pins joined.
+async fn joined_first(tx: &mut Tx, dag: Uuid) -> Result<Option<i64>, Error> {
+    let first = sqlx::query_scalar("SELECT MIN(searched_before) FROM pins WHERE dag = $1 AND status <= 1")
+        .bind(key(dag))
+        .fetch_one(&mut tx.conn)
+        .await?;
+    Ok(first)
 }
 
 /// Origins of all pins, each once for those that came from this machine and once for the others. Either is there
