@@ -310,6 +310,51 @@ async fn r01_a_crash_at_each_named_point() -> Result<()> {
     Ok(())
 }
 
+/// Where making a data directory is cut off, and how often each is passed at most.
+const MAKING: [(&str, usize); 3] =
+    [("datadir.before_rename", 9), ("init.token", 2), ("datadir.initialised", 1)];
+
+/// `floe init` that dies anywhere is finished by the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn r01_a_crash_while_a_directory_is_made_is_mended_by_the_next_start() -> Result<()> {
+    if !cfg!(feature = "failpoints") {
+        let suite = "r01_a_crash_while_a_directory_is_made_is_mended_by_the_next_start";
+        floe_tests::skipped(suite, "built without the feature failpoints");
+        return Ok(());
+    }
+    let mut deaths = 0;
+    for (point, most) in MAKING {
+        for nth in 0..=most {
+            let dir = tempfile::tempdir()?;
+            let home = dir.path().join("floe");
+            let args = ["init", "--data-dir", &home.display().to_string()].map(str::to_owned);
+            let args = args.each_ref().map(String::as_str);
+            let died = run(&args, &[("FAILPOINTS", &format!("{point}={nth}*off->panic"))])?;
+            if died.status.success() {
+                ensure!(nth > 0, "{point} is never passed");
+                break;
+            }
+            ensure!(nth < most, "{point} is passed more often than {most} times");
+            let said = String::from_utf8_lossy(&died.stderr).into_owned();
+            ensure!(said.contains(&format!("failpoint {point} panic")), "it did not die there: {said}");
+            deaths += 1;
+            let done = run(&args, &[])?;
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            ensure!(done.status.success(), "after {point}, time {nth}: {said}");
+            for file in ["config.toml", "identity.key", "admin.token", "pin.token", "pull.key", "rows.sqlite"]
+            {
+                ensure!(home.join(file).exists(), "after {point}, time {nth}: {file} is missing");
+            }
+            ensure!(std::fs::read_to_string(home.join("version"))? == "1\n", "after {point}, time {nth}");
+            let floe = Floe::start(&home, &Options::default())?;
+            floe.pin("bafkqaaa", &[]).await?;
+            ensure!(floe.stop()? == 0, "after {point}, time {nth}");
+        }
+    }
+    ensure!(deaths >= 9, "only {deaths} deaths");
+    Ok(())
+}
+
 /// Runs a Floe until it dies the third time that it comes by `point`, and makes sure that it was there that it died.
 async fn die_at(point: &str, home: &Path, seeder: &Seeder, journal: &mut Journal) -> Result<()> {
     let armed = format!("pin.frontier.always=return;{point}=2*off->panic");

@@ -9,6 +9,7 @@
 //!     admin.token          secrets of two tokens; the rows hold only their hashes
 //!     pin.token
 //!     pull.key             signs the URLs that storage providers pull from
+//!     wallet.key           the key that pays for deals, where `floe wallet new` made it
 //!     rows.sqlite          pins, accounts, tokens (floe-records), with -wal and -shm
 //!     rows.reserve         space given up so that removals go on when the disk is full
 //!     blocks/              packs and their index (floe-blockstore)

@@ -128,7 +128,7 @@ fn of_node(error: &floe_ipfs::Error) -> Option<Code> {
         floe_ipfs::Error::AddressInUse { .. } => Some(Code::PortInUse),
         floe_ipfs::Error::Address { .. } | floe_ipfs::Error::Certificate { .. } => Some(Code::Usage),
         floe_ipfs::Error::SyncFailed(_) => Some(Code::SyncFailed),
-        floe_ipfs::Error::IdentityDamaged { .. } => Some(Code::Damage),
+        floe_ipfs::Error::IdentityDamaged { .. } | floe_ipfs::Error::Provides { .. } => Some(Code::Damage),
         _ => None,
     }
 }

@@ -32,21 +32,29 @@ pub(crate) fn files(dir: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<Keyp
     Ok(floe_ipfs::identity::load_or_create(&layout.identity(), entropy)?)
 }
 
-/// The key of the URLs that storage providers pull from, made where it is missing: 32 random bytes, in hex. A directory of
-/// an older Floe has none.
-pub(crate) fn pull_key(dir: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<PullKey> {
+/// Makes the key of the URLs that storage providers pull from, where it is missing: 32 random bytes, in hex. A directory
+/// of an older Floe has none.
+pub(crate) fn make_pull_key(dir: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<()> {
     let path = dir.layout().pull_key();
-    if !path.exists() {
-        let mut secret = [0; PULL_KEY_BYTES];
-        entropy.fill(&mut secret);
-        write_whole(&path, format!("{}\n", data_encoding::HEXLOWER.encode(&secret)).as_bytes())?;
-        if !dir.is_initialising() {
-            tracing::warn!(
-                "{} was missing and is made anew: deals whose pieces were still to be pulled by the old one fail",
-                path.display()
-            );
-        }
+    if path.exists() {
+        return Ok(());
     }
+    let mut secret = [0; PULL_KEY_BYTES];
+    entropy.fill(&mut secret);
+    write_whole(&path, format!("{}\n", data_encoding::HEXLOWER.encode(&secret)).as_bytes())?;
+    if !dir.is_initialising() {
+        tracing::warn!(
+            "{} was missing and is made anew: deals whose pieces were still to be pulled by the old one fail",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Reads that key, or makes it.
+pub(crate) fn pull_key(dir: &DataDir, entropy: &dyn Entropy) -> anyhow::Result<PullKey> {
+    make_pull_key(dir, entropy)?;
+    let path = dir.layout().pull_key();
     let damaged = || {
         let reason = format!(
             "{} is damaged: restore it from the backup, or remove it to go on with a new one, with which deals fail \

@@ -33,7 +33,7 @@ pub(crate) async fn init(layout: Layout, out: Output) -> anyhow::Result<()> {
     let mut dir = DataDir::open_or_make(layout)?;
     logs::start(&Log { filter: "warn".into(), format: LogFormat::Text });
     let identity = init::files(&dir, &SystemEntropy)?;
-    init::pull_key(&dir, &SystemEntropy)?;
+    init::make_pull_key(&dir, &SystemEntropy)?;
     let (clock, entropy) = machine();
     let records = stores::open_records(&dir, None, &clock, &entropy).await?;
     let completed = init::complete(&mut dir, &records).await;

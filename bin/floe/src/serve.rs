@@ -144,7 +144,8 @@ impl Floe {
 
         init::require_identity(dir)?;
         let identity = init::files(dir, &*entropy)?;
-        let pull_key = init::pull_key(dir, &*entropy)?;
+        // Nobody but providers needs it, and a rotten one must not stop a node that has none.
+        let pull_key = config.pull.addr.map(|_| init::pull_key(dir, &*entropy)).transpose()?;
         let records = stores::open_records(dir, Some(config.pin.max_queued), &clock, &entropy).await?;
         init::complete(dir, &records).await?;
         let blocks = stores::open_blocks(dir.layout(), &config.storage, &clock, &entropy).await?;
@@ -188,7 +189,7 @@ impl Floe {
                     deals: cold::deals(config),
                     packing: config.aggregate.clone(),
                     pull_url: config.pull.url.as_ref().map(ToString::to_string),
-                    pull_key: Some(pull_key),
+                    pull_key,
                 },
             },
             floe_engine::Components {

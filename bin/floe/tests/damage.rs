@@ -15,7 +15,7 @@ use floe_core::{Block, ManualClock};
 use serde_json::Value;
 use uuid::Uuid;
 
-use support::{Node, ends_with, log, now};
+use support::{Node, ends_with, exit_code, log, now};
 
 const EMPTY: &str = "bafkqaaa";
 /// Blocks that fill a few packs of the smallest size.
@@ -95,6 +95,61 @@ fn damaged_token_files_are_no_failure_of_a_start_and_are_made_again_once_deleted
         node.cli(0, &["pin", "add", EMPTY, "--token", pin_token.trim()]);
         assert_eq!(node.stop(), 0);
     }
+}
+
+/// A damaged `provides-1.redb`, which holds nothing that the rows do not know, ended each start with exit code 1, and with
+/// some damages in a panic.
+#[test]
+fn r10_a_damaged_table_of_announced_roots_is_made_anew() {
+    let (_keep, dir, dir_arg) = initialised();
+    let path = dir.join("provides-1.redb");
+    let node = Node::start(&dir);
+    node.cli(0, &["pin", "add", EMPTY]);
+    assert_eq!(node.stop(), 0);
+    let good = std::fs::read(&path).unwrap();
+    for (name, how) in DAMAGES {
+        damage(&path, how);
+        let node = Node::start(&dir);
+        node.json(0, &["status"]);
+        assert_eq!(node.stop(), 0, "{name}");
+        // An empty file is no damage to redb, and a bit in its middle is in no page that is used.
+        if name == "truncated" {
+            let aside = dir.join("provides-1.redb.damaged");
+            assert_eq!(std::fs::read(&aside).unwrap().len(), good.len() / 2);
+            assert!(log(&dir).contains("all roots are announced again"), "{}", log(&dir));
+        }
+        std::fs::write(&path, &good).unwrap();
+    }
+    let foreign = [&b"SQLite format 3"[..], &[0; 4096]].concat();
+    std::fs::write(&path, &foreign).unwrap();
+    let free = ["--api-addr", "127.0.0.1:0", "--ops-addr", "127.0.0.1:0"];
+    let serve = [&["serve", "--offline"][..], &free, &["--data-dir", &dir_arg]].concat();
+    let (_, err) = ends_with(13, &serve);
+    assert!(err.contains("provides-1.redb") && err.contains("move it away"), "{err}");
+    assert_eq!(std::fs::read(&path).unwrap(), foreign, "it is somebody's");
+}
+
+/// The key of the URLs that providers pull from was read at each start: a rotten one stopped nodes that have no provider.
+#[test]
+fn a_damaged_pull_key_stops_nobody_but_who_serves_pieces() {
+    let (_keep, dir, dir_arg) = initialised();
+    let path = dir.join("pull.key");
+    let good = std::fs::read(&path).unwrap();
+    for (name, how) in DAMAGES {
+        let left = damage(&path, how);
+        assert_eq!(Node::start(&dir).stop(), 0, "{name}");
+        ends_with(0, &["init", "--data-dir", &dir_arg]);
+        // A bit that turns in a digit may make another digit, and so another key, under whose URLs nobody was sent.
+        if name != "flipped" {
+            let mut child = Node::spawn(&dir, &[], &[("FLOE_FILECOIN_PULL_ADDR", "127.0.0.1:0")]);
+            assert_eq!(exit_code(&mut child), 13, "{name}: {}", log(&dir));
+            assert!(log(&dir).contains("pull.key is damaged"), "{name}: {}", log(&dir));
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), left, "{name}: a key was made anew");
+        std::fs::write(&path, &good).unwrap();
+    }
+    let node = Node::start_with(&dir, &[], &[("FLOE_FILECOIN_PULL_ADDR", "127.0.0.1:0")]);
+    assert_eq!(node.stop(), 0, "the right key is taken again");
 }
 
 #[tokio::test]

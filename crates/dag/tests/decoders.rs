@@ -179,6 +179,7 @@ fn t16_dag_cbor_is_strict() {
 }
 
 proptest! {
+    /// CVE-2022-23495: go-merkledag panicked on nodes that it had decoded and could not encode again.
     #[test]
     fn t13_any_bytes_are_no_panic(codec in prop::sample::select(&CODECS), data in prop::collection::vec(any::<u8>(), 0..600)) {
         let _ = scans(codec, &data);

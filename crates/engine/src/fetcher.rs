@@ -18,7 +18,7 @@ use std::time::Duration;
 use floe_blockstore::ManifestTotals;
 use floe_records::{ClaimedDag, DagOutcome, Error as RecordsError, GiveUp, Parked};
 use futures::FutureExt as _;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use uuid::Uuid;
 
 use crate::backoff::{self, Attempt};
@@ -44,8 +44,7 @@ pub(crate) async fn run(ctx: Arc<Context>, leftovers: Leftovers) {
         sealed: leftovers.sealed,
         heals: leftovers.incomplete.into_iter().map(|dag| (Duration::ZERO, dag)).collect(),
         fetches: JoinSet::new(),
-        running: 0,
-        healing: 0,
+        healing: JoinSet::new(),
     };
     fetcher.run().await;
     ctx.board.state(NAME, "stopped", 0);
@@ -56,16 +55,13 @@ struct Fetcher {
     sealed: HashMap<Uuid, ManifestTotals>,
     /// To be mended, with the monotonic time of the next attempt.
     heals: Vec<(Duration, ClaimedDag)>,
-    fetches: JoinSet<Finished>,
-    running: usize,
-    healing: usize,
+    // What is in a set has a slot: one that panics is taken out like any other, so no slot is lost with it.
+    fetches: JoinSet<()>,
+    healing: JoinSet<Again>,
 }
 
-enum Finished {
-    Fetched,
-    /// With what is to be tried again, and when.
-    Healed(Option<Box<(Duration, ClaimedDag)>>),
-}
+/// What is to be mended once more, and when.
+type Again = Option<Box<(Duration, ClaimedDag)>>;
 
 impl Fetcher {
     async fn run(&mut self) {
@@ -73,44 +69,47 @@ impl Fetcher {
             self.start_heals().await;
             self.claim().await;
             let wait = self.wait_for().await;
-            let state = format!("{} of {} slots busy", self.running, limits::FETCHES_PER_NODE);
+            let state = format!("{} of {} slots busy", self.fetches.len(), limits::FETCHES_PER_NODE);
             self.ctx.board.state(NAME, state, self.heals.len() as u64);
             tokio::select! {
                 biased;
                 () = self.ctx.stop.cancelled() => break,
-                Some(done) = self.fetches.join_next() => self.finished(done),
+                Some(done) = self.fetches.join_next() => self.fetched(done),
+                Some(done) = self.healing.join_next() => self.healed(done),
                 () = self.ctx.fetch_due.notified() => {}
                 () = self.ctx.clock.sleep(wait) => {}
             }
             // Each claim is a transaction: one for all that ended together.
             while let Some(done) = self.fetches.try_join_next() {
-                self.finished(done);
+                self.fetched(done);
             }
         }
-        self.ctx.board.state(NAME, "stopping", self.fetches.len() as u64);
+        self.ctx.board.state(NAME, "stopping", (self.fetches.len() + self.healing.len()) as u64);
         while self.fetches.join_next().await.is_some() {}
+        while self.healing.join_next().await.is_some() {}
     }
 
-    fn finished(&mut self, done: Result<Finished, tokio::task::JoinError>) {
-        match done {
-            Ok(Finished::Fetched) => self.running -= 1,
-            Ok(Finished::Healed(again)) => {
-                self.healing -= 1;
-                self.heals.extend(again.map(|again| *again));
-            }
-            // `attempt` has caught panics of the fetch; one in writing its outcome must not lose the slot.
-            Err(error) => {
-                self.running = self.running.saturating_sub(1);
-                tracing::error!(%error, "the outcome of a fetch is lost until the next start");
-                self.ctx
-                    .board
-                    .error(NAME, "the outcome of a fetch is lost until the next start; see the log");
-            }
+    fn fetched(&self, done: Result<(), JoinError>) {
+        if let Err(error) = done {
+            self.outcome_lost(&error);
         }
+    }
+
+    fn healed(&mut self, done: Result<Again, JoinError>) {
+        match done {
+            Ok(again) => self.heals.extend(again.map(|again| *again)),
+            Err(error) => self.outcome_lost(&error),
+        }
+    }
+
+    /// `attempt` has caught panics of the fetch itself: this one was in writing its outcome.
+    fn outcome_lost(&self, error: &JoinError) {
+        tracing::error!(%error, "the outcome of a fetch is lost until the next start");
+        self.ctx.board.error(NAME, "the outcome of a fetch is lost until the next start; see the log");
     }
 
     async fn claim(&mut self) {
-        let free = limits::FETCHES_PER_NODE - self.running;
+        let free = limits::FETCHES_PER_NODE - self.fetches.len();
         if free == 0 {
             return limits::hit("fetches_per_node");
         }
@@ -125,7 +124,6 @@ impl Fetcher {
         };
         for dag in claimed {
             self.ctx.changes.dag(dag.dag);
-            self.running += 1;
             let sealed = self.sealed.remove(&dag.dag);
             let mut entered = self.ctx.running.enter(dag.dag, &self.ctx.stop);
             let ctx = Arc::clone(&self.ctx);
@@ -136,7 +134,6 @@ impl Fetcher {
                     None => attempt(&ctx, &dag, false, &mut entered).await,
                 };
                 settle(&ctx, &dag, ended).await;
-                Finished::Fetched
             });
         }
     }
@@ -164,7 +161,7 @@ impl Fetcher {
     /// held from that look until the fetch is in `running`, so a release that the look was too early for finds it
     /// there and stops it.
     async fn start_heals(&mut self) {
-        while self.healing < limits::HEALS_PER_NODE {
+        while self.healing.len() < limits::HEALS_PER_NODE {
             let now = self.ctx.clock.monotonic();
             let Some(at) = self.heals.iter().position(|(at, _)| *at <= now) else { return };
             let (_, waited) = self.heals.swap_remove(at);
@@ -172,7 +169,7 @@ impl Fetcher {
             let _entering = ctx.claiming.lock().await;
             match recovery::still_to_mend(&ctx.records, &waited).await {
                 Ok(Some(dag)) => self.start_heal(dag),
-                Ok(None) => tracing::info!(root = %waited.root, "{} is not pinned any more", waited.root),
+                Ok(None) => tracing::info!(root = %waited.root, "{} is not held any more", waited.root),
                 Err(error) => {
                     self.ctx.board.error(NAME, &error);
                     return self.heals.push((now + limits::BLOCKED_POLL, waited));
@@ -182,14 +179,14 @@ impl Fetcher {
     }
 
     fn start_heal(&mut self, dag: ClaimedDag) {
-        self.healing += 1;
         let mut entered = self.ctx.running.enter(dag.dag, &self.ctx.stop);
         let ctx = Arc::clone(&self.ctx);
-        self.fetches.spawn(async move {
+        self.healing.spawn(async move {
             let ended = attempt(&ctx, &dag, true, &mut entered).await;
+            fail::fail_point!("heal.outcome");
             let again = heal_outcome(&ctx, dag, ended);
             recovery::thaw(&ctx).await;
-            Finished::Healed(again)
+            again
         });
     }
 }
@@ -275,8 +272,8 @@ fn heal_outcome(ctx: &Context, mut dag: ClaimedDag, ended: Ended) -> Option<Box<
         Ended::Unwanted | Ended::Stopped => return None,
         Ended::Parked { reason, .. } | Ended::Failed(reason) => reason,
     };
-    tracing::warn!(root = %dag.root, reason, "{} is pinned but not whole, and could not be mended: {reason}", dag.root);
-    ctx.board.error(NAME, format!("{} is pinned but not whole: {reason}", dag.root));
+    tracing::warn!(root = %dag.root, reason, "{} is held but not whole, and could not be mended: {reason}", dag.root);
+    ctx.board.error(NAME, format!("{} is held but not whole: {reason}", dag.root));
     let attempt =
         Attempt { earlier: dag.attempts, progressed: false, left: Duration::MAX, random: ctx.random() };
     dag.attempts += 1;

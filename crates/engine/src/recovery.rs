@@ -12,8 +12,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use floe_blockstore::{ManifestState, ManifestTotals};
-use floe_core::cid::canonical;
-use floe_core::ports::Origins;
 use floe_records::{ClaimedDag, Records};
 use uuid::Uuid;
 
@@ -47,7 +45,7 @@ pub(crate) async fn recover(ctx: &Context) -> Result<Leftovers, Error> {
     }
     leftovers.sealed = totals;
     for (dag, _) in rows.into_iter().filter(|(dag, complete)| *complete && !whole.contains(dag)) {
-        leftovers.incomplete.extend(to_mend(&ctx.records, dag).await?);
+        leftovers.incomplete.extend(ctx.records.held_dag(dag).await?);
     }
     if given_back > 0 {
         tracing::info!(given_back, "resumed {given_back} fetches");
@@ -57,10 +55,9 @@ pub(crate) async fn recover(ctx: &Context) -> Result<Leftovers, Error> {
         let count = leftovers.incomplete.len();
         tracing::error!(
             count,
-            "{count} pinned DAGs are not whole in the block store; they are fetched again"
+            "{count} DAGs that are held are not whole in the block store; they are fetched again"
         );
-        ctx.board
-            .error("fetcher", format!("{count} pinned DAGs were not whole at start; they are fetched again"));
+        ctx.board.error("fetcher", format!("{count} DAGs were not whole at start; they are fetched again"));
     }
     thaw(ctx).await;
     Ok(leftovers)
@@ -159,35 +156,6 @@ pub(crate) async fn still_to_mend(
     if !records.is_complete(waited.dag).await? {
         return Ok(None);
     }
-    let now = to_mend(records, waited.dag).await?;
+    let now = records.held_dag(waited.dag).await?;
     Ok(now.map(|dag| ClaimedDag { attempts: waited.attempts, ..dag }))
-}
-
-/// What is needed to fetch a complete DAG again, from the pins that name it.
-pub(crate) async fn to_mend(records: &Records, dag: Uuid) -> Result<Option<ClaimedDag>, Error> {
-    let mut mend: Option<ClaimedDag> = None;
-    for (account, id) in records.pins_of_dag(dag).await? {
-        let row = match records.pin(account, id).await {
-            Ok(row) => row,
-            Err(floe_records::Error::NotFound) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let mend = mend.get_or_insert_with(|| ClaimedDag {
-            dag,
-            root: canonical(&row.spec.cid),
-            account,
-            origins: Vec::new(),
-            attempts: 0,
-            tried_at: row.created,
-            searched: std::time::Duration::ZERO,
-            byte_allowance: None,
-        });
-        match mend.origins.iter_mut().find(|origins| origins.local_request == row.local_request) {
-            Some(origins) => origins.addresses.extend(row.spec.origins),
-            None => {
-                mend.origins.push(Origins { addresses: row.spec.origins, local_request: row.local_request })
-            }
-        }
-    }
-    Ok(mend)
 }

@@ -353,7 +353,7 @@ async fn mend_some(ctx: &Context, search: Search, until: Duration) -> Result<Men
         return Ok(Mended { unasked: search.wanted.into_iter().collect(), ..Mended::default() });
     }
     let known = match search.dag {
-        Some(dag) => recovery::to_mend(&ctx.records, dag).await?,
+        Some(dag) => ctx.records.held_dag(dag).await?,
         None => None,
     };
     let mut session = ctx.exchange.open(match known {

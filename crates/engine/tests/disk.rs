@@ -372,6 +372,65 @@ async fn r04_a_pin_that_lost_a_record_is_walked_again_and_collection_goes_on() {
     );
 }
 
+/// A DAG that is damaged is fetched again with what its pins say, and one pin whose row was damaged too ended all of it:
+/// no block was mended, `floe verify` answered 500, and the next start ended with exit code 13.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r04_a_damaged_row_and_rot_in_the_same_dag_stop_neither_mending_nor_a_start() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let (bad, good) = (tree(61, 30, 1_000, 10), tree(62, 30, 1_000, 10));
+    let mut turned = None;
+    for dag in [&bad, &good] {
+        world.net.has(&dag.blocks);
+        let row = world.add(&alice, &dag.root()).await;
+        world.reaches(&alice, row.id, PinStatus::Pinned).await;
+        turned = turned.or(Some(row.id));
+    }
+    let url = format!("sqlite://{}", world.dir.path().join("pins-1.sqlite").display());
+    let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    let turn = sqlx::query("UPDATE pins SET name = 'turned' WHERE id = $1");
+    turn.bind(turned.unwrap().0.as_bytes().as_slice()).execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    let both = || world.has_all(&bad.blocks) && world.has_all(&good.blocks);
+
+    [&bad, &good].iter().for_each(|dag| flip(&world, &dag.blocks[3]));
+    let report = world.engine.verify().await.unwrap();
+    assert_eq!((report.damaged.len(), report.repaired, report.rows.len()), (2, 2, 1), "{report:?}");
+    [&bad, &good].iter().for_each(|dag| flip(&world, &dag.blocks[5]));
+    assert!(!both(), "a read finds it");
+    world.advance_until(SECOND, MINUTE, || async { both() }).await;
+
+    [&bad, &good].iter().for_each(|dag| spoil_a_manifest_record(&world, &dag.blocks[7]));
+    std::fs::remove_file(world.dir.path().join("blocks-1/index-1.redb")).unwrap();
+    let world = world.crash().await;
+    world.advance_until(SECOND, 2 * MINUTE, || async { !world.blocks.stats().in_doubt }).await;
+    assert!(world.engine.verify().await.unwrap().incomplete.is_empty());
+}
+
+/// What was to be walked again was found by the pins that name it. A pin that was replaced keeps its DAG until its
+/// successor is pinned, and no pin names that one: it was never walked again, and nothing was collected any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r04_a_dag_that_no_pin_names_is_walked_again_and_collection_goes_on() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let (kept, gone) = (tree(63, 30, 1_000, 10), tree(64, 5, 300, 5));
+    let mut pins = Vec::new();
+    for dag in [&kept, &gone] {
+        world.net.has(&dag.blocks);
+        let row = world.add(&alice, &dag.root()).await;
+        pins.push(world.reaches(&alice, row.id, PinStatus::Pinned).await.id);
+    }
+    let dead = spec(leaf(65_000, 100).cid(), &[]);
+    world.engine.replace_pin(&alice, pins[0], dead, true, None).await.unwrap();
+    lose_a_manifest_record(&world, &kept.blocks[3]);
+    let world = world.crash().await;
+    world.advance_until(SECOND, 2 * MINUTE, || async { !world.blocks.stats().in_doubt }).await;
+    world.engine.remove_pin(&alice, pins[1]).await.unwrap();
+    world.engine.collect().await.unwrap();
+    assert!(gone.blocks.iter().all(|b| !world.has(b.cid())), "collected again");
+    assert!(world.has_all(&kept.blocks));
+}
+
 /// A walk that meets a damaged block of its own, or another pin's, asks for it like for a missing one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r05_a_walk_over_a_damaged_node_mends_it() {

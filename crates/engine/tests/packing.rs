@@ -5,8 +5,12 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use floe_blockstore::testing::Watched;
+use floe_blockstore::{RealDisk, Space};
 use floe_core::cold::DealUuid;
 use floe_core::{
     AggregateEvent, AggregateState, Block, Cid, PaddedSize, PinStatus, Policy, PolicyChoice, RequestId,
@@ -449,6 +453,44 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
     }
     found
+}
+
+/// Pinning, fetching and dealing stop where the disk is short of space, and packing went on: it wrote rows by the million
+/// into the reserve that removals need.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r03_without_space_nothing_is_packed_and_with_space_it_goes_on() {
+    const ROOMY: u64 = 100 << 30;
+    let free = Arc::new(AtomicU64::new(ROOMY));
+    let told = Arc::clone(&free);
+    let space = move || Space { free: told.load(Ordering::SeqCst), total: 2 * ROOMY };
+    let disk = Arc::new(Watched::with_space(RealDisk, space));
+    let world = World::on_disk(settings(8 * MIB, MIB, true), disk).await;
+    let alice = world.alice().await;
+    let dag = tree(45, 9, 30_000, 4);
+    let id = pin(&world, &alice, &dag).await;
+    free.store(0, Ordering::SeqCst);
+    runs_until(&world, || async { world.engine.ready().await.is_err() }).await;
+    let state = || async {
+        let workers = world.engine.status().await.unwrap().workers;
+        workers.into_iter().find(|worker| worker.name == "aggregator").unwrap().state
+    };
+    runs_until(&world, || async { state().await.contains("disk space") }).await;
+    let lots = || async { world.records.lots_not_packable(9).await.unwrap().len() };
+    let before = lots().await;
+    for _ in 0..20 {
+        world.clock.advance(HOUR / 6);
+        for _ in 0..5 {
+            support::settle().await;
+        }
+    }
+    assert_eq!(lots().await, before, "nothing is measured");
+    for open in [AggregateState::Open, AggregateState::Packed] {
+        assert_eq!(in_state(&world, open).await.len(), 0, "nothing is packed");
+    }
+    free.store(ROOMY, Ordering::SeqCst);
+    let rows = packed(&world, 1).await;
+    check(&world, &rows[0], &[&dag]).await;
+    assert_eq!(world.records.aggregates_of_pin(id).await.unwrap(), [rows[0].id]);
 }
 
 /// One of many accounts must not wait for what another has queued before it.

@@ -55,7 +55,8 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
-    /// The table of announced roots does not open. It holds nothing that the engine cannot announce again.
+    /// The table of announced roots is another's file, or of another version of redb. It holds nothing that the engine
+    /// cannot announce again.
     #[error("{path} does not open ({reason}): move it away, the roots are announced anew")]
     Provides {
         /// The file.

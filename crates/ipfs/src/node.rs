@@ -423,7 +423,7 @@ async fn open_provides(
 ) -> Result<Arc<store::Store>, Error> {
     let dir = dir.to_owned();
     let open = move || store::Store::open(&dir, open_file, provided).map(Arc::new);
-    tokio::task::spawn_blocking(open).await.expect("opening a table does not panic")
+    tokio::task::spawn_blocking(open).await.expect("the panics of redb are caught where it is called")
 }
 
 /// Addresses of the configuration that must name a peer; they may be dialled wherever they are.

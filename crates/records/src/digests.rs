@@ -1,7 +1,7 @@
 //! Digests of rows, which stand in for the checksums that SQLite's pages do not have.
 //!
 //! Each kind of row says in its own module what its digest speaks for ([`crate::pins`], [`crate::tokens`],
-//! [`crate::accounts`], [`crate::dags`], [`crate::jobs`]), checks it where the row is read, and writes it with what it
+//! [`crate::accounts`], [`crate::dags`], [`crate::jobs`]; idempotency keys in `pins/keys.rs`), checks it where the row is read, and writes it with what it
 //! speaks for. Sums and what is looked up by an index carry none: [`crate::verify`] compares them with what they are of.
 
 use sqlx::SqliteConnection;

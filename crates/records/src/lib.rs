@@ -250,17 +250,29 @@ impl Records {
         .await
     }
 
-    /// Ends an attempt, in one transaction with what follows (statuses, charges, jobs). Saying twice that a DAG
-    /// is complete is saying it once. Returns whether any pin still waits for the DAG.
+    /// Ends an attempt, in one transaction with what follows (statuses, charges, jobs); where more than a thousand pins
+    /// are concerned, in some, each of which leaves a whole. Saying twice that a DAG is complete is saying it once. Returns
+    /// whether any pin still waits for the DAG.
     ///
     /// # Errors
     /// [`Error::NotFound`] if nothing wants the DAG any more: its release is queued already.
     pub async fn finish_dag(&self, dag: Uuid, outcome: DagOutcome) -> Result<bool, Error> {
-        self.write(Urgency::Frees, move |tx| {
-            let outcome = outcome.clone();
-            Box::pin(async move { dags::finish(tx, dag, &outcome).await })
-        })
-        .await
+        let outcome = Arc::new(outcome);
+        let mut begun = false;
+        loop {
+            let outcome = Arc::clone(&outcome);
+            let step = self.write(Urgency::Frees, move |tx| {
+                let outcome = Arc::clone(&outcome);
+                Box::pin(async move { dags::finish(tx, dag, &outcome).await })
+            });
+            match step.await {
+                Ok(dags::Finished::All { waited_for }) => return Ok(waited_for),
+                Ok(dags::Finished::Some) => begun = true,
+                // The pins that were left have been removed meanwhile, and the DAG has gone with them.
+                Err(Error::NotFound) if begun => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Makes parked DAGs due now whose origins name this peer, or whose root is this one.
@@ -367,6 +379,16 @@ impl Records {
             .fetch_optional(&mut *self.reader().await?)
             .await?;
         Ok(state == Some(dags::COMPLETE))
+    }
+
+    /// What is needed to fetch a DAG again that is held: its root and the origins of its pins. Pins whose rows are damaged
+    /// are left out; where there is none that is readable, its own row says the root. `None` where it is not held, or
+    /// nothing says which root it has.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn held_dag(&self, dag: Uuid) -> Result<Option<ClaimedDag>, Error> {
+        dags::held(&mut *self.reader().await?, dag, self.inner.clock.now()).await
     }
 
     /// Every pin of a DAG, failed ones too; used by scrub reports.

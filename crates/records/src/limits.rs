@@ -15,6 +15,9 @@ pub(crate) const ROWS_PER_STATEMENT: usize = 32;
 pub(crate) const STATEMENTS_PREPARED: usize = 512;
 /// Complete DAGs settled for late pins in one follow-up transaction, so that callers wait little behind it.
 pub(crate) const SETTLES_PER_PASS: i64 = 64;
+/// Pins of one root that one transaction settles, fails or calls fetching: a root that everybody pins may have 50,000, and
+/// with all of them in one transaction nobody else's write is answered for seconds.
+pub(crate) const PINS_PER_STEP: usize = 1_000;
 /// Connections that read. Reads are short; two cores do not use more.
 pub(crate) const READERS: u32 = 4;
 /// How long a reader or writer waits for a lock of another process (`floe verify`, a backup).
@@ -50,6 +53,9 @@ pub(crate) const TOKENS_ENDED_KEPT: i64 = 100;
 pub(crate) const PEERS_PER_PIN: usize = 20;
 /// Origins handed to one fetch, over all pins of its root.
 pub(crate) const ORIGINS_PER_DAG: usize = 100;
+/// Pins of a DAG that are asked for their origins when it is fetched again, the newest first. With a few origins each,
+/// these name more than [`ORIGINS_PER_DAG`]; a root may have 50,000 pins.
+pub(crate) const PINS_ASKED: i64 = 1_000;
 /// Accounts looked at in one claim; the next claim goes on where it ended.
 pub(crate) const ACCOUNTS_PER_CLAIM: usize = 1_000;
 /// DAGs woken by one event: more peers come, and the rest are due by themselves.

@@ -16,6 +16,7 @@ const STEPS: &[&str] = &[
     include_str!("../migrations/0006_deals.sql"),
     include_str!("../migrations/0007_messages.sql"),
     include_str!("../migrations/0008_digests.sql"),
+    include_str!("../migrations/0009_key_digests.sql"),
 ];
 
 /// The step that adds digests to rows that are there already: SQL alone cannot make them.

@@ -5,8 +5,9 @@ mod support;
 
 use std::time::Duration;
 
+use floe_core::{PinStatus, Timestamp};
 use floe_records::limits::{CIDS_PER_FILTER, KEY_BYTES, PAGE};
-use floe_records::{Error, IdempotencyKey, PinFilter, PinSpec, Records};
+use floe_records::{DagOutcome, Error, GiveUp, IdempotencyKey, Parked, PinFilter, PinSpec, Records};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use support::*;
 
@@ -153,7 +154,7 @@ async fn t46_keys_at_the_boundary() {
     for expired in [15, 16, 17] {
         let sql = format!(
             "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT {expired}) \
-             INSERT INTO idempotency_keys SELECT 1, printf('old {expired} %d', n), x'00', '', 1 FROM n"
+             INSERT INTO idempotency_keys SELECT 1, printf('old {expired} %d', n), x'00', '', 1, NULL FROM n"
         );
         raw(&world, &sql.replace("WITH", "DELETE FROM idempotency_keys; WITH")).await;
         add_under(&records, &format!("{expired}")).await.unwrap();
@@ -161,4 +162,55 @@ async fn t46_keys_at_the_boundary() {
         let left: i64 = sqlx::query_scalar(left).fetch_one(&mut connect(&world).await).await.unwrap();
         assert_eq!(left, i64::max(expired - 16, 0), "{expired} had expired");
     }
+}
+
+/// All pins of a root were called fetching, settled or failed by one transaction: 50,000 of them held the writer up for
+/// seconds, and with it everybody's answers.
+#[tokio::test]
+async fn pins_that_one_transaction_settles_at_the_boundary() {
+    const MOST: u64 = 1_000;
+    for pins in [MOST - 1, MOST, MOST + 1, 2 * MOST + 1] {
+        for (outcome, status) in [
+            (DagOutcome::Complete { blocks: 1, bytes: 10 }, PinStatus::Pinned),
+            (DagOutcome::Failed { reason: "no codec".to_owned() }, PinStatus::Failed),
+            (out_of_time(), PinStatus::Failed),
+        ] {
+            let world = World::new();
+            let records = world.open().await;
+            let account = default_account(&records).await;
+            let mut left = pins;
+            while left > 0 {
+                let some = left.min(500);
+                records.add_pins(account, vec![spec(1); some as usize], false, None).await.unwrap();
+                world.clock.advance(Duration::from_secs(2));
+                left -= some;
+            }
+            world.clock.advance(Duration::from_secs(3_600));
+            let dag = claim_one(&records).await;
+            let count = async |status| records.pin_counts().await.unwrap()[&status];
+            assert_eq!(count(PinStatus::Pinning).await, pins.min(MOST), "{pins} are claimed");
+            records.dag_progress(dag.dag, 1, 10, None).await.unwrap();
+            assert_eq!(count(PinStatus::Pinning).await, pins.min(2 * MOST), "{pins} are fetched");
+            assert!(!records.finish_dag(dag.dag, outcome.clone()).await.unwrap());
+            // What is complete is settled behind the answer, and each write waits for one step of it at most.
+            for _ in 0..=pins / MOST {
+                barrier(&records).await;
+            }
+            assert_eq!(count(status).await, pins, "{outcome:?}");
+            assert_sound(&records).await;
+            records.close().await;
+        }
+    }
+}
+
+/// Parked for the last time: an hour without progress is all that these pins have.
+fn out_of_time() -> DagOutcome {
+    let hour = Duration::from_secs(3_600);
+    DagOutcome::Parked(Parked {
+        next_attempt: Timestamp::from_millis(2 * START),
+        reason: "nobody has it".to_owned(),
+        progressed: false,
+        searched: hour,
+        give_up: GiveUp { after: hour, reason: "given up".to_owned() },
+    })
 }

@@ -4,9 +4,13 @@
 
 mod support;
 
-use floe_core::PinStatus;
-use floe_records::{DagOutcome, Error, Scope};
+use floe_core::spending::Caps;
+use floe_core::{AttoFil, Epoch, PinStatus, Timestamp};
+use floe_records::cold::{OnChain, Reply};
+use floe_records::{DagOutcome, Error, Records, Scope};
+use support::deals::{attempt, packed, signed};
 use support::*;
+use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r01_the_writer_dies_at_each_point() {
@@ -25,7 +29,126 @@ async fn r01_the_writer_dies_at_each_point() {
     for (point, committed) in [("rows.before_commit", false), ("rows.after_commit", true)] {
         die_with_a_token(point, committed).await;
     }
+    for (nth, point) in DEAL.into_iter().enumerate() {
+        die_with_a_deal(nth, point).await;
+    }
+    die_giving_back().await;
+    die_between_steps().await;
     die_in_migration().await;
+}
+
+/// More pins than one transaction may fail, and the writer dies in the second: those of the first have failed, and the
+/// others have another attempt.
+async fn die_between_steps() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    for _ in 0..2 {
+        records.add_pins(account, vec![spec(1); 750], false, None).await.unwrap();
+        world.clock.advance(std::time::Duration::from_secs(2));
+    }
+    let failed = DagOutcome::Failed { reason: "no codec".to_owned() };
+    let dag = claim_one(&records).await;
+    fail::cfg("pin.settled", "1*off->panic").unwrap();
+    let died = records.finish_dag(dag.dag, failed.clone()).await;
+    fail::remove("pin.settled");
+    assert!(matches!(died, Err(Error::Poisoned(_))), "{died:?}");
+    drop(records);
+
+    let records = world.open().await;
+    let count = async |status| records.pin_counts().await.unwrap()[&status];
+    assert_eq!(count(PinStatus::Failed).await, 1_000);
+    assert_eq!(records.reset_claims().await.unwrap(), 1);
+    assert_sound(&records).await;
+    let again = claim_one(&records).await;
+    assert_eq!(again.dag, dag.dag);
+    records.finish_dag(again.dag, failed).await.unwrap();
+    assert_eq!(count(PinStatus::Failed).await, 1_500);
+    assert_sound(&records).await;
+    records.close().await;
+}
+
+/// A deal's steps, each in a transaction of its own.
+const DEAL: [&str; 5] = ["deal.chosen", "deal.signed", "deal.proposed", "deal.answered", "deal.on_chain"];
+
+/// Takes a deal's step.
+async fn take(records: &Records, step: &str, aggregate: Uuid) -> Result<(), Error> {
+    let most = AttoFil::new(1 << 60);
+    let caps = Caps { deal: most, account_day: most, day: most, lifetime: most };
+    let accounts: Vec<_> = records.accounts().await.unwrap().iter().map(|account| account.id).collect();
+    if step == "deal.chosen" {
+        return records.choose_deal(attempt(aggregate, 0, 1_000, 7, &accounts), &caps).await.map(drop);
+    }
+    let deal = records.deals_of_aggregate(aggregate).await.unwrap()[0].uuid;
+    let (head, due) = (Epoch::new(5), Timestamp::from_millis(START));
+    match step {
+        "deal.signed" => records.store_signed(deal, signed(deal)).await.map(drop),
+        "deal.proposed" => records.begin_sending(deal, head, due).await.map(drop),
+        "deal.answered" => records.answered(deal, Reply::Accepted, head, due).await.map(drop),
+        _ => records.on_chain(deal, OnChain::Published(3), head, head).await.map(drop),
+    }
+}
+
+/// What is known of the deal, and what is bound for it.
+async fn known(records: &Records, aggregate: Uuid) -> String {
+    let deals = records.deals_of_aggregate(aggregate).await.unwrap();
+    format!("{deals:?} {:?}", records.totals().await.unwrap())
+}
+
+/// A step of a deal that its writer died in was not taken, and is taken after the restart like any other: no money is
+/// bound twice, and what was signed is signed once.
+async fn die_with_a_deal(nth: usize, point: &str) {
+    let world = World::new();
+    let records = world.open().await;
+    let aggregate = packed(&records).await;
+    records.switch_spending(true, "the operator").await.unwrap();
+    for step in &DEAL[..nth] {
+        take(&records, step, aggregate).await.unwrap();
+    }
+    let before = known(&records, aggregate).await;
+    fail::cfg(point, "panic").unwrap();
+    let died = take(&records, point, aggregate).await;
+    fail::remove(point);
+    assert!(matches!(died, Err(Error::Poisoned(_))), "{point}: {died:?}");
+    drop(records);
+
+    let records = world.open().await;
+    assert_eq!(known(&records, aggregate).await, before, "{point}");
+    for step in &DEAL[nth..] {
+        take(&records, step, aggregate).await.unwrap();
+    }
+    let deals = records.deals_of_aggregate(aggregate).await.unwrap();
+    assert_eq!((deals.len(), deals[0].deal_id), (1, Some(3)), "{point}");
+    assert_sound(&records).await;
+    records.close().await;
+}
+
+/// A segment is given back as a whole or not at all: its pins are in the aggregate or wait, never both and never neither.
+async fn die_giving_back() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    let pins = [cold::pinned(&records, account, 1).await.id, cold::pinned(&records, account, 2).await.id];
+    let aggregate = cold::aggregates(&records, 1).await[0];
+    let due = Timestamp::from_millis(START);
+    let give_back = async |records: &Records| {
+        records.give_back_segment(aggregate, 0, "a block is missing".into(), due).await
+    };
+    fail::cfg("agg.given_back", "panic").unwrap();
+    let died = give_back(&records).await;
+    fail::remove("agg.given_back");
+    assert!(matches!(died, Err(Error::Poisoned(_))), "{died:?}");
+    drop(records);
+
+    let records = world.open().await;
+    assert_eq!(records.segments(aggregate).await.unwrap().len(), 2);
+    for pin in pins {
+        assert_eq!(records.aggregates_of_pin(pin).await.unwrap(), [aggregate]);
+    }
+    assert!(give_back(&records).await.unwrap(), "the other is left");
+    assert_eq!(records.segments(aggregate).await.unwrap().len(), 1);
+    assert_sound(&records).await;
+    records.close().await;
 }
 
 /// A token that is made, and one that is revoked, in the transaction at whose commit the writer dies.

@@ -219,3 +219,56 @@ async fn r04_what_a_dag_holds_is_mended_by_who_knows() {
     assert_eq!(records.pin(account, pin.id).await.unwrap().progress.bytes, 100);
     assert_sound(&records).await;
 }
+
+/// A bit that turned in the answer kept for an Idempotency-Key told a client that another pin was made than the one that
+/// was; one in the hash of the body refused the retry as another request.
+#[tokio::test]
+async fn r04_a_damaged_answer_of_a_key_is_not_told() {
+    for (turn, named) in [
+        ("UPDATE idempotency_keys SET answer = REPLACE(answer, '0', '1')", "the answer"),
+        ("UPDATE idempotency_keys SET body_hash = x'00'", "the hash"),
+        ("UPDATE idempotency_keys SET expires = expires + 1", "the moment"),
+    ] {
+        let world = World::new();
+        let records = world.open().await;
+        let account = default_account(&records).await;
+        let add = async |key: &str| {
+            let key = floe_records::IdempotencyKey { key: key.to_owned(), body_hash: [1; 32] };
+            records.add_pins(account, vec![spec(1)], false, Some(key)).await
+        };
+        let first = add("one").await.unwrap();
+        assert_eq!(add("one").await.unwrap()[0].id, first[0].id);
+        let url = format!("sqlite://{}", world.path().display());
+        let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        sqlx::query(turn).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        let refused = add("one").await;
+        let said = matches!(&refused, Err(Error::Damaged(said)) if said.contains("\"one\""));
+        assert!(said, "{named}: {refused:?}");
+        add("two").await.unwrap();
+        world.clock.advance(Duration::from_secs(86_401));
+        assert_ne!(add("one").await.unwrap()[0].id, first[0].id, "{named}: it is forgotten by then");
+        assert_sound(&records).await;
+    }
+}
+
+/// A running node checked the pages of each table that is named in `sqlite_schema`, and those of `sqlite_schema` never.
+#[tokio::test]
+async fn r04_the_table_of_the_tables_is_checked_too() {
+    /// Behind the header of the file, in that of the first page: its bytes that are too few to use.
+    const FRAGMENTS: usize = 100 + 7;
+    let world = World::new();
+    world.open().await.close().await;
+    let url = format!("sqlite://{}", world.path().display());
+    let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    let mut file = std::fs::read(world.path()).unwrap();
+    file[FRAGMENTS] ^= 1;
+    std::fs::write(world.path(), file).unwrap();
+    let records = world.open().await;
+    for report in [records.verify().await.unwrap(), records.verify_online(false).await.unwrap()] {
+        assert!(report.findings.iter().any(|said| said.contains("page 1")), "{:?}", report.findings);
+    }
+    records.close().await;
+}

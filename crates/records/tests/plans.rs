@@ -85,7 +85,7 @@ async fn fill(conn: &mut SqliteConnection) {
         "INSERT INTO origin_peers SELECT printf('peer %d', n % 100), CAST(printf('%016d', n) AS BLOB) FROM n",
         "INSERT INTO keeps SELECT CAST(printf('%016d', n) AS BLOB), CAST(printf('%016d', n) AS BLOB), 1 FROM n",
         "INSERT INTO jobs SELECT n, 0, x'00', NULL FROM n",
-        "INSERT INTO idempotency_keys SELECT 1 + n % 2, printf('key %d', n), x'00', '', n FROM n",
+        "INSERT INTO idempotency_keys SELECT 1 + n % 2, printf('key %d', n), x'00', '', n, NULL FROM n",
     ];
     let mut tx = conn.begin().await.unwrap();
     for insert in all {

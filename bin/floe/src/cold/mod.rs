@@ -10,6 +10,7 @@ mod peers;
 #[cfg(test)]
 mod tests;
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -22,7 +23,7 @@ use floe_filecoin::chain::{NetworkPin, Rules};
 use floe_filecoin::market::web::Web;
 use floe_filecoin::port::{ChainSettings, DealSigner, LotusChain, Providers};
 use floe_filecoin::rpc::{Endpoint, Lotus};
-use floe_filecoin::signer::{self, LotusWallet, Signer};
+use floe_filecoin::signer::{self, KeyFileError, LotusWallet, Signer};
 use floe_ipfs::Node;
 use floe_records::Records;
 use floe_records::cold::NewProvider;
@@ -35,8 +36,9 @@ use crate::exit::{Code, Failure};
 use self::journal::Rows;
 use self::peers::{Filter, Peers};
 
-/// How long a start waits for the node to say which network it is on. It is asked again at each look.
-const GREETING: Duration = Duration::from_secs(5);
+/// How long a start waits for the node to say which network it is on, of the five seconds that it may take in all. The
+/// node is asked again at each look.
+const GREETING: Duration = Duration::from_secs(1);
 
 /// What the engine gets, where a Filecoin node and a wallet are configured.
 pub(crate) async fn join(
@@ -57,7 +59,10 @@ pub(crate) async fn join(
         tracing::warn!("filecoin.api is set and there is no wallet: `floe wallet new` makes one");
         return Ok(None);
     };
-    refuse_test_rules(&config.filecoin, &lotus, clock).await?;
+    // Without the rules of test networks there is nothing to refuse, and a silent node costs a start no time.
+    if config.filecoin.test_network {
+        refuse_test_rules(&config.filecoin, &lotus, clock).await?;
+    }
     let rows = Arc::new(Rows(records.clone()));
     let settings = ChainSettings {
         test_network: config.filecoin.test_network,
@@ -169,9 +174,22 @@ async fn signer(
     };
     // A passphrase takes a fifth of a second and 64 MiB.
     let loaded = tokio::task::spawn_blocking(move || signer::load(&path, passphrase.as_ref())).await;
-    let key = loaded.context("opening the wallet panicked")?.context("cannot open the wallet")?;
+    let key = loaded.context("opening the wallet panicked")?.map_err(not_opened)?;
     tracing::info!(wallet = %key.address(), "the wallet is open");
     Ok(Some(Arc::new(key)))
+}
+
+/// Why a wallet does not open, with the code that says whether somebody has to bring a file back or to set something.
+fn not_opened(error: KeyFileError) -> anyhow::Error {
+    let code = match &error {
+        KeyFileError::Damaged { .. } => Code::Damage,
+        KeyFileError::PassphraseNeeded(_) | KeyFileError::WrongPassphrase(_) | KeyFileError::Secret(_) => {
+            Code::Usage
+        }
+        KeyFileError::File { source, .. } if source.kind() == ErrorKind::NotFound => Code::Usage,
+        KeyFileError::File { .. } | KeyFileError::Exists(_) => Code::Failure,
+    };
+    Failure::new(code, format!("cannot open the wallet: {error}")).into()
 }
 
 /// Refuses `filecoin.test_network` on mainnet, where the node can be asked now. Each look refuses it too.

@@ -211,6 +211,73 @@ async fn t38_a_node_that_is_away_keeps_nobody_from_starting() {
     world.node.stop().await;
 }
 
+/// A start waited five seconds for a node that takes connections and says nothing, before engine and API: more than a
+/// start may take in all.
+#[tokio::test(flavor = "multi_thread")]
+async fn r01_a_silent_node_of_filecoin_costs_a_start_a_second_at_most() {
+    let world = World::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path());
+    let parts =
+        floe_records::Components { clock: Arc::clone(&world.clock), entropy: Arc::new(SystemEntropy) };
+    let records = Records::open(floe_records::Settings::at(layout.rows()), parts).await.unwrap();
+    signer::create(&layout.wallet(), None, &SystemEntropy).unwrap();
+    // The kernel takes what nobody accepts.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let api = format!("[filecoin]\napi = \"a-token:http://{}\"\n", silent.local_addr().unwrap());
+    let took = async |text: &str| {
+        let began = world.clock.monotonic();
+        let joined = join(&config(text), &layout, &world.node, &records, &world.clock).await.unwrap();
+        assert!(joined.is_some(), "it goes on without its word");
+        world.clock.monotonic() - began
+    };
+    let plain = took(&api).await;
+    assert!(plain < Duration::from_millis(700), "{plain:?}: there is nothing to refuse");
+    let test = took(&format!("{api}test_network = true\n")).await;
+    assert!(test < Duration::from_secs(2), "{test:?}");
+    records.close().await;
+    world.node.stop().await;
+}
+
+/// A rotten `wallet.key` ended a start with 1, and systemd started the node again for ever; a wrong passphrase too, which
+/// is a matter of the settings.
+#[tokio::test]
+async fn a_wallet_that_does_not_open_says_whose_matter_it_is() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path());
+    let lotus = Lotus::new(Endpoint::parse("http://127.0.0.1:1").unwrap()).unwrap();
+    let code = async |more: &str| {
+        let filecoin = config(&format!("[filecoin]\napi = \"http://127.0.0.1:1\"\n{more}")).filecoin;
+        let refused = signer(&filecoin, &layout, &lotus).await.map(|_| ()).unwrap_err();
+        (crate::exit::code_of(&refused), refused.to_string())
+    };
+    let (missing, said) = code("wallet = \"/nowhere/wallet.key\"\n").await;
+    assert_eq!(missing, Code::Usage, "{said}");
+
+    let word = |text: &str| {
+        let path = dir.path().join(text);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    };
+    let (right, wrong) = (word("right"), word("wrong"));
+    let passphrase = Secret::from_file(&right).unwrap();
+    signer::create(&layout.wallet(), Some(&passphrase), &SystemEntropy).unwrap();
+    for more in [String::new(), format!("passphrase_file = \"{}\"\n", wrong.display())] {
+        let (closed, said) = code(&more).await;
+        assert_eq!(closed, Code::Usage, "{said}");
+    }
+    let good = std::fs::read(layout.wallet()).unwrap();
+    for damaged in [&[][..], &good[..good.len() / 2], b"{}"] {
+        std::fs::write(layout.wallet(), damaged).unwrap();
+        let (rotten, said) = code("").await;
+        assert!(rotten == Code::Damage && said.contains("wallet.key"), "{rotten:?}: {said}");
+    }
+    std::fs::set_permissions(layout.wallet(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(code("").await.0, Code::Usage, "others can read it");
+}
+
 /// A backup that was put back does not know what was signed since: it has to be seen that it is one, whoever forgets to
 /// say so, because the first look would place each replica a second time.
 #[tokio::test(flavor = "multi_thread")]

@@ -28,9 +28,7 @@ fn guarded(id: &str) -> Vec<(String, String, &'static str)> {
                 (false, "get") => "pins:read",
                 (false, _) => "pins:write",
             };
-            // A feed that goes on for ever is none that a test can read to its end.
-            let end = if path == "/admin/v1/events" { "?follow=false" } else { "" };
-            routes.push((method.to_uppercase(), format!("{path}{end}"), scope));
+            routes.push((method.to_uppercase(), path.clone(), scope));
         }
     }
     assert!(routes.len() >= 16, "{routes:?}");
@@ -131,26 +129,38 @@ async fn the_default_account_administers_while_it_is_suspended() {
 }
 
 /// Every route that names something, with what another account has there and with what never was: the same answer.
+///
+/// `/deals/{uuid}` was left out without a word: its name was not filled in, and a path without a name is passed over.
 #[tokio::test]
 async fn t25_what_another_account_has_is_what_never_was() {
-    let world = World::new().await;
+    let world = World::with_policies(&[("default", 3)]).await;
     let (alice, bob) = (world.alice().await, world.bob().await);
     let tokens = world.engine.tokens(None).await.unwrap();
     let body = json!({ "cid": leaf("a").cid().to_string(), "name": "secret", "meta": { "k": "secret" } });
     let mut tried = 0;
-    for (owner, account, stranger) in [(&alice, "alice", &bob), (&bob, "bob", &alice)] {
+    // Two roots, or the later pin would join the aggregate of the earlier.
+    let tenants = [(&alice, "alice", &bob, "bafkqaaa"), (&bob, "bob", &alice, "bafkqabtimvwgy3yk")];
+    for (owner, account, stranger, cid) in tenants {
+        let deal = crate::deals::deal_of(&world, owner, account, cid).await.uuid.to_string();
+        owner.get(&format!("/deals/{deal}")).await.is_status(200);
         let id = owner.add(body.clone()).await.id();
         let before = owner.get(&format!("/pins/{id}")).await.json;
         let token = tokens[0].id.0.to_string();
-        let never =
-            [("{requestid}", "01989c5e-0000-7000-8000-000000000001"), ("{name}", "nobody"), ("{id}", "9999")];
-        let theirs = [("{requestid}", id.as_str()), ("{name}", account), ("{id}", token.as_str())];
-        let fill = |path: &str, names: [(&str, &str); 3]| {
+        let nothing = "01989c5e-0000-7000-8000-000000000001";
+        let never = [("{requestid}", nothing), ("{uuid}", nothing), ("{name}", "nobody"), ("{id}", "9999")];
+        let theirs = [
+            ("{requestid}", id.as_str()),
+            ("{uuid}", deal.as_str()),
+            ("{name}", account),
+            ("{id}", token.as_str()),
+        ];
+        let fill = |path: &str, names: [(&str, &str); 4]| {
             names.iter().fold(path.to_owned(), |path, (what, name)| path.replace(what, name))
         };
         for (method, path) in templates() {
             let (theirs, nobodys) = (fill(&path, theirs), fill(&path, never));
             if theirs == nobodys {
+                assert!(!path.contains('{'), "{method} {path}: its name is not filled in");
                 continue;
             }
             let ask = async |path: &str| stranger.send(stranger.request(&method, path).json(&body)).await;
@@ -178,7 +188,7 @@ async fn t25_what_another_account_has_is_what_never_was() {
         let after = owner.get(&format!("/pins/{id}")).await.json;
         assert_eq!((&after["requestid"], &after["pin"]), (&before["requestid"], &before["pin"]));
     }
-    assert_eq!(tried, 2 * 9, "four routes of pins, five of administration, for two tenants");
+    assert_eq!(tried, 2 * 10, "four routes of pins, one of deals, five of administration, for two tenants");
 }
 
 /// Method and path of each route of the document.

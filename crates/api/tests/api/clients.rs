@@ -69,6 +69,19 @@ async fn js_m15_its_pager_ends_and_sees_every_pin_once() {
     assert_eq!(seen, ids);
 }
 
+/// The Go client reads the reason of every refusal out of its body, of a 429 too: one without says "undefined response
+/// type" and nothing of what to do.
+#[tokio::test]
+async fn kubo_m02_a_429_keeps_its_body() {
+    let world = World::with(|s| s.lists_per_minute = Some(1)).await;
+    let alice = world.alice().await;
+    alice.get("/pins").await.is_status(200);
+    let refused = alice.get("/pins").await;
+    refused.is(429, "TOO_MANY_REQUESTS");
+    assert_eq!(refused.headers["content-type"], "application/json");
+    assert!(refused.json["error"]["details"].is_string() && refused.headers.contains_key("retry-after"));
+}
+
 /// `ipfs pin remote service ls --stat`: four requests at once.
 #[tokio::test]
 async fn kubo_service_ls_stat() {

@@ -21,8 +21,21 @@ fn piece() -> PieceCid {
     PieceCid::from_commitment([7; 32]).unwrap()
 }
 
+/// A deal for a pin of the account's own, which is made for it.
+pub(crate) async fn deal_of(world: &World, client: &Client, name: &str, cid: &str) -> DealRow {
+    let id = client.add(json!({ "cid": cid })).await.id();
+    client.reaches(&id, "pinned").await;
+    let piece = PieceCid::from_commitment([name.as_bytes()[0] % 64; 32]).unwrap();
+    let aggregate = aggregate_as(&world.records, piece).await;
+    choose_for(&world.records, (aggregate, piece), 0, 1_000, account(world, name).await).await
+}
+
 /// All pins that wait, in one aggregate.
 async fn aggregate(records: &Records) -> Uuid {
+    aggregate_as(records, piece()).await
+}
+
+async fn aggregate_as(records: &Records, piece: PieceCid) -> Uuid {
     let part = LotPart { part: 0, first: 0, sections: 1, bytes: 100 };
     for lot in records.lots_to_measure(99).await.unwrap() {
         records.lot_measured(lot.id, 1 << 20, vec![part]).await.unwrap();
@@ -38,7 +51,7 @@ async fn aggregate(records: &Records) -> Uuid {
     };
     let id = records.begin_aggregate(new).await.unwrap().unwrap();
     let settled = Settled {
-        piece: piece(),
+        piece,
         size: PaddedSize::from_bytes(1 << 20).unwrap(),
         car_bytes: 1_000,
         root: *leaf("a manifest").cid(),
@@ -56,6 +69,16 @@ async fn aggregate(records: &Records) -> Uuid {
 
 /// An attempt that costs 1,200,000 attoFIL.
 async fn choose(records: &Records, aggregate: Uuid, slot: u32, provider: u64, of: AccountId) -> DealRow {
+    choose_for(records, (aggregate, piece()), slot, provider, of).await
+}
+
+async fn choose_for(
+    records: &Records,
+    (aggregate, piece): (Uuid, PieceCid),
+    slot: u32,
+    provider: u64,
+    of: AccountId,
+) -> DealRow {
     let much = AttoFil::new(1 << 100);
     let caps = Caps { deal: much, account_day: much, day: much, lifetime: much };
     let new = NewDeal {
@@ -65,7 +88,7 @@ async fn choose(records: &Records, aggregate: Uuid, slot: u32, provider: u64, of
         provider: ActorId::new(provider),
         owner: ActorId::new(provider + 10_000),
         policy: "default".to_owned(),
-        piece: piece(),
+        piece,
         size: PaddedSize::from_bytes(1 << 20).unwrap(),
         car_bytes: 1_000,
         root: *leaf("a manifest").cid(),

@@ -32,6 +32,7 @@ use super::piece::{self, PieceError, Shape, in_order};
 use super::sections::{self, Cut, Sections, Trouble};
 use super::{Dealing, Packing, manifest};
 use crate::context::Context;
+use crate::fetch::PAUSED;
 use crate::limits;
 
 const NAME: &str = "aggregator";
@@ -51,6 +52,8 @@ enum PackError {
     TooLarge(Uuid),
     #[error("a thread of the aggregator failed")]
     Thread,
+    #[error("{PAUSED}")]
+    NoSpace,
     #[error("stopped")]
     Stopped,
 }
@@ -77,8 +80,13 @@ pub(crate) async fn run(ctx: Arc<Context>, dealing: Option<Arc<Dealing>>) {
     };
     let mut began = false;
     loop {
+        let mut state = "waiting";
         let wait = match round(&ctx, &dealing, &mut began).await {
             Ok(()) => limits::COLD_POLL,
+            Err(PackError::NoSpace) => {
+                state = PAUSED;
+                limits::COLD_POLL
+            }
             Err(PackError::Stopped | PackError::Hash(HashError::Stopped)) => break,
             Err(error) => {
                 tracing::warn!(%error, "packing failed, trying again: {error}");
@@ -86,7 +94,7 @@ pub(crate) async fn run(ctx: Arc<Context>, dealing: Option<Arc<Dealing>>) {
                 limits::COLD_RETRY
             }
         };
-        ctx.board.state(NAME, "waiting", 0);
+        ctx.board.state(NAME, state, 0);
         tokio::select! {
             biased;
             () = ctx.stop.cancelled() => break,
@@ -97,8 +105,9 @@ pub(crate) async fn run(ctx: Arc<Context>, dealing: Option<Arc<Dealing>>) {
     ctx.board.state(NAME, "stopped", 0);
 }
 
-/// All that there is to do now.
+/// All that there is to do now. What is packed takes rows, so nothing is while the disk has no space.
 async fn round(ctx: &Arc<Context>, dealing: &Dealing, began: &mut bool) -> Result<(), PackError> {
+    going(ctx)?;
     if !*began {
         ctx.records.measure_again(ctx.settings.cold.packing.rules().capacity()).await?;
         *began = true;
@@ -116,7 +125,11 @@ async fn round(ctx: &Arc<Context>, dealing: &Dealing, began: &mut bool) -> Resul
 }
 
 fn going(ctx: &Context) -> Result<(), PackError> {
-    if ctx.stop.is_cancelled() { Err(PackError::Stopped) } else { Ok(()) }
+    match () {
+        () if ctx.stop.is_cancelled() => Err(PackError::Stopped),
+        () if ctx.blocks.is_read_only() => Err(PackError::NoSpace),
+        () => Ok(()),
+    }
 }
 
 /// Walks DAGs that came since. Says how many there were.
@@ -388,7 +401,10 @@ async fn settle(
         size: segment.size,
         commitment: hashed.segments.get(n).map(|segment| segment.piece),
     });
-    ctx.records.place_segments(row.id, places.collect()).await?;
+    let places: Vec<SegmentPlace> = places.collect();
+    while let Err(error) = ctx.records.place_segments(row.id, places.clone()).await {
+        if_busy(ctx, error).await?;
+    }
     fail::fail_point!("agg.placed");
     let settled = Settled {
         piece: hashed.piece,
@@ -398,10 +414,16 @@ async fn settle(
         fillers: piece::write_fillers(&hashed.fillers),
     };
     while let Err(error) = ctx.records.aggregate_packed(row.id, settled.clone()).await {
-        let floe_records::Error::Busy { retry_after, .. } = error else { return Err(error.into()) };
-        going(ctx)?;
-        ctx.clock.sleep(retry_after).await;
+        if_busy(ctx, error).await?;
     }
     tracing::info!(aggregate = %row.id, piece = %hashed.piece, size = shape.size.bytes(), "packed {}", hashed.piece);
+    Ok(())
+}
+
+/// Waits for a writer that has too much to do: what was hashed is not to be lost for that.
+async fn if_busy(ctx: &Context, error: floe_records::Error) -> Result<(), PackError> {
+    let floe_records::Error::Busy { retry_after, .. } = error else { return Err(error.into()) };
+    going(ctx)?;
+    ctx.clock.sleep(retry_after).await;
     Ok(())
 }

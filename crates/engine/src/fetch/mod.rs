@@ -111,7 +111,8 @@ async fn wait_for_space(
     }
 }
 
-const PAUSED: &str = "paused: the service is short of disk space; it goes on by itself";
+/// What waits for disk space says of itself.
+pub(crate) const PAUSED: &str = "paused: the service is short of disk space; it goes on by itself";
 
 fn store_trouble(dag: &ClaimedDag, error: &StoreError, progressed: bool) -> Ended {
     match error {

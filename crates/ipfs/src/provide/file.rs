@@ -27,16 +27,24 @@ pub(crate) fn on_disk() -> OpenFile {
     })
 }
 
-/// Whether redb was cut off while it made the file. It refuses one that has a length and no magic number (its first
-/// nine bytes), and writes the magic number last: there was never anything in it.
+/// What a file of redb begins with.
+const MAGIC: [u8; 9] = *b"redb\x1a\x0a\xa9\x0d\x0a";
+
+/// Whether the file is one of redb, as far as it says itself.
+pub(crate) fn is_redb(path: &Path) -> bool {
+    let mut magic = [0; MAGIC.len()];
+    File::open(path).and_then(|file| file.read_exact_at(&mut magic, 0)).is_ok() && magic == MAGIC
+}
+
+/// Whether redb was cut off while it made the file. It refuses one that has a length and no magic number, and writes
+/// the magic number last: there was never anything in it.
 fn is_unfinished(file: &File) -> io::Result<bool> {
-    const MAGIC_BYTES: usize = 9;
-    let mut magic = [0; MAGIC_BYTES];
+    let mut magic = [0; MAGIC.len()];
     if file.metadata()?.len() < magic.len() as u64 {
         return Ok(false);
     }
     file.read_exact_at(&mut magic, 0)?;
-    Ok(magic == [0; MAGIC_BYTES])
+    Ok(magic == [0; MAGIC.len()])
 }
 
 /// See the module. The locks are the file's own, so that two nodes do not share one.

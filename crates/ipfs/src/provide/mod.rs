@@ -47,6 +47,10 @@ impl Provided {
         self.hashes.write().remove(&self.hash(multihash));
     }
 
+    pub(crate) fn clear(&self) {
+        self.hashes.write().clear();
+    }
+
     pub(crate) fn contains(&self, multihash: &[u8]) -> bool {
         self.hashes.read().contains(&self.hash(multihash))
     }

@@ -12,8 +12,11 @@
 //! redb takes nothing more after a write that failed, so after any error the database is closed, and the next call
 //! opens it again: a full disk refuses what it has no room for, and nothing else. A failed sync is fatal: from then on
 //! every call is refused, and the process should end.
+//!
+//! A table that is damaged at a start is put aside and made anew: whoever keeps the roots announces all of them again.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +29,7 @@ use redb::{
 };
 
 use super::Provided;
-use super::file::{OpenFile, Watched};
+use super::file::{OpenFile, Watched, is_redb};
 use crate::Error;
 use crate::limits::{MAX_COUNTED_BACKLOG, PROVIDES_CACHE};
 
@@ -79,6 +82,26 @@ impl Failed {
     fn is_full_disk(&self) -> bool {
         matches!(self, Self::Refused { source: redb::Error::Io(e), .. } if e.kind() == io::ErrorKind::StorageFull)
     }
+
+    /// Whether the file is damaged, rather than the disk.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Refused { source: redb::Error::Io(error), .. } => is_of_content(error),
+            Self::Refused { source, .. } => !matches!(
+                source,
+                redb::Error::DatabaseAlreadyOpen
+                    | redb::Error::LockProtocolMismatch
+                    | redb::Error::UpgradeRequired(_)
+            ),
+            Self::Sync { .. } | Self::Closed => false,
+        }
+    }
+}
+
+/// Whether an error is one of what is in a file, such as that it ends too soon, and not of the disk under it.
+fn is_of_content(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
 }
 
 /// The first roots that are due, and how many there are.
@@ -97,7 +120,8 @@ type Roots<'a> = Table<'a, &'static [u8], u64>;
 type Due<'a> = Table<'a, (u64, &'static [u8]), ()>;
 
 impl Store {
-    /// Opens the table, or makes it; fills `provided`. On a full disk it may stay closed for now.
+    /// Opens the table, or makes it; fills `provided`. On a full disk it may stay closed for now. What is damaged is
+    /// put aside; what is no file of redb is somebody's, and refused.
     pub(crate) fn open(dir: &Path, open_file: OpenFile, provided: Arc<Provided>) -> Result<Self, Error> {
         let store = Self {
             database: Mutex::default(),
@@ -107,10 +131,21 @@ impl Store {
             path: dir.join(FILE),
             provided,
         };
-        match store.with(|_| Ok(())) {
+        let mut opened = store.try_open();
+        if let Err(failed) = &opened
+            && failed.is_damage()
+            && is_redb(&store.path)
+        {
+            store.put_aside(failed)?;
+            opened = store.try_open();
+        }
+        match opened {
             Ok(()) => {}
             Err(failed) if failed.is_full_disk() => {
                 tracing::warn!(file = %store.path.display(), "the disk is full: {failed}; it is opened when there is space");
+            }
+            Err(Failed::Refused { path, source: redb::Error::Io(source) }) if !is_of_content(&source) => {
+                return Err(Error::File { path, source });
             }
             Err(Failed::Refused { path, source }) => {
                 return Err(Error::Provides { path, reason: source.to_string() });
@@ -118,6 +153,24 @@ impl Store {
             Err(failed) => return Err(Error::SyncFailed(failed.to_string())),
         }
         Ok(store)
+    }
+
+    /// Opens the table. redb panics on some damaged files.
+    fn try_open(&self) -> Result<(), Failed> {
+        catch_unwind(AssertUnwindSafe(|| self.with(|_| Ok(())))).unwrap_or_else(|_| {
+            let source = redb::Error::Corrupted("redb panicked".to_owned());
+            Err(Failed::Refused { path: self.path.clone(), source })
+        })
+    }
+
+    /// The table is derived: it is not worth a start. What was read of it is forgotten, so that it counts as lost.
+    fn put_aside(&self, failed: &Failed) -> Result<(), Error> {
+        let aside = self.path.with_extension("redb.damaged");
+        let source = |source| Error::File { path: self.path.clone(), source };
+        std::fs::rename(&self.path, &aside).map_err(source)?;
+        self.provided.clear();
+        tracing::warn!("{failed}: it is now {}, and all roots are announced again", aside.display());
+        Ok(())
     }
 
     /// Waits for the calls under way, and closes the file for good: it can be opened again by others.
@@ -367,6 +420,47 @@ mod tests {
             assert!(Store::open(dir.path(), on_disk(), Arc::new(Provided::new([0; 16]))).is_err());
             assert!(std::fs::read(&path).unwrap() == foreign, "it is somebody's");
         }
+    }
+
+    /// The story: redb answers some damaged files with an error and some with a panic. The first ended every start with exit
+    /// code 1, so that systemd started the node for ever; the second ended it with a backtrace.
+    #[test]
+    fn r10_a_damaged_table_is_put_aside_and_made_anew() {
+        let good = {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, _) = open(dir.path());
+            store.add(&(0..200).map(hash).collect::<Vec<_>>()).unwrap();
+            drop(store);
+            std::fs::read(dir.path().join(FILE)).unwrap()
+        };
+        let (mut made_anew, mut turned) = (0, good.clone());
+        turned[9] ^= 0xff;
+        let mut damaged =
+            vec![good[..good.len() / 2].to_vec(), good[..100].to_vec(), good[..9].to_vec(), turned];
+        // Every page of the header and the tables.
+        for at in (320..good.len()).step_by(4096) {
+            let mut zeroed = good.clone();
+            zeroed[at..good.len().min(at + 4096)].fill(0xa5);
+            damaged.push(zeroed);
+        }
+        for bytes in damaged {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(FILE);
+            std::fs::write(&path, &bytes).unwrap();
+            let (store, provided) = open(dir.path());
+            store.add(&[hash(1)]).unwrap();
+            let aside = path.with_extension("redb.damaged");
+            if aside.exists() {
+                made_anew += 1;
+                assert!(std::fs::read(&aside).unwrap().len() >= bytes.len().min(9));
+                assert_eq!(
+                    (provided.len(), provided.contains(&hash(1))),
+                    (1, true),
+                    "the rest counts as lost"
+                );
+            }
+        }
+        assert!(made_anew > 3, "{made_anew}");
     }
 
     /// The story: after one write that a full disk refused, redb refused every call for good, so that nothing was

@@ -387,7 +387,7 @@ impl Records {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Busy`] while its pins are still being told.
     pub async fn aggregate_packed(&self, id: Uuid, settled: Settled) -> Result<(), Error> {
-        self.write(Urgency::Frees, move |tx| {
+        self.write(Urgency::Takes, move |tx| {
             let settled = settled.clone();
             Box::pin(async move { packed(tx, id, &settled).await })
         })

@@ -394,7 +394,7 @@ impl Records {
     pub async fn place_segments(&self, id: Uuid, places: Vec<SegmentPlace>) -> Result<(), Error> {
         for some in places.chunks(limits::SEGMENTS_PER_STEP) {
             let some: std::sync::Arc<[SegmentPlace]> = some.into();
-            self.write(Urgency::Frees, move |tx| {
+            self.write(Urgency::Takes, move |tx| {
                 let some = std::sync::Arc::clone(&some);
                 Box::pin(async move { place(tx, id, &some).await })
             })

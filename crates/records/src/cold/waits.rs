@@ -184,7 +184,6 @@ impl Lot {
     }
 
     /// A lot of what an aggregate gives back, where there is none any more.
-    #[expect(clippy::too_many_arguments, reason = "each is a column")]
     pub(super) fn again(
         id: Uuid,
         (policy, replicas): (String, u8),
@@ -399,7 +398,7 @@ impl Records {
     /// # Errors
     /// Those of the database.
     pub async fn lot_measured(&self, id: Uuid, capacity: u64, parts: Vec<LotPart>) -> Result<(), Error> {
-        self.write(Urgency::Frees, move |tx| {
+        self.write(Urgency::Takes, move |tx| {
             let parts = parts.clone();
             Box::pin(async move {
                 let Some(mut lot) = load(&mut tx.conn, id).await? else { return Ok(()) };

@@ -10,16 +10,19 @@
 use std::time::Duration;
 
 use floe_core::ports::Origins;
-use floe_core::{AccountId, Cid, Timestamp, cid};
+use floe_core::{AccountId, Cid, PinStatus, Timestamp, cid};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::join::wait_until;
 use super::{FRESH, IDLE, RETRY, WAITING, WOKEN, set_state};
-use crate::pins::change::{step, unsettled};
-use crate::pins::row::{Stored, db, intact, key, num, uuid_of};
+use crate::pins::change::{some, step};
+use crate::pins::row::{Stored, db, intact, key, num, select_pins, uuid_of};
 use crate::writer::Tx;
 use crate::{ClaimedDag, Error, limits};
+
+/// The account of a DAG that no pin names: there is none of this number.
+const NOBODY: i64 = 0;
 
 /// One transaction's part of [`crate::Records::claim_dags`].
 pub(crate) async fn claim(tx: &mut Tx, most: usize, per_account: usize) -> Result<Vec<ClaimedDag>, Error> {
@@ -115,7 +118,8 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
     .fetch_one(&mut tx.conn)
     .await?;
     sqlx::query("DELETE FROM waits WHERE dag = $1").bind(key(dag)).execute(&mut tx.conn).await?;
-    let mut pins = unsettled(&mut tx.conn, dag).await?;
+    // The others are called fetching with what the fetch reports.
+    let (mut pins, more) = some(&mut tx.conn, dag, PinStatus::Pinning).await?;
     // Pins carry a digest and DAGs do not: where they differ, a bit of the DAG's root has turned. It would be searched
     // for in vain.
     let named = pins.first().map_or(&root, |pin| &pin.root);
@@ -130,10 +134,14 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
             .await?;
         return Ok(None);
     };
-    for pin in pins.iter_mut().filter(|pin| pin.status == floe_core::PinStatus::Queued) {
+    for pin in pins.iter_mut().filter(|pin| pin.status == PinStatus::Queued) {
         step(&mut tx.conn, pin, floe_core::pin::PinEvent::Claimed).await?;
     }
-    let before = pins.iter().map(|pin| before.max(pin.searched_before)).min().unwrap_or(searched);
+    let joined = match more {
+        true => joined_first(tx, dag).await?,
+        false => pins.iter().map(|pin| pin.searched_before).min(),
+    };
+    let before = joined.map_or(searched, |joined| before.max(joined));
     Ok(Some(ClaimedDag {
         dag,
         root,
@@ -144,6 +152,47 @@ async fn take(tx: &mut Tx, account: i64, dag: Uuid) -> Result<Option<ClaimedDag>
         searched: Duration::from_millis(num(searched - before)),
         byte_allowance: super::progress::allowance(&mut tx.conn, dag).await?,
     }))
+}
+
+/// What is needed to fetch a DAG again that is held, from its pins and its own row: no pin names one that only keeps or
+/// aggregates hold, and a damaged pin tells nothing. `None` where it is not held, or nothing says which root it has.
+pub(crate) async fn held(
+    conn: &mut SqliteConnection,
+    dag: Uuid,
+    now: Timestamp,
+) -> Result<Option<ClaimedDag>, Error> {
+    let root: Option<Vec<u8>> = sqlx::query_scalar("SELECT root FROM dags WHERE id = $1 AND state < 4")
+        .bind(key(dag))
+        .fetch_optional(&mut *conn)
+        .await?;
+    let Some(root) = root else { return Ok(None) };
+    let rows = sqlx::query(select_pins!("WHERE p.dag = $1 ORDER BY p.created DESC, p.id LIMIT $2"))
+        .bind(key(dag))
+        .bind(limits::PINS_ASKED)
+        .fetch_all(conn)
+        .await?;
+    let pins: Vec<Stored> = rows.iter().filter_map(|row| intact(Stored::read(row))).collect();
+    let first = pins.first();
+    let Some(root) = intact(root_of(dag, first.map_or(&root, |pin| &pin.root))) else { return Ok(None) };
+    Ok(Some(ClaimedDag {
+        dag,
+        root,
+        account: AccountId(first.map_or(NOBODY, |pin| pin.account)),
+        origins: origins_of(&pins),
+        attempts: 0,
+        tried_at: first.map_or(now, |pin| Timestamp::from_millis(num(pin.created))),
+        searched: Duration::ZERO,
+        byte_allowance: None,
+    }))
+}
+
+/// For how long the DAG had been searched for when the first of its waiting pins joined.
+async fn joined_first(tx: &mut Tx, dag: Uuid) -> Result<Option<i64>, Error> {
+    let first = sqlx::query_scalar("SELECT MIN(searched_before) FROM pins WHERE dag = $1 AND status <= 1")
+        .bind(key(dag))
+        .fetch_one(&mut tx.conn)
+        .await?;
+    Ok(first)
 }
 
 /// Origins of all pins, each once for those that came from this machine and once for the others. Either is there

@@ -19,8 +19,10 @@
 //! attempt adds what it counts for (the engine says how much), progress begins anew, and only the pins that have had
 //! all of `pin.give_up_after` fail. The others go on, with the same DAG.
 //!
-//! Settling is by DAG: the transaction that completes it settles every pin that waits for it. A pin that joins
-//! a complete DAG is `queued` when its caller is answered, and settled by the writer's follow-up right after.
+//! Settling is by DAG: the transaction that completes it settles the pins that wait for it, up to
+//! [`limits::PINS_PER_STEP`](crate::limits); the writer's follow-up settles the rest, and pins that join a complete DAG,
+//! which are `queued` when their caller is answered. Where a DAG is given up its pins fail in such steps too, while it
+//! stays claimed: a crash in between costs those that are left another attempt.
 
 mod claim;
 mod finish;
@@ -28,8 +30,8 @@ mod join;
 mod progress;
 mod size;
 
-pub(crate) use claim::{claim, next_due, parked_roots, reset_claims, root_of, wake};
-pub(crate) use finish::{finish, settle_joined};
+pub(crate) use claim::{claim, held, next_due, parked_roots, reset_claims, root_of, wake};
+pub(crate) use finish::{Finished, finish, settle_joined};
 pub(crate) use join::Joins;
 pub(crate) use progress::progress;
 pub(crate) use size::{check_sizes, digest, mend, seal_all};

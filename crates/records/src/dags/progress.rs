@@ -3,6 +3,7 @@
 //! Each pin is charged the bytes its DAG holds, whoever else pins it (threat T26): so the charge grows with the
 //! fetch, and a pin whose account has no room fails then, and not only when all is fetched.
 
+use floe_core::PinStatus;
 use floe_core::pin::PinEvent;
 use sqlx::SqliteConnection;
 use uuid::Uuid;
@@ -61,9 +62,10 @@ pub(crate) async fn progress(
     }
 }
 
-/// Pins that joined after the claim: the DAG is being fetched for them too.
+/// Pins that joined after the claim, or that it had no room for: the DAG is being fetched for them too. Some in each report.
 async fn take_in_late(tx: &mut Tx, dag: Uuid) -> Result<(), Error> {
-    for mut pin in change::queued(&mut tx.conn, dag).await? {
+    let (late, _) = change::some(&mut tx.conn, dag, PinStatus::Queued).await?;
+    for mut pin in late {
         change::step(&mut tx.conn, &mut pin, PinEvent::Claimed).await?;
     }
     Ok(())

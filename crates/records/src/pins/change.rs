@@ -5,11 +5,12 @@
 
 use floe_core::PinStatus;
 use floe_core::pin::PinEvent;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, SqliteConnection};
 use uuid::Uuid;
 
 use super::counts;
-use super::row::{Stored, code, intact, key, select_pins};
+use super::row::{Stored, code, db, intact, key, select_pins};
 use crate::writer::Tx;
 use crate::{Error, cold, dags, limits};
 
@@ -23,25 +24,77 @@ pub(crate) async fn load(conn: &mut SqliteConnection, account: i64, id: Uuid) ->
     Stored::read(&row.ok_or(Error::NotFound)?)
 }
 
-/// The pins of a DAG that are neither pinned nor failed, the oldest first.
+/// The pins of a DAG that are neither pinned nor failed, the oldest first. A damaged one is left out: it must not keep
+/// the others waiting.
 pub(crate) async fn unsettled(conn: &mut SqliteConnection, dag: Uuid) -> Result<Vec<Stored>, Error> {
-    up_to(conn, dag, PinStatus::Pinning).await
-}
-
-/// The pins of a DAG that are still queued, the oldest first.
-pub(crate) async fn queued(conn: &mut SqliteConnection, dag: Uuid) -> Result<Vec<Stored>, Error> {
-    up_to(conn, dag, PinStatus::Queued).await
-}
-
-/// The pins of a DAG that have come as far as `status` in the order of life. A damaged one is left out: it must not
-/// keep the others waiting.
-async fn up_to(conn: &mut SqliteConnection, dag: Uuid, status: PinStatus) -> Result<Vec<Stored>, Error> {
     let rows = sqlx::query(select_pins!("WHERE p.dag = $1 AND p.status <= $2 ORDER BY p.created, p.id"))
         .bind(key(dag))
-        .bind(code(status))
+        .bind(code(PinStatus::Pinning))
         .fetch_all(conn)
         .await?;
     Ok(rows.iter().filter_map(|row| intact(Stored::read(row))).collect())
+}
+
+/// Of the pins of a DAG that have come as far as `status`, no more than one transaction may change, the oldest first; and
+/// whether there are more. As in [`unsettled`] the damaged ones are left out.
+pub(crate) async fn some(
+    conn: &mut SqliteConnection,
+    dag: Uuid,
+    status: PinStatus,
+) -> Result<(Vec<Stored>, bool), Error> {
+    some_older(conn, dag, status, Joined { created: i64::MAX, searched: i64::MAX }).await
+}
+
+/// When a pin joined its DAG.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Joined {
+    /// By the clock.
+    pub(crate) created: i64,
+    /// By how long the DAG had been searched for.
+    pub(crate) searched: i64,
+}
+
+/// The same of the pins that had joined by then, both ways.
+pub(crate) async fn some_older(
+    conn: &mut SqliteConnection,
+    dag: Uuid,
+    status: PinStatus,
+    by: Joined,
+) -> Result<(Vec<Stored>, bool), Error> {
+    let (mut pins, mut seen) = (Vec::new(), 0);
+    loop {
+        let rows = sqlx::query(select_pins!(
+            "WHERE p.dag = $1 AND p.status <= $2 AND p.created <= $3 AND p.searched_before <= $4 \
+             ORDER BY p.created, p.id LIMIT $5 OFFSET $6"
+        ))
+        .bind(key(dag))
+        .bind(code(status))
+        .bind(by.created)
+        .bind(by.searched)
+        .bind(ONE_MORE)
+        .bind(seen)
+        .fetch_all(&mut *conn)
+        .await?;
+        let more = take_some(&mut pins, &rows);
+        seen += db(rows.len() as u64);
+        if more || db(rows.len() as u64) < ONE_MORE {
+            return Ok((pins, more));
+        }
+    }
+}
+
+/// So many rows say whether there is one more than may be changed.
+const ONE_MORE: i64 = limits::PINS_PER_STEP as i64 + 1;
+
+/// Takes intact pins until there are enough. Says whether there was one too many.
+fn take_some(pins: &mut Vec<Stored>, rows: &[SqliteRow]) -> bool {
+    for pin in rows.iter().filter_map(|row| intact(Stored::read(row))) {
+        if pins.len() == limits::PINS_PER_STEP {
+            return true;
+        }
+        pins.push(pin);
+    }
+    false
 }
 
 /// Writes new rows.

@@ -10,7 +10,7 @@ use super::add::Add;
 use super::change;
 use super::row::db;
 use crate::writer::Tx;
-use crate::{DagProgress, Error, IdempotencyKey, PinRow, limits};
+use crate::{DagProgress, Error, IdempotencyKey, PinRow, digests, limits};
 
 /// The answers that were given to the requests' keys, if they are still kept. An error is the database's; what is wrong
 /// with one request is its answer.
@@ -28,8 +28,14 @@ pub(super) async fn answered(
             Some(asked) if asked.key.len() > limits::KEY_BYTES => Some(Err(too_long())),
             Some(asked) => match kept.get(&(request.account, asked.key.clone())) {
                 None => None,
-                Some((body_hash, _)) if *body_hash != asked.body_hash => Some(Err(Error::KeyReused)),
-                Some((_, answer)) => match repeat(tx, request, answer).await {
+                Some(Kept::Damaged) => Some(Err(Error::Damaged(format!(
+                    "what was answered under the Idempotency-Key {:?} is damaged: it is forgotten within a day",
+                    asked.key
+                )))),
+                Some(Kept::Told { body_hash, .. }) if *body_hash != asked.body_hash => {
+                    Some(Err(Error::KeyReused))
+                }
+                Some(Kept::Told { answer, .. }) => match repeat(tx, request, answer).await {
                     Err(error @ Error::Damaged(_)) => Some(Err(error)),
                     Err(error) => return Err(error),
                     answer => Some(answer),
@@ -45,10 +51,21 @@ fn too_long() -> Error {
     Error::Conflict(format!("an Idempotency-Key has at most {} bytes", limits::KEY_BYTES))
 }
 
-type Kept = HashMap<(i64, String), (Vec<u8>, String)>;
+/// What is kept for a key.
+enum Kept {
+    Told { body_hash: Vec<u8>, answer: String },
+    Damaged,
+}
+
+/// Names all of a row.
+fn digest(account: i64, key: &str, body_hash: &[u8], answer: &str, expires: i64) -> Vec<u8> {
+    let (account, expires) = (account.to_le_bytes(), expires.to_le_bytes());
+    let fields: [&[u8]; 5] = [&account, key.as_bytes(), body_hash, answer.as_bytes(), &expires];
+    digests::of("floe records 1 idempotency key row", fields.map(Some))
+}
 
 /// Forgets some keys that have expired, and finds the hashes and answers of these.
-async fn look_up(tx: &mut Tx, asked: &[(i64, &str)]) -> Result<Kept, Error> {
+async fn look_up(tx: &mut Tx, asked: &[(i64, &str)]) -> Result<HashMap<(i64, String), Kept>, Error> {
     let mut kept = HashMap::new();
     if asked.is_empty() {
         return Ok(kept);
@@ -64,7 +81,7 @@ async fn look_up(tx: &mut Tx, asked: &[(i64, &str)]) -> Result<Kept, Error> {
     .await?;
     for some in asked.chunks(limits::ROWS_PER_STATEMENT) {
         let mut sql = QueryBuilder::new(
-            "SELECT account, key, body_hash, answer FROM idempotency_keys WHERE expires > ",
+            "SELECT account, key, body_hash, answer, expires, digest FROM idempotency_keys WHERE expires > ",
         );
         sql.push_bind(now).push(" AND (");
         let mut either = sql.separated(" OR ");
@@ -73,11 +90,18 @@ async fn look_up(tx: &mut Tx, asked: &[(i64, &str)]) -> Result<Kept, Error> {
             either.push_unseparated(" AND key = ").push_bind_unseparated(*key).push_unseparated(")");
         }
         sql.push(")");
-        let rows: Vec<(i64, String, Vec<u8>, String)> = sql.build_query_as().fetch_all(&mut tx.conn).await?;
-        kept.extend(rows.into_iter().map(|(account, key, hash, answer)| ((account, key), (hash, answer))));
+        let rows: Vec<Row> = sql.build_query_as().fetch_all(&mut tx.conn).await?;
+        kept.extend(rows.into_iter().map(|(account, key, body_hash, answer, expires, stored)| {
+            let now = || digest(account, &key, &body_hash, &answer, expires);
+            let is_intact = digests::holds(stored.as_deref(), now);
+            ((account, key), if is_intact { Kept::Told { body_hash, answer } } else { Kept::Damaged })
+        }));
     }
     Ok(kept)
 }
+
+/// Account, key, the hash of the body, the answer, when it expires, and the digest.
+type Row = (i64, String, Vec<u8>, String, i64, Option<Vec<u8>>);
 
 /// The pins of an answer, as they are now. Pins removed since are shown as they were made: the client asks what it was
 /// told then.
@@ -126,16 +150,19 @@ pub(super) fn kept(request: &Add, rows: &[PinRow]) -> Result<Option<Answer>, Err
 pub(super) async fn remember(tx: &mut Tx, answers: &[Answer]) -> Result<(), Error> {
     let expires = db(tx.now.after(limits::KEY_KEPT).as_millis());
     for some in answers.chunks(limits::ROWS_PER_STATEMENT) {
-        let mut sql =
-            QueryBuilder::new("INSERT INTO idempotency_keys (account, key, body_hash, answer, expires) ");
+        let mut sql = QueryBuilder::new(
+            "INSERT INTO idempotency_keys (account, key, body_hash, answer, expires, digest) ",
+        );
         sql.push_values(some, |mut row, answer| {
             row.push_bind(answer.account).push_bind(&answer.key.key);
             row.push_bind(answer.key.body_hash.to_vec()).push_bind(&answer.made).push_bind(expires);
+            let IdempotencyKey { key, body_hash } = &answer.key;
+            row.push_bind(digest(answer.account, key, body_hash, &answer.made, expires));
         });
         // An expired answer may still be there: only so many are purged at a time.
         sql.push(
             " ON CONFLICT (account, key) DO UPDATE SET body_hash = excluded.body_hash, \
-             answer = excluded.answer, expires = excluded.expires",
+             answer = excluded.answer, expires = excluded.expires, digest = excluded.digest",
         );
         sql.build().execute(&mut tx.conn).await?;
     }
