@@ -60,6 +60,8 @@ pub struct LotusChain {
 struct Opened {
     pin: NetworkPin,
     chain: Chain,
+    /// Whether the network is written down.
+    is_known: bool,
     /// The highest head that is written down.
     written: Epoch,
 }
@@ -133,6 +135,11 @@ impl LotusChain {
             None => opened.insert(self.open(&found).await?),
         };
         let view = opened.chain.look(self.clock.now()).await?;
+        // Nothing of a node whose head cannot be is written down.
+        if !opened.is_known {
+            self.memory.pin(&opened.pin).await.map_err(forgetful)?;
+            opened.is_known = true;
+        }
         let every = (self.settings.finality_lookback / 8).max(1);
         if opened.chain.highest() >= opened.written.plus(every) {
             self.memory.saw(opened.chain.highest()).await.map_err(forgetful)?;
@@ -149,12 +156,9 @@ impl LotusChain {
         let rules = Rules::new(pin, self.settings.test_network, self.settings.finality_lookback);
         let rules = rules?;
         self.greet(pin).await?;
-        if known.is_none() {
-            self.memory.pin(found).await.map_err(forgetful)?;
-        }
         let written = known.as_ref().map_or(Epoch::default(), |known: &Known| known.highest);
         let chain = Chain::open(self.lotus.clone(), pin, rules, written).await?;
-        Ok(Opened { pin: pin.clone(), chain, written })
+        Ok(Opened { pin: pin.clone(), chain, is_known: known.is_some(), written })
     }
 
     /// What the node is, and what our token may do there.
