@@ -119,6 +119,11 @@ impl Node {
         self.change(|chain| Some(vec![chain.skip(epochs)]));
     }
 
+    /// What a unit of gas costs from the next tipset on.
+    pub(crate) fn set_base_fee(&self, base_fee: i128) {
+        self.inner.lock().chain.base_fee = base_fee;
+    }
+
     /// See [`Chain::reorg`]. False where it cannot be.
     pub(crate) fn reorg(&self, depth: usize, keep: bool) -> bool {
         let mut inner = self.inner.lock();

@@ -476,7 +476,7 @@ impl Chain for Filecoin {
         }))
     }
 
-    fn tick(&self) -> Boxed<'_, Result<Vec<Sent>, Fault>> {
+    fn tick(&self, _may_send: bool) -> Boxed<'_, Result<Vec<Sent>, Fault>> {
         Box::pin(self.call("tick", |state| {
             let at = state.last_final();
             let mut news = Vec::new();

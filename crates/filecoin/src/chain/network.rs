@@ -204,9 +204,11 @@ mod tests {
         assert_eq!(at(made - 3 * 30), Err(ChainError::Ahead { height: Epoch::new(1_000), lead: 3 }));
         // The recorded node's head is 116 days behind.
         assert_eq!(
-            Rules::new(&pin("testing", OTHER), true, 900)
-                .unwrap()
-                .check_head(&head(), 7, Timestamp::from_millis(u64::MAX)),
+            Rules::new(&pin("testing", OTHER), true, 900).unwrap().check_head(
+                &head(),
+                7,
+                Timestamp::from_millis(u64::MAX)
+            ),
             Ok(())
         );
     }

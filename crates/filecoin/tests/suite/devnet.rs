@@ -234,7 +234,7 @@ impl World {
         for _ in 0..30 {
             self.step(1).await;
             self.look().await;
-            let changed = self.chain.tick().await.unwrap();
+            let changed = self.chain.tick(true).await.unwrap();
             let done = changed.into_iter().find(|sent| {
                 sent.intent == intent
                     && matches!(sent.progress, MessageProgress::Final(_) | MessageProgress::Missing)
