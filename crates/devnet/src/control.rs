@@ -8,6 +8,7 @@
 //! | `POST /epochs/skip` `{n}` | a block that many epochs on; those between are null rounds |
 //! | `POST /epochs/run` `{ms}` | an epoch each so many milliseconds; 0 stops |
 //! | `POST /base_fee` `{atto}` | what a unit of gas costs from the next epoch on; who pays less waits, providers too |
+//! | `POST /pool/forget` | whatever waits in the pool is gone, as after a restart |
 //! | `POST /reorg` `{depth, keep}` | other blocks; what was included comes back (`keep`) or is lost |
 //! | `GET /head` | height and name of the head, and of the last final tipset |
 //! | `GET /deals` | by piece: the deals on the chain, and what is paid for each |
@@ -51,6 +52,13 @@ pub(crate) fn router(control: Arc<Control>) -> axum::Router {
         .route("/epochs/skip", post(skip))
         .route("/epochs/run", post(run))
         .route("/base_fee", post(base_fee))
+        .route(
+            "/pool/forget",
+            post(|State(c): Shared| async move {
+                c.node.forget_pool();
+                StatusCode::NO_CONTENT
+            }),
+        )
         .route("/reorg", post(reorg))
         .route("/head", get(head))
         .route("/deals", get(deals))

@@ -124,6 +124,11 @@ impl Node {
         self.inner.lock().chain.base_fee = base_fee;
     }
 
+    /// Forgets what waits in the pool.
+    pub(crate) fn forget_pool(&self) {
+        self.inner.lock().chain.forget_pool();
+    }
+
     /// See [`Chain::reorg`]. False where it cannot be.
     pub(crate) fn reorg(&self, depth: usize, keep: bool) -> bool {
         let mut inner = self.inner.lock();

@@ -332,6 +332,11 @@ impl Chain {
         Ok(cid)
     }
 
+    /// Forgets what waits in the pool.
+    pub(crate) fn forget_pool(&mut self) {
+        self.pool.forget();
+    }
+
     pub(crate) fn nonce(&self, from: Address) -> Result<u64, Refused> {
         self.pool.nonce(self.latest(), from)
     }

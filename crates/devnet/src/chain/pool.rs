@@ -124,6 +124,11 @@ impl Pool {
         Ok(())
     }
 
+    /// Forgets what waits, as a node does that restarts without its pool.
+    pub(crate) fn forget(&mut self) {
+        self.waiting.clear();
+    }
+
     /// A message that a reorg took off the chain waits again, whatever the rules say.
     pub(crate) fn give_back(&mut self, state: &State, signed: SignedMessage) {
         if let Some(key) = state.key(signed.message.from) {
