@@ -48,7 +48,7 @@ pub(crate) async fn run(d: Arc<Deals>) {
     d.board.state(NAME, "stopped", 0);
 }
 
-async fn rounds(d: &Deals) {
+pub(super) async fn rounds(d: &Deals) {
     loop {
         pass(d).await;
         let pause = tokio::select! {

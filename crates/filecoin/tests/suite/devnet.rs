@@ -328,8 +328,13 @@ fn chain_with(
     LotusChain::new(lotus.clone(), key.clone(), journal.clone(), memory, clock(), settings)
 }
 
-/// One request to a port of the devnet.
+/// One request to a port of the devnet, and its answer as text.
 async fn request(method: &str, base: &str, path: &str, body: String) -> (u16, String) {
+    let (status, body) = fetch(method, base, path, body).await;
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+async fn fetch(method: &str, base: &str, path: &str, body: String) -> (u16, Bytes) {
     let authority = base.strip_prefix("http://").unwrap().to_owned();
     let stream = TcpStream::connect(&authority).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -343,8 +348,7 @@ async fn request(method: &str, base: &str, path: &str, body: String) -> (u16, St
         .unwrap();
     let response = sender.send_request(request).await.unwrap();
     let status = response.status().as_u16();
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    (status, String::from_utf8(body.to_vec()).unwrap())
+    (status, response.into_body().collect().await.unwrap().to_bytes())
 }
 
 /// A pull server with one file: HEAD, and ranges.
