@@ -261,11 +261,18 @@ pub trait Chain: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Looks after messages that are not final; once an epoch. Says what changed.
+    /// Looks after messages that are not final; once an epoch. Says what changed. Without `may_send` it looks on alone:
+    /// nothing is pushed again, and nothing is signed that would replace what is stuck.
     ///
     /// # Errors
     /// [`Fault`] of the group «node».
-    fn tick(&self) -> BoxFuture<'_, Result<Vec<Sent>, Fault>>;
+    fn tick(&self, may_send: bool) -> BoxFuture<'_, Result<Vec<Sent>, Fault>>;
+
+    /// Completes when there is something new to look at; never, where the chain has no way to say so. Dropping it loses
+    /// nothing. A hint: whoever waits looks from time to time all the same.
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// Where a provider is reached.

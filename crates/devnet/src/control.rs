@@ -7,6 +7,8 @@
 //! | `POST /epochs/step` `{n}` | so many epochs, each with a block |
 //! | `POST /epochs/skip` `{n}` | a block that many epochs on; those between are null rounds |
 //! | `POST /epochs/run` `{ms}` | an epoch each so many milliseconds; 0 stops |
+//! | `POST /base_fee` `{atto}` | what a unit of gas costs from the next epoch on; who pays less waits, providers too |
+//! | `POST /pool/forget` | whatever waits in the pool is gone, as after a restart |
 //! | `POST /reorg` `{depth, keep}` | other blocks; what was included comes back (`keep`) or is lost |
 //! | `GET /head` | height and name of the head, and of the last final tipset |
 //! | `GET /deals` | by piece: the deals on the chain, and what is paid for each |
@@ -25,6 +27,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::chain::BASE_FEE;
 use crate::faults::{NodeFaults, ProviderFaults};
 use crate::limits::{CONTROL_BODY_BYTES, STEP_EPOCHS};
 use crate::node::Node;
@@ -48,6 +51,14 @@ pub(crate) fn router(control: Arc<Control>) -> axum::Router {
         .route("/epochs/step", post(step))
         .route("/epochs/skip", post(skip))
         .route("/epochs/run", post(run))
+        .route("/base_fee", post(base_fee))
+        .route(
+            "/pool/forget",
+            post(|State(c): Shared| async move {
+                c.node.forget_pool();
+                StatusCode::NO_CONTENT
+            }),
+        )
         .route("/reorg", post(reorg))
         .route("/head", get(head))
         .route("/deals", get(deals))
@@ -85,6 +96,9 @@ async fn set_faults(State(control): Shared, Json(scripts): Json<Scripts>) -> Res
     }
     if scripts.node.as_ref().is_some_and(|faults| !faults.fits()) {
         return refuse("too many rules");
+    }
+    if !scripts.providers.values().all(ProviderFaults::fits) {
+        return refuse("ask_price is attoFIL as text, and not below 0");
     }
     for (name, faults) in scripts.providers {
         if let Some(provider) = known(&name) {
@@ -141,6 +155,21 @@ struct Run {
 async fn run(State(control): Shared, Json(run): Json<Run>) -> StatusCode {
     control.epoch_ms.send_replace(run.ms);
     StatusCode::NO_CONTENT
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fee {
+    atto: u64,
+}
+
+async fn base_fee(State(control): Shared, Json(fee): Json<Fee>) -> Response {
+    let atto = i128::from(fee.atto);
+    if atto < BASE_FEE {
+        return refuse(format!("no network's base fee is under {BASE_FEE}"));
+    }
+    control.node.set_base_fee(atto);
+    StatusCode::NO_CONTENT.into_response()
 }
 
 #[derive(Deserialize)]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::limits::FAULTS;
+use crate::provider::Manner;
 
 /// Faults of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +86,10 @@ impl NodeFaults {
 pub struct ProviderFaults {
     /// Nothing of it answers.
     pub offline: bool,
+    /// attoFIL for a GiB and an epoch that its ask says, whatever it takes in truth; `price` of the ask, as text.
+    pub ask_price: Option<String>,
+    /// Questions for the ask that are answered as they were before `ask_price` counts.
+    pub ask_price_after: u32,
     /// Every proposal that would be accepted is refused, for this reason.
     pub reject: Option<Reject>,
     /// Proposals are accepted, and the connection closes before the answer.
@@ -111,6 +116,24 @@ pub struct ProviderFaults {
     pub index_error: bool,
     /// Pieces are not served as they should be.
     pub retrieval: Option<RetrievalFault>,
+}
+
+impl ProviderFaults {
+    /// The price of the ask that is answered now, where it is another than the provider's; counted.
+    pub(crate) fn asked(&mut self) -> Option<i128> {
+        let price = self.ask_price.as_ref()?.parse().ok()?;
+        if self.ask_price_after > 0 {
+            self.ask_price_after -= 1;
+            return None;
+        }
+        Some(price)
+    }
+
+    /// Whether it can be followed.
+    pub(crate) fn fits(&self) -> bool {
+        let is_price = |text: &String| text.parse().is_ok_and(|price: i128| price >= 0);
+        self.ask_price.as_ref().is_none_or(is_price)
+    }
 }
 
 /// Why a proposal is refused; the texts are those of Boost and Curio.
@@ -148,8 +171,8 @@ pub enum Reject {
 }
 
 impl Reject {
-    /// What the provider says.
-    pub(crate) fn text(&self) -> String {
+    /// What a provider of this manner says: Curio says the same as Boost, without Boost's word before it.
+    pub(crate) fn text(&self, manner: Manner) -> String {
         let text = match self {
             Self::Price => "failed validation: storage price per epoch less than asking price: 1 < 2",
             Self::Size => "failed validation: piece size less than minimum required size: 128 < 256",
@@ -176,7 +199,10 @@ impl Reject {
             Self::ServerError => "server error: internal server error",
             Self::Text(text) => text,
         };
-        text.to_owned()
+        match manner {
+            Manner::Boost => text.to_owned(),
+            Manner::Curio => text.strip_prefix("failed validation: ").unwrap_or(text).to_owned(),
+        }
     }
 }
 

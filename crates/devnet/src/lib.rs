@@ -18,8 +18,8 @@
 //! published vectors and the recordings, which are nobody's code, are those of `filecoin` and `piece`.
 //! Nothing is kept on disk. Everything ends when [`Devnet`] is dropped.
 //!
-//! What this is not: a virtual machine or a proof system ([`chain`](self) says what is left out); a place for secrets
-//! (every key follows from the seed).
+//! What this is not: a virtual machine or a proof system ([`chain`](self) says what is left out); a judge of BLS signatures,
+//! which are not checked; a place for secrets (every key follows from the seed).
 
 mod chain;
 mod control;

@@ -119,6 +119,16 @@ impl Node {
         self.change(|chain| Some(vec![chain.skip(epochs)]));
     }
 
+    /// What a unit of gas costs from the next tipset on.
+    pub(crate) fn set_base_fee(&self, base_fee: i128) {
+        self.inner.lock().chain.base_fee = base_fee;
+    }
+
+    /// Forgets what waits in the pool.
+    pub(crate) fn forget_pool(&self) {
+        self.inner.lock().chain.forget_pool();
+    }
+
     /// See [`Chain::reorg`]. False where it cannot be.
     pub(crate) fn reorg(&self, depth: usize, keep: bool) -> bool {
         let mut inner = self.inner.lock();

@@ -122,6 +122,9 @@ pub(crate) const HEAL_WANTS: usize = 256;
 pub(crate) const VIEW_FRESH: Duration = Duration::from_secs(60);
 /// Looks that somebody rang for are at least so far apart.
 pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// The same for looks because the head moved. Blocks of one epoch come one after the other over some seconds, and each is a
+/// change: a look behind them sees them all, and one for each of them costs a public node's patience.
+pub(crate) const HEAD_PAUSE: Duration = Duration::from_secs(2);
 /// The dealer goes round this often without being rung.
 pub(crate) const PLACE_EVERY: Duration = Duration::from_secs(30);
 /// Heights asked for at once: nodes refuse filters over more than a day.

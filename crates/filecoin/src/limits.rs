@@ -59,6 +59,12 @@ pub const MAX_HEAD_CHANGES: usize = 4_096;
 /// Messages of the subscription that wait to be read; past this it ends and is made anew.
 pub const NOTIFY_BUFFER: usize = 64;
 
+/// Wait before the head is subscribed to anew, and the longest after doubling: a node that restarts is watched again soon,
+/// and one that offers no subscription is not bothered. Looks go on meanwhile.
+pub const NOTIFY_RETRY_FIRST: Duration = Duration::from_secs(5);
+/// See [`NOTIFY_RETRY_FIRST`].
+pub const NOTIFY_RETRY_MOST: Duration = Duration::from_secs(600);
+
 /// Bytes of an endpoint's text or of a token's file. A token is a JWT of about 200 bytes.
 pub const MAX_ENDPOINT_BYTES: usize = 8 << 10;
 

@@ -10,6 +10,7 @@ mod peers;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
@@ -48,7 +49,9 @@ pub(crate) async fn join(
     records: &Records,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Option<Components>> {
-    let Some(endpoint) = endpoint(&config.filecoin).await? else { return Ok(None) };
+    let Some(endpoint) = endpoint(&config.filecoin, std::env::var_os(TOKEN_VARIABLE)).await? else {
+        return Ok(None);
+    };
     let lotus = Lotus::new(endpoint).context("cannot use filecoin.api")?;
     let Some(signer) = signer(&config.filecoin, layout, &lotus).await? else {
         if config.deals.enabled {
@@ -139,12 +142,23 @@ pub(crate) fn deals(config: &Config) -> Deals {
     }
 }
 
-/// The endpoint with its token, wherever that is.
-async fn endpoint(filecoin: &Filecoin) -> anyhow::Result<Option<Endpoint>> {
-    let Some(endpoint) = filecoin.api.clone() else { return Ok(None) };
-    let Some(path) = filecoin.api_token_file.clone() else { return Ok(Some(endpoint)) };
-    let token = secret(path).await.context("filecoin.api_token_file")?;
-    endpoint.with_token(token).map(Some).map_err(Into::into)
+/// The environment variable with the token alone. No key of the configuration: nothing that is shown or written holds it.
+const TOKEN_VARIABLE: &str = "FLOE_FILECOIN_API_TOKEN";
+
+/// The endpoint with its token, wherever that is: in `filecoin.api`, in a file, or in `variable`, and in one of them alone.
+async fn endpoint(filecoin: &Filecoin, variable: Option<OsString>) -> anyhow::Result<Option<Endpoint>> {
+    let Some(mut endpoint) = filecoin.api.clone() else { return Ok(None) };
+    if let Some(path) = filecoin.api_token_file.clone() {
+        let token = secret(path).await.context("filecoin.api_token_file")?;
+        endpoint = endpoint.with_token(token)?;
+    }
+    if let Some(token) = variable.filter(|token| !token.is_empty()) {
+        // What is no text is no secret either: the empty one says so.
+        let token = token.into_string().unwrap_or_default();
+        let token = Secret::new(&token, &format!("in {TOKEN_VARIABLE}"))?;
+        endpoint = endpoint.with_token(token).context(TOKEN_VARIABLE)?;
+    }
+    Ok(Some(endpoint))
 }
 
 /// A secret out of a file that only its owner may read.

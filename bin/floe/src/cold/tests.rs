@@ -278,6 +278,30 @@ async fn a_wallet_that_does_not_open_says_whose_matter_it_is() {
     assert_eq!(code("").await.0, Code::Usage, "others can read it");
 }
 
+/// The token alone could not be given in the environment, only a whole endpoint with it. One place is enough, and two are a
+/// mistake that says nothing of either token.
+#[tokio::test]
+async fn t37_the_token_alone_may_come_from_the_environment() {
+    let api = |text: &str| config(&format!("[filecoin]\napi = \"{text}\"\n")).filecoin;
+    let of = async |filecoin: &Filecoin, token: &str| endpoint(filecoin, Some(token.into())).await;
+    let bare = api("http://127.0.0.1:1234");
+    let with = of(&bare, "from-the-environment\n").await.unwrap().unwrap();
+    assert_eq!(with.token().unwrap().expose(), "from-the-environment");
+    assert!(!format!("{with} {with:?}").contains("from-the"), "R17");
+    assert!(of(&bare, "").await.unwrap().unwrap().token().is_none(), "empty counts as unset");
+    for (filecoin, token) in
+        [(api("a-token:http://127.0.0.1:1234"), "from-the-environment"), (bare, "no\u{7}token")]
+    {
+        let error = format!("{:#}", of(&filecoin, token).await.unwrap_err());
+        assert!(error.contains("FLOE_FILECOIN_API_TOKEN"), "{error}");
+        assert!(
+            !error.contains("from-the") && !error.contains("a-token") && !error.contains('\u{7}'),
+            "{error}"
+        );
+    }
+    assert!(of(&config("").filecoin, "unused").await.unwrap().is_none(), "no node, no endpoint");
+}
+
 /// A backup that was put back does not know what was signed since: it has to be seen that it is one, whoever forgets to
 /// say so, because the first look would place each replica a second time.
 #[tokio::test(flavor = "multi_thread")]

@@ -448,7 +448,7 @@ pub(crate) const KEYS: &[Key] = &[
         default: Default::Unset(r#""TOKEN:/ip4/127.0.0.1/tcp/1234/http""#),
         about: "The Lotus node, as `lotus auth api-info` prints it, or as a URL; never shown with its token.",
         reason: "Unset: no deals are made, and all that is pinned stays here. Give the token in a file of its own \
-                 (filecoin.api_token_file), or this in the environment.",
+                 (filecoin.api_token_file), or in the environment: FLOE_FILECOIN_API_TOKEN, which is no key of this file.",
         flag: None,
         env: "FLOE_FILECOIN_API",
     },

@@ -76,6 +76,7 @@ pub(crate) struct Tipset {
     pub(crate) height: i64,
     weight: u64,
     timestamp: u64,
+    base_fee: i128,
     miner: u64,
     pub(crate) messages: Vec<SignedMessage>,
     /// Of the messages, in their order. Seen once the tipset has a child.
@@ -125,6 +126,8 @@ pub(crate) struct Chain {
     fork: u64,
     /// While set, nothing is included.
     pub(crate) hold_messages: bool,
+    /// attoFIL that a unit of gas costs in the next tipset; at least [`BASE_FEE`].
+    pub(crate) base_fee: i128,
 }
 
 /// The key of a provider's worker and owner.
@@ -143,6 +146,7 @@ impl Chain {
             height: 0,
             weight: 0,
             timestamp: genesis.time,
+            base_fee: BASE_FEE,
             miner: FIRST_MINER,
             messages: Vec::new(),
             receipts: Vec::new(),
@@ -159,6 +163,7 @@ impl Chain {
             pool: Pool::default(),
             fork: 0,
             hold_messages: false,
+            base_fee: BASE_FEE,
         }
     }
 
@@ -231,10 +236,12 @@ impl Chain {
         let parent = Arc::clone(self.head());
         let height = parent.height.saturating_add_unsigned(epochs);
         let before = self.latest().clone();
-        let messages = if self.hold_messages { Vec::new() } else { self.pool.select(&before) };
+        let messages = if self.hold_messages { Vec::new() } else { self.pool.select(&before, self.base_fee) };
         let mut after = before.clone();
         let rules = self.genesis.rules;
-        let receipts = messages.iter().map(|signed| after.apply(&rules, &signed.message, height)).collect();
+        let base_fee = self.base_fee;
+        let receipts =
+            messages.iter().map(|signed| after.apply(&rules, &signed.message, height, base_fee)).collect();
         after.cron(height);
         let name = format!("{} {} {height} {}", parent.cid, self.genesis.seed, self.fork);
         let miners = self.genesis.miners.len().max(1) as u64;
@@ -247,6 +254,7 @@ impl Chain {
                 .genesis
                 .time
                 .saturating_add(self.genesis.block_delay.saturating_mul(height.unsigned_abs())),
+            base_fee,
             miner: FIRST_MINER + height.unsigned_abs() % miners,
             messages,
             receipts,
@@ -324,6 +332,11 @@ impl Chain {
         Ok(cid)
     }
 
+    /// Forgets what waits in the pool.
+    pub(crate) fn forget_pool(&mut self) {
+        self.pool.forget();
+    }
+
     pub(crate) fn nonce(&self, from: Address) -> Result<u64, Refused> {
         self.pool.nonce(self.latest(), from)
     }
@@ -344,6 +357,15 @@ impl Chain {
         let (tipset, child) = (self.tipsets.get(at)?, self.tipsets.get(at + 1)?);
         let index = tipset.messages.iter().position(|signed| signed.cid() == *cid)?;
         Some(Lookup { seen_in: Arc::clone(child), receipt: tipset.receipts.get(index)?.clone() })
+    }
+
+    /// The message that took the number of another, which was executed or is another's: its name, and where it was.
+    pub(crate) fn instead_of(&self, other: &Message) -> Option<(Cid, Lookup)> {
+        let took = |signed: &&SignedMessage| {
+            signed.message.from == other.from && signed.message.nonce == other.nonce
+        };
+        let cid = self.tipsets.iter().rev().find_map(|tipset| tipset.messages.iter().find(took))?.cid();
+        self.lookup(&cid).map(|found| (cid, found))
     }
 
     /// The events from one height to another that can be seen.
@@ -437,7 +459,7 @@ impl Tipset {
             "Timestamp": self.timestamp,
             "BlockSig": signature("block"),
             "ForkSignaling": 0,
-            "ParentBaseFee": BASE_FEE.to_string(),
+            "ParentBaseFee": self.base_fee.to_string(),
         })
     }
 

@@ -124,6 +124,11 @@ impl Pool {
         Ok(())
     }
 
+    /// Forgets what waits, as a node does that restarts without its pool.
+    pub(crate) fn forget(&mut self) {
+        self.waiting.clear();
+    }
+
     /// A message that a reorg took off the chain waits again, whatever the rules say.
     pub(crate) fn give_back(&mut self, state: &State, signed: SignedMessage) {
         if let Some(key) = state.key(signed.message.from) {
@@ -132,15 +137,18 @@ impl Pool {
     }
 
     /// Takes the messages of the next tipset: of each sender those without a gap, and of the senders in the order of
-    /// their addresses. What is too old to be included is dropped.
-    pub(crate) fn select(&mut self, state: &State) -> Vec<SignedMessage> {
+    /// their addresses. What is too old to be included is dropped; what pays less than the base fee waits, and what stands
+    /// behind it too.
+    pub(crate) fn select(&mut self, state: &State, base_fee: i128) -> Vec<SignedMessage> {
         let mut chosen = Vec::new();
         for (key, waiting) in &mut self.waiting {
             let mut next = state.actor(*key).map_or(0, |actor| actor.nonce);
             *waiting = waiting.split_off(&next);
             while chosen.len() < TIPSET_MESSAGES {
-                let Some(signed) = waiting.remove(&next) else { break };
-                chosen.push(signed);
+                if waiting.get(&next).is_none_or(|signed| signed.message.gas_fee_cap < base_fee) {
+                    break;
+                }
+                chosen.extend(waiting.remove(&next));
                 next += 1;
             }
         }

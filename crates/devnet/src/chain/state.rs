@@ -21,7 +21,7 @@ use crate::wire::message::Message;
 pub(crate) const BURNT: u64 = 99;
 /// The market actor.
 pub(crate) const MARKET: u64 = 5;
-/// attoFIL that a unit of gas costs at least. The model's base fee does not move.
+/// attoFIL that a unit of gas costs at least. The model's base fee stays there, unless a test moves it.
 pub(crate) const BASE_FEE: i128 = 100;
 
 /// What an actor is.
@@ -223,10 +223,10 @@ impl State {
     }
 
     /// Applies a message that a tipset of `epoch` includes. Gas is paid and the nonce counted in any case.
-    pub(crate) fn apply(&mut self, rules: &Rules, message: &Message, epoch: i64) -> Receipt {
+    pub(crate) fn apply(&mut self, rules: &Rules, message: &Message, epoch: i64, base_fee: i128) -> Receipt {
         let gas_used = gas(message);
         if let Some(sender) = self.id(message.from) {
-            let price = message.gas_fee_cap.min(BASE_FEE + message.gas_premium);
+            let price = message.gas_fee_cap.min(base_fee.saturating_add(message.gas_premium));
             let fee = price.saturating_mul(gas_used.into()).min(self.balance(message.from));
             // The fee is no more than the balance.
             let _ = self.transfer(sender, BURNT, fee);

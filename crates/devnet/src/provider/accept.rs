@@ -28,7 +28,7 @@ pub(super) fn check(
         Manner::Curio => curio(book, params)?,
     }
     match &faults.reject {
-        Some(reason) => Err(reason.text()),
+        Some(reason) => Err(reason.text(terms.manner)),
         None => Ok(()),
     }
 }

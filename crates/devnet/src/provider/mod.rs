@@ -150,9 +150,10 @@ impl Provider {
 
     /// The ask, signed.
     fn ask(&self) -> Option<Vec<u8>> {
+        let price = self.faults.lock().asked().unwrap_or(self.terms.price);
         let ask = Ask {
-            price: self.terms.price,
-            verified_price: self.terms.price / 10,
+            price,
+            verified_price: price / 10,
             min_piece_size: self.terms.min_piece_size,
             max_piece_size: self.terms.max_piece_size,
             miner: self.terms.miner,

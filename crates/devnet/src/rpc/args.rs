@@ -65,6 +65,13 @@ impl Args {
         }
     }
 
+    pub(crate) fn boolean(&self, at: usize) -> Decoded<bool> {
+        match self.at(at) {
+            Value::Null => Ok(false),
+            value => value.as_bool().map_or_else(|| wrong(value, "*bool", "bool"), Ok),
+        }
+    }
+
     pub(crate) fn text(&self, at: usize) -> Decoded<&str> {
         let value = self.at(at);
         value.as_str().map_or_else(|| wrong(value, "*string", "string"), Ok)

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::args::{Args, Fault, fail};
 use super::auth::{Permission, Permission::*, Tokens, permissions};
 use crate::chain::{
-    ADD_BALANCE, BASE_FEE, Chain, Kind as ActorKind, Lookup, Miner, PUBLISH_STORAGE_DEALS, Sector, State,
-    Tipset, WITHDRAW_BALANCE, gas,
+    ADD_BALANCE, Chain, Kind as ActorKind, Lookup, Miner, PUBLISH_STORAGE_DEALS, Sector, State, Tipset,
+    WITHDRAW_BALANCE, gas,
 };
 use crate::limits::EVENTS;
 use crate::node::Wallet;
@@ -191,7 +191,7 @@ pub(crate) const METHODS: &[Method] = &[
     }),
     m("GasEstimateFeeCap", Read, 3, |ctx, args| {
         args.tipset(2, ctx.chain)?;
-        Ok(json!((args.message(0)?.gas_premium + 2 * BASE_FEE).to_string()))
+        Ok(json!((args.message(0)?.gas_premium + 2 * ctx.chain.base_fee).to_string()))
     }),
     m("StateSearchMsg", Read, 4, state_search_msg),
     m("StateWaitMsg", Read, 4, |_, _| Ok(Value::Null)),
@@ -568,7 +568,7 @@ fn estimate(chain: &Chain, mut message: Message, max_fee: i128) -> Result<Messag
         message.gas_premium = PREMIUM;
     }
     if message.gas_fee_cap == 0 {
-        message.gas_fee_cap = message.gas_premium + 2 * BASE_FEE;
+        message.gas_fee_cap = message.gas_premium + 2 * chain.base_fee;
     }
     let most = if max_fee == 0 { 70_000_000_000_000_000 } else { max_fee };
     message.gas_fee_cap = message.gas_fee_cap.min(most / i128::from(message.gas_limit.max(1)));
@@ -663,19 +663,41 @@ pub(crate) fn return_decoded(message: Option<&SignedMessage>, ret: &[u8]) -> Val
     json!({"IDs": ids, "ValidDeals": rle::json(&bits)})
 }
 
+/// Where a message was executed, or the one that took its number: as Lotus looks for it, which takes a replacement for
+/// the message only where it may, and complains about every other message of that number.
+pub(crate) fn executed(
+    chain: &Chain,
+    cid: &crate::wire::Cid,
+    allow_replaced: bool,
+) -> Result<Option<(crate::wire::Cid, Lookup)>, Fault> {
+    if let Some(found) = chain.lookup(cid) {
+        return Ok(Some((*cid, found)));
+    }
+    let Some(wanted) = chain.message(cid).map(|signed| &signed.message) else { return Ok(None) };
+    let Some((other, found)) = chain.instead_of(wanted) else { return Ok(None) };
+    let text = "found message with equal nonce as the one we are looking for";
+    let named = format!("(F:{cid} n {}, TS: {other} n{})", wanted.nonce, wanted.nonce);
+    match chain.message(&other).is_some_and(|signed| signed.message.same_call(wanted)) {
+        true if allow_replaced => Ok(Some((other, found))),
+        true => fail(format!("{text} {named}")),
+        false => fail(format!("{text} that is NOT a valid replacement message {named}")),
+    }
+}
+
 fn state_search_msg(ctx: &mut Ctx<'_>, args: &Args) -> Answer {
     let (from, cid, lookback) = (args.tipset(0, ctx.chain)?, args.cid(1)?, args.int(2)?);
+    let allow_replaced = args.boolean(3)?;
     if ctx.chain.message(&cid).is_none() {
         return fail(format!(
             "%!w(*errors.errorString=&{{failed to load message}}): ipld: could not find {cid}"
         ));
     }
-    match ctx.chain.lookup(&cid) {
-        Some(found)
+    match executed(ctx.chain, &cid, allow_replaced)? {
+        Some((found_cid, found))
             if found.seen_in.height <= from.height
                 && (lookback < 0 || found.seen_in.height >= from.height - lookback) =>
         {
-            Ok(lookup_json(&cid, &found, Value::Null))
+            Ok(lookup_json(&found_cid, &found, Value::Null))
         }
         _ => Ok(Value::Null),
     }

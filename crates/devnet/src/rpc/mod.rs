@@ -25,7 +25,7 @@ pub(crate) use self::auth::Tokens;
 #[cfg(test)]
 pub(crate) use self::methods::METHODS;
 pub(crate) use self::methods::collateral_bound;
-use self::methods::{Ctx, find, lookup_json, return_decoded};
+use self::methods::{Ctx, executed, find, lookup_json, return_decoded};
 use crate::faults::RpcFault;
 use crate::limits::{CONFIDENCE, RPC_BATCH, RPC_BODY_BYTES, WAIT};
 use crate::node::Node;
@@ -291,16 +291,20 @@ impl Caller {
     /// Waits until the message was executed and `confidence` epochs passed since. Cancel safe.
     async fn wait(&self, args: &Args) -> Result<Value, Fault> {
         let (cid, confidence, _) = (args.cid(0)?, args.uint(1)?, args.int(2)?);
+        let allow_replaced = args.boolean(3)?;
         if confidence > CONFIDENCE {
             return args::fail(format!("confidence {confidence} is too high, at most {CONFIDENCE}"));
         }
         let look = |chain: &crate::chain::Chain| {
             let head = chain.head().height;
-            let found = chain.lookup(&cid).filter(|found| {
-                head - found.seen_in.height >= i64::try_from(confidence).unwrap_or(i64::MAX)
-            })?;
+            let (cid, found) = match executed(chain, &cid, allow_replaced) {
+                Ok(found) => found.filter(|(_, found)| {
+                    head - found.seen_in.height >= i64::try_from(confidence).unwrap_or(i64::MAX)
+                })?,
+                Err(fault) => return Some(Err(fault)),
+            };
             let decoded = return_decoded(chain.message(&cid), &found.receipt.ret);
-            Some(lookup_json(&cid, &found, decoded))
+            Some(Ok(lookup_json(&cid, &found, decoded)))
         };
         if self.rpc.node.shown(|chain, _| chain.message(&cid).is_none()) {
             return args::fail(format!("failed to load message: ipld: could not find {cid}"));
@@ -316,7 +320,7 @@ impl Caller {
             }
         };
         match tokio::time::timeout(WAIT, waiting).await {
-            Ok(found) => Ok(found),
+            Ok(found) => found,
             Err(_) => args::fail("context deadline exceeded"),
         }
     }

@@ -148,3 +148,60 @@ async fn unknown_scripts_are_refused() {
     let faults = world.control("GET", "/faults", Value::Null).await;
     assert_eq!(faults["node"]["stale"], false);
 }
+
+/// The fourth parameter of the searches: whether what replaced a message counts for it. Lotus reads it strictly, and says of
+/// every other message of that number that it is another.
+#[tokio::test]
+async fn t43_what_replaced_a_message_is_found_where_it_may() {
+    use crate::wire::address::MARKET;
+    use crate::wire::message::{Message, SignedMessage, address_param};
+    let world = World::start(&[Manner::Curio]).await;
+    node(&world, json!({"hold_messages": true})).await;
+    let from = world.key.address();
+    let nonce = world.call("MpoolGetNonce", json!([from])).await.as_u64().unwrap();
+    let message = |gas_premium, value| Message {
+        version: 0,
+        to: MARKET,
+        from,
+        nonce,
+        value,
+        gas_limit: 100_000_000,
+        gas_fee_cap: 10_000,
+        gas_premium,
+        method: 2,
+        params: address_param(from),
+    };
+    let sign = |message| SignedMessage::sign(message, &world.key).unwrap();
+    let other = sign(message(10, 8));
+    let (old, new) = (sign(message(100, 7)), sign(message(1_000, 7)));
+    for signed in [&other, &old, &new] {
+        world.call("MpoolPush", json!([signed.json()])).await;
+    }
+    node(&world, json!({})).await;
+    world.step(2).await;
+    let link = |signed: &SignedMessage| json!({"/": signed.cid().to_string()});
+    let search = |signed: &SignedMessage, allow: Value| json!([[], link(signed), -1, allow]);
+    for allow in [true, false] {
+        assert_eq!(world.call("StateSearchMsg", search(&new, json!(allow))).await["Message"], link(&new));
+    }
+    assert_eq!(world.call("StateSearchMsg", search(&old, json!(true))).await["Message"], link(&new));
+    let waited = world.call("StateWaitMsg", json!([link(&old), 0, -1, true])).await;
+    assert_eq!(waited["Message"], link(&new));
+    for (signed, allow, text) in [
+        (&old, false, "the one we are looking for (F:"),
+        (&other, true, "NOT a valid replacement"),
+        (&other, false, "NOT a valid replacement"),
+    ] {
+        let said = world.rpc("StateSearchMsg", search(signed, json!(allow))).await;
+        let said = said["error"]["message"].as_str().unwrap().to_owned();
+        assert!(said.contains("found message with equal nonce") && said.contains(text), "{said}");
+    }
+    for method in ["StateSearchMsg", "StateWaitMsg"] {
+        let params = match method {
+            "StateSearchMsg" => search(&old, json!("yes")),
+            _ => json!([link(&old), 0, -1, "yes"]),
+        };
+        let said = world.rpc(method, params).await;
+        assert!(said["error"]["message"].as_str().unwrap().contains("type bool"), "{said}");
+    }
+}

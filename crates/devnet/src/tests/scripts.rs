@@ -55,6 +55,21 @@ async fn reject() {
     world.store(0, &params).await.unwrap();
 }
 
+/// A Curio says what a Boost does, without Boost's word before it: a client that knew the one did not know the other.
+#[tokio::test]
+async fn a_curio_refuses_without_the_prefix_of_boost() {
+    let world = World::start(CURIO).await;
+    let params = world.proposal(0, "0").await;
+    for (reason, text) in [
+        (json!("price"), "storage price per epoch less than asking price: 1 < 2"),
+        (json!("signature"), "invalid signature"),
+        (json!("allowlist"), "client not allowed by provider"),
+    ] {
+        world.script(0, json!({"reject": reason})).await;
+        assert_eq!(world.store(0, &params).await, Err(text.into()));
+    }
+}
+
 /// Refusals that follow from the proposal itself, without a script.
 #[tokio::test]
 async fn rules() {

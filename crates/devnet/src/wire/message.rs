@@ -28,6 +28,13 @@ pub(crate) struct Message {
 }
 
 impl Message {
+    /// Whether another does the same at another price: what may replace it.
+    pub(crate) fn same_call(&self, other: &Self) -> bool {
+        let unpriced =
+            |message: &Self| Self { gas_limit: 0, gas_fee_cap: 0, gas_premium: 0, ..message.clone() };
+        unpriced(self) == unpriced(other)
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         Cbor::Array(vec![
             Cbor::Unsigned(self.version),

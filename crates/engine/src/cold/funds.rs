@@ -45,7 +45,9 @@ pub enum Refused {
 
 /// Looks after messages and escrow, once a look.
 pub(crate) async fn pass(d: &Deals, _view: ChainView) -> Result<(), Failed> {
-    for sent in d.chain.tick().await? {
+    // Off means that nothing is pushed again and nothing replaced; what happened on the chain is looked at all the same.
+    let is_on = d.records.spending_switch().await?.on;
+    for sent in d.chain.tick(is_on).await? {
         settle(d, &sent).await?;
     }
     let funds = d.chain.funds().await?;

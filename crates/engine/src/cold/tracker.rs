@@ -48,15 +48,16 @@ pub(crate) async fn run(d: Arc<Deals>) {
     d.board.state(NAME, "stopped", 0);
 }
 
-async fn rounds(d: &Deals) {
+pub(super) async fn rounds(d: &Deals) {
     loop {
         pass(d).await;
-        tokio::select! {
-            () = d.look_due.notified() => {}
-            () = d.clock.sleep(d.settings.deals.look_every) => {}
-        }
+        let pause = tokio::select! {
+            () = d.look_due.notified() => limits::LOOK_PAUSE,
+            () = d.clock.sleep(d.settings.deals.look_every) => limits::LOOK_PAUSE,
+            () = d.chain.changed() => limits::HEAD_PAUSE,
+        };
         // Whoever rings the bell again and again gets no more looks than these.
-        d.clock.sleep(limits::LOOK_PAUSE.min(d.settings.deals.look_every)).await;
+        d.clock.sleep(pause.min(d.settings.deals.look_every)).await;
     }
 }
 

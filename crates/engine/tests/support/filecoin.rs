@@ -119,6 +119,8 @@ pub struct State {
     pub calls: Vec<&'static str>,
     /// Which call goes how.
     pub fault: Option<(usize, Outcome)>,
+    /// Told when the head moves, where a test rings it.
+    pub moved: Arc<tokio::sync::Notify>,
     /// Calls go wrong by themselves, one in so many, by this seed.
     pub chaos: Option<(u64, u64)>,
 }
@@ -172,6 +174,7 @@ impl Filecoin {
             next_deal: 100,
             calls: Vec::new(),
             fault: None,
+            moved: Arc::default(),
             chaos: None,
         })))
     }
@@ -476,7 +479,12 @@ impl Chain for Filecoin {
         }))
     }
 
-    fn tick(&self) -> Boxed<'_, Result<Vec<Sent>, Fault>> {
+    fn changed(&self) -> Boxed<'_, ()> {
+        let moved = Arc::clone(&self.0.lock().moved);
+        Box::pin(async move { moved.notified().await })
+    }
+
+    fn tick(&self, _may_send: bool) -> Boxed<'_, Result<Vec<Sent>, Fault>> {
         Box::pin(self.call("tick", |state| {
             let at = state.last_final();
             let mut news = Vec::new();

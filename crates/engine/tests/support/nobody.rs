@@ -46,7 +46,7 @@ impl Chain for Nobody {
     fn send<'a>(&'a self, _: &'a str, _: &'a FundsCall) -> BoxFuture<'a, Result<Sent, Fault>> {
         away()
     }
-    fn tick(&self) -> BoxFuture<'_, Result<Vec<Sent>, Fault>> {
+    fn tick(&self, _: bool) -> BoxFuture<'_, Result<Vec<Sent>, Fault>> {
         away()
     }
 }

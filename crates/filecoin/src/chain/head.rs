@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 
-use super::Rules;
 use crate::rpc::answers::{HeadChange, HeadChangeKind, TipSet};
 use crate::types::{Epoch, TipSetKey};
 
@@ -32,9 +31,11 @@ pub struct HeadTracker {
 }
 
 impl HeadTracker {
-    /// Keeps what may still be undone under `rules`.
-    pub fn new(rules: Rules) -> Self {
-        let keep = usize::try_from(rules.finality_lookback()).unwrap_or(usize::MAX).saturating_add(1);
+    /// Keeps what may still be undone: so many epochs, which are [`Rules::finality_lookback`].
+    ///
+    /// [`Rules::finality_lookback`]: super::Rules::finality_lookback
+    pub fn new(finality_lookback: i64) -> Self {
+        let keep = usize::try_from(finality_lookback).unwrap_or(usize::MAX).saturating_add(1);
         Self { recent: VecDeque::new(), keep }
     }
 
@@ -112,7 +113,6 @@ impl HeadTracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::NetworkPin;
     use crate::types::AttoFil;
     use crate::types::cid::blake2b_cid;
     use proptest::prelude::*;
@@ -135,14 +135,10 @@ mod tests {
         HeadChange { kind, val: tipset(height, name, parent) }
     }
 
-    fn rules(lookback: i64) -> Rules {
-        Rules::new(&NetworkPin::new("testing", blake2b_cid(b"genesis")).unwrap(), true, lookback).unwrap()
-    }
-
     #[test]
     fn the_head_is_followed_and_a_reorg_says_what_is_void() {
         use HeadChangeKind::{Apply, Current, Revert};
-        let mut tracker = HeadTracker::new(rules(900));
+        let mut tracker = HeadTracker::new(900);
         assert_eq!(tracker.take(&[change(Current, 10, "a", "z")]), HeadMove::Forward);
         assert_eq!(tracker.take(&[change(Apply, 11, "b", "a")]), HeadMove::Forward);
         assert_eq!(tracker.take(&[change(Apply, 11, "b", "a")]), HeadMove::Same, "delivered twice");
@@ -159,7 +155,7 @@ mod tests {
     #[test]
     fn a_new_subscription_that_does_not_continue_is_a_loss() {
         use HeadChangeKind::Current;
-        let mut tracker = HeadTracker::new(rules(900));
+        let mut tracker = HeadTracker::new(900);
         tracker.take(&[change(Current, 10, "a", "z")]);
         assert_eq!(tracker.take(&[change(Current, 10, "a", "z")]), HeadMove::Same);
         assert_eq!(tracker.take(&[change(Current, 11, "b", "a")]), HeadMove::Forward);
@@ -171,7 +167,7 @@ mod tests {
         #[test]
         fn reorgs_of_any_depth_are_followed(depth in 1..900_i64, length in 1..20_i64) {
             let (tip, name) = (1_000, |height: i64| format!("m{height}"));
-            let mut tracker = HeadTracker::new(rules(900));
+            let mut tracker = HeadTracker::new(900);
             tracker.take(&[change(HeadChangeKind::Current, 0, &name(0), "z")]);
             for height in 1..=tip {
                 tracker.take(&[change(HeadChangeKind::Apply, height, &name(height), &name(height - 1))]);

@@ -2,8 +2,8 @@
 //!
 //! - The network is pinned: its name and genesis are written down at the first start ([`NetworkPin`]), and a node of
 //!   another network is refused ever after. A typing error in a URL must not spend mainnet's money.
-//! - A head that is old, or ahead of our clock, pauses spending: such a node is cut off or lies. So does one that falls
-//!   back by more than finality.
+//! - A head that is old, or ahead of our clock, pauses spending: such a node is cut off or lies. So does one whose height
+//!   is not its time's ([`Network::began`] and 30 s for each epoch), and one that falls back by more than finality.
 //! - State counts at finality: what money depends on is read at the tipset `finality_lookback` epochs below the head.
 //! - Reorgs: [`HeadTracker`] follows the subscription and says down to which height everything that was seen is void. A
 //!   change that is delivered twice, or that does not fit onto what is known, changes nothing: it asks for the head anew.
@@ -18,7 +18,7 @@ use crate::rpc::RpcError;
 use crate::types::Epoch;
 
 pub use head::{HeadMove, HeadTracker};
-pub use network::{EPOCH_SECONDS, NetworkPin, Rules};
+pub use network::{EPOCH_SECONDS, Network, NetworkPin, Rules};
 pub use view::{Chain, View};
 
 /// Why the chain cannot be used now.
@@ -66,6 +66,17 @@ pub enum ChainError {
         height: Epoch,
         /// How far ahead, in epochs.
         lead: i64,
+    },
+    /// The head's height and its time do not belong together.
+    #[error(
+        "the head of the Lotus node says epoch {height} and the time {timestamp}, which is another epoch's on this \
+         network: the node lies or is broken, and spending pauses"
+    )]
+    OddHeight {
+        /// The head's height.
+        height: Epoch,
+        /// Its time, in seconds since the Unix epoch.
+        timestamp: u64,
     },
     /// The head fell back further than anything can.
     #[error(

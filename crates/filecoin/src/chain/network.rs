@@ -18,6 +18,8 @@ pub const EPOCH_SECONDS: u64 = 30;
 const MAINNET: &str = "mainnet";
 /// Its first block.
 const MAINNET_GENESIS: &str = "bafy2bzacecnamqgqmifpluoeldx7zzglxcljo6oja4vrmtj7432rphldpdmm2";
+/// When that was made, in seconds since the Unix epoch: 2020-08-24T22:00:00Z.
+const MAINNET_BEGAN: u64 = 1_598_306_400;
 
 /// Which network a node is on. Written down at the first start, compared at each later one and after each reconnection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,14 +48,7 @@ impl NetworkPin {
     /// # Errors
     /// [`ChainError`]; also where the name is mainnet's or the genesis is, and not both.
     pub async fn of(lotus: &Lotus) -> Result<Self, ChainError> {
-        let (name, genesis) = (lotus.network_name().await?, lotus.genesis().await?);
-        let malformed =
-            |reason: &str| RpcError::Malformed { method: "Filecoin.ChainGetGenesis", reason: reason.into() };
-        let [cid] = genesis.key.blocks() else { return Err(malformed("a genesis of several blocks").into()) };
-        if genesis.height != Epoch::default() {
-            return Err(malformed("a genesis that is not at epoch 0").into());
-        }
-        Self::new(&name, *cid)
+        Ok(Network::of(lotus).await?.pin)
     }
 
     /// Whether money is real here.
@@ -76,6 +71,37 @@ impl NetworkPin {
 impl fmt::Display for NetworkPin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (genesis {})", self.name, self.genesis)
+    }
+}
+
+/// A network as a node shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Which one.
+    pub pin: NetworkPin,
+    /// When its first block was made, in seconds since the Unix epoch. Each epoch is 30 s after the one before, so that
+    /// a head's time says its height.
+    pub began: u64,
+}
+
+impl Network {
+    /// Asks a node.
+    ///
+    /// # Errors
+    /// [`ChainError`]; also where the name is mainnet's or the genesis is, and not both.
+    pub async fn of(lotus: &Lotus) -> Result<Self, ChainError> {
+        let (name, genesis) = (lotus.network_name().await?, lotus.genesis().await?);
+        let malformed =
+            |reason: &str| RpcError::Malformed { method: "Filecoin.ChainGetGenesis", reason: reason.into() };
+        let [cid] = genesis.key.blocks() else { return Err(malformed("a genesis of several blocks").into()) };
+        if genesis.height != Epoch::default() {
+            return Err(malformed("a genesis that is not at epoch 0").into());
+        }
+        let pin = NetworkPin::new(&name, *cid)?;
+        if pin.is_mainnet() && genesis.timestamp != MAINNET_BEGAN {
+            return Err(malformed("mainnet's genesis at another time than mainnet's").into());
+        }
+        Ok(Self { pin, began: genesis.timestamp })
     }
 }
 
@@ -106,13 +132,16 @@ impl Rules {
         self.finality_lookback
     }
 
-    /// Whether the head is as old as a head may be.
+    /// Whether the head is at the height of its time, and as old as a head may be. `began` is [`Network::began`].
     ///
     /// # Errors
-    /// [`ChainError::Stale`], [`ChainError::Ahead`].
-    pub fn check_head(&self, head: &TipSet, now: Timestamp) -> Result<(), ChainError> {
+    /// [`ChainError::OddHeight`], [`ChainError::Stale`], [`ChainError::Ahead`].
+    pub fn check_head(&self, head: &TipSet, began: u64, now: Timestamp) -> Result<(), ChainError> {
         if self.stalled_clock {
             return Ok(());
+        }
+        if time_of(head.height, began) != Some(head.timestamp) {
+            return Err(ChainError::OddHeight { height: head.height, timestamp: head.timestamp });
         }
         let epochs = |seconds: u64| i64::try_from(seconds / EPOCH_SECONDS).unwrap_or(i64::MAX);
         let now = now.as_millis() / 1_000;
@@ -126,6 +155,12 @@ impl Rules {
         }
         Ok(())
     }
+}
+
+/// When an epoch's blocks are made: exact by consensus, null rounds or not.
+fn time_of(height: Epoch, began: u64) -> Option<u64> {
+    let epochs = u64::try_from(height.get()).ok()?;
+    epochs.checked_mul(EPOCH_SECONDS)?.checked_add(began)
 }
 
 #[cfg(test)]
@@ -160,7 +195,7 @@ mod tests {
     #[test]
     fn an_old_head_and_one_from_the_future_pause_spending() {
         let strict = Rules { finality_lookback: 900, stalled_clock: false };
-        let at = |seconds: u64| strict.check_head(&head(), Timestamp::from_millis(seconds * 1_000));
+        let at = |seconds: u64| strict.check_head(&head(), 0, Timestamp::from_millis(seconds * 1_000));
         let made = 30_000;
         assert_eq!(at(made), Ok(()));
         assert_eq!(at(made + 5 * 30 + 29), Ok(()));
@@ -169,11 +204,32 @@ mod tests {
         assert_eq!(at(made - 3 * 30), Err(ChainError::Ahead { height: Epoch::new(1_000), lead: 3 }));
         // The recorded node's head is 116 days behind.
         assert_eq!(
-            Rules::new(&pin("testing", OTHER), true, 900)
-                .unwrap()
-                .check_head(&head(), Timestamp::from_millis(u64::MAX)),
+            Rules::new(&pin("testing", OTHER), true, 900).unwrap().check_head(
+                &head(),
+                7,
+                Timestamp::from_millis(u64::MAX)
+            ),
             Ok(())
         );
+    }
+
+    /// A node gave a head of now at a height of the next century. Only its time was looked at, so that the height was
+    /// believed and written down: every start epoch came out absurd, and the true head after it counted as fallen back.
+    #[test]
+    fn t38_a_head_that_is_not_at_the_height_of_its_time_is_refused() {
+        let strict = Rules { finality_lookback: 900, stalled_clock: false };
+        let began = 1_700_000_000;
+        let at = |height: i64, timestamp: u64| {
+            let head = TipSet { height: Epoch::new(height), timestamp, ..head() };
+            strict.check_head(&head, began, Timestamp::from_millis(timestamp * 1_000))
+        };
+        let now = began + 30 * 1_000;
+        assert_eq!(at(1_000, now), Ok(()));
+        for height in [-1, 0, 999, 1_001, 4_000_000, i64::MAX] {
+            let odd = ChainError::OddHeight { height: Epoch::new(height), timestamp: now };
+            assert_eq!(at(height, now), Err(odd), "{height}");
+        }
+        assert!(matches!(at(1_000, now + 29), Err(ChainError::OddHeight { .. })), "between two epochs");
     }
 
     /// A node that says "mainnet" over the genesis of a test network, and the other way round.

@@ -2,7 +2,7 @@
 
 use floe_core::Timestamp;
 
-use super::{ChainError, NetworkPin, Rules};
+use super::{ChainError, Network, NetworkPin, Rules};
 use crate::rpc::Lotus;
 use crate::rpc::answers::TipSet;
 use crate::types::Epoch;
@@ -21,6 +21,7 @@ pub struct View {
 pub struct Chain {
     lotus: Lotus,
     rules: Rules,
+    began: u64,
     highest: Epoch,
 }
 
@@ -35,8 +36,9 @@ impl Chain {
         rules: Rules,
         highest: Epoch,
     ) -> Result<Self, ChainError> {
-        pin.check(&NetworkPin::of(&lotus).await?)?;
-        Ok(Self { lotus, rules, highest })
+        let network = Network::of(&lotus).await?;
+        pin.check(&network.pin)?;
+        Ok(Self { lotus, rules, began: network.began, highest })
     }
 
     /// The highest head that was seen: to be written down, so that a restart does not forget it.
@@ -50,7 +52,7 @@ impl Chain {
     /// [`ChainError`].
     pub async fn look(&mut self, now: Timestamp) -> Result<View, ChainError> {
         let head = self.lotus.head().await?;
-        self.rules.check_head(&head, now)?;
+        self.rules.check_head(&head, self.began, now)?;
         let lookback = self.rules.finality_lookback();
         if head.height < self.highest.plus(-lookback) {
             return Err(ChainError::FellBack { from: self.highest, to: head.height });

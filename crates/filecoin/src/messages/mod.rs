@@ -17,9 +17,10 @@
 //! signed are money; the journal keeps them until one of their versions is final. After a crash, `tick` goes on from the
 //! journal alone.
 //!
-//! One writer for each wallet: the caller holds the wallet's lease. A nonce of the node that is higher than ours means
-//! that somebody else spends from the key, or that the node lies, or that the journal is of an old backup: nothing is signed
-//! until the chain, at finality, agrees.
+//! One writer for each journal ([`Sender`] takes one call after the other), and one journal for each wallet: nothing keeps two
+//! programs from using one key, so it is noticed. A nonce of the node that is higher than ours means that somebody else
+//! spends from the key, or that the node lies, or that the journal is of an old backup: nothing is signed until the chain,
+//! at finality, agrees. Two that sign one number at once pay once: one of the messages is missing then.
 
 mod journal;
 mod sender;

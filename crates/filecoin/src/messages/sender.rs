@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::journal::{Entry, Journal, JournalError, Progress, Version};
 use crate::chain::View;
-use crate::limits::{MAX_FOREIGN_TEXT, REPUSH_EVERY};
+use crate::limits::{MAX_FOREIGN_TEXT, MAX_UNCONFIRMED, REPUSH_EVERY};
 use crate::rpc::answers::MessageLookup;
 use crate::rpc::{Fault, Lotus, RpcError};
 use crate::signer::{SignError, Signer};
@@ -131,16 +131,16 @@ impl Sender {
         self.reread(intent).await
     }
 
-    /// Looks after every message that is not settled: searches it, pushes again what is not there, and says what
-    /// changed. Call it once an epoch.
+    /// Looks after every message that is not settled: searches it, pushes again what is not there where `may_send`, and
+    /// says what changed. Call it once an epoch.
     ///
     /// # Errors
     /// [`MessageError`]; what was done before it stays done.
-    pub async fn tick(&self, view: &View) -> Result<Vec<Landed>, MessageError> {
+    pub async fn tick(&self, view: &View, may_send: bool) -> Result<Vec<Landed>, MessageError> {
         let _turn = self.turn.lock().await;
         let mut landed = Vec::new();
         for entry in self.journal.unsettled(self.signer.address()).await? {
-            let progress = self.follow(&entry, view).await?;
+            let progress = self.follow(&entry, view, may_send).await?;
             if progress != entry.progress {
                 landed.push(Landed { intent: entry.intent, progress });
             }
@@ -183,8 +183,7 @@ impl Sender {
         let from = self.signer.address();
         let node = self.lotus.mpool_nonce(&from).await?;
         let Some(own) = self.journal.next_nonce(from).await? else {
-            // The first message of this key here.
-            return Ok(node);
+            return self.first_nonce(node, view).await;
         };
         if node <= own {
             return Ok(own);
@@ -194,6 +193,18 @@ impl Sender {
             return Err(MessageError::NonceAhead { from: from.to_string(), own, node });
         }
         Ok(own.max(chain))
+    }
+
+    /// The node's, for the first message of this key here, where it fits what the chain has: a number that is far ahead
+    /// would hang behind a gap that nobody fills, and one that is taken could be somebody's payment.
+    async fn first_nonce(&self, node: u64, view: &View) -> Result<u64, MessageError> {
+        let from = self.signer.address();
+        let chain = self.lotus.actor(&from, &view.head.key).await?.map_or(0, |actor| actor.nonce);
+        let most = chain.saturating_add(MAX_UNCONFIRMED as u64);
+        if !(chain..=most).contains(&node) {
+            return Err(MessageError::NonceAhead { from: from.to_string(), own: chain, node });
+        }
+        Ok(node)
     }
 
     /// `call` with gas; nothing else of it may have changed.
@@ -252,11 +263,18 @@ impl Sender {
                 _ => Progress::Refused { reason: error.to_string().chars().take(MAX_FOREIGN_TEXT).collect() },
             },
         };
+        if let Progress::Refused { reason } = &progress {
+            tracing::warn!(
+                intent = entry.intent,
+                nonce = entry.nonce,
+                "the node refuses a message, which is pushed again later: {reason}"
+            );
+        }
         self.journal.pushed(&entry.intent, view.head.height, &progress).await?;
         Ok(progress)
     }
 
-    async fn follow(&self, entry: &Entry, view: &View) -> Result<Progress, MessageError> {
+    async fn follow(&self, entry: &Entry, view: &View, may_send: bool) -> Result<Progress, MessageError> {
         if let Some((version, found)) = self.search(entry, view).await? {
             let height = found.height;
             let is_final = height <= view.last_final.height;
@@ -279,7 +297,7 @@ impl Sender {
         let due = entry.versions.last().and_then(|last| last.pushed_at);
         let due = due.is_none_or(|at| view.head.height.since(at) >= REPUSH_EVERY);
         // What a reorg took off the chain may have left the pool too.
-        if due || matches!(entry.progress, Progress::Included { .. }) {
+        if may_send && (due || matches!(entry.progress, Progress::Included { .. })) {
             return self.push(entry, view).await;
         }
         Ok(entry.progress.clone())

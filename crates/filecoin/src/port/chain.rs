@@ -14,10 +14,11 @@ use parking_lot::Mutex;
 
 use super::memory::{Known, Memory};
 use super::status::NodeStatus;
+use super::watch::Watch;
 use super::{events, funds};
 use crate::chain::{Chain, NetworkPin, Rules, View};
 use crate::escrow::EscrowError;
-use crate::limits::{self, MAX_CHAIN_ADDRESSES, REPLACE_AFTER};
+use crate::limits::{self, MAX_CHAIN_ADDRESSES, MAX_UNCONFIRMED, REPLACE_AFTER};
 use crate::market::DealProposal;
 use crate::market::mk12::DealParams;
 use crate::messages::{Entry, Journal, MessageError, Progress, Sender, SenderSettings};
@@ -54,12 +55,15 @@ pub struct LotusChain {
     turn: tokio::sync::Mutex<Option<Opened>>,
     last: Mutex<Option<Arc<Look>>>,
     status: Mutex<NodeStatus>,
+    watch: Watch,
 }
 
 /// A node of the pinned network.
 struct Opened {
     pin: NetworkPin,
     chain: Chain,
+    /// Whether the network is written down.
+    is_known: bool,
     /// The highest head that is written down.
     written: Epoch,
 }
@@ -96,6 +100,7 @@ impl LotusChain {
             turn: tokio::sync::Mutex::new(None),
             last: Mutex::new(None),
             status: Mutex::new(status),
+            watch: Watch::new(settings.finality_lookback),
         }
     }
 
@@ -133,6 +138,11 @@ impl LotusChain {
             None => opened.insert(self.open(&found).await?),
         };
         let view = opened.chain.look(self.clock.now()).await?;
+        // Nothing of a node whose head cannot be is written down.
+        if !opened.is_known {
+            self.memory.pin(&opened.pin).await.map_err(forgetful)?;
+            opened.is_known = true;
+        }
         let every = (self.settings.finality_lookback / 8).max(1);
         if opened.chain.highest() >= opened.written.plus(every) {
             self.memory.saw(opened.chain.highest()).await.map_err(forgetful)?;
@@ -149,19 +159,28 @@ impl LotusChain {
         let rules = Rules::new(pin, self.settings.test_network, self.settings.finality_lookback);
         let rules = rules?;
         self.greet(pin).await?;
-        if known.is_none() {
-            self.memory.pin(found).await.map_err(forgetful)?;
-        }
         let written = known.as_ref().map_or(Epoch::default(), |known: &Known| known.highest);
         let chain = Chain::open(self.lotus.clone(), pin, rules, written).await?;
-        Ok(Opened { pin: pin.clone(), chain, written })
+        Ok(Opened { pin: pin.clone(), chain, is_known: known.is_some(), written })
     }
 
     /// What the node is, and what our token may do there.
     async fn greet(&self, pin: &NetworkPin) -> Result<(), Fault> {
         let version = self.lotus.version().await?.version;
-        let permissions = self.lotus.permissions().await?;
+        let mut unasked = Vec::new();
+        let permissions = match self.lotus.permissions().await {
+            Ok(permissions) => permissions,
+            Err(RpcError::UnknownMethod { .. }) => {
+                unasked.push("what the token allows (AuthVerify)");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         let offers_client_calls = self.lotus.offers_client_calls().await?;
+        if offers_client_calls.is_none() {
+            unasked.push("whether it is of before 2024-06 (ClientListImports)");
+        }
+        let offers_client_calls = offers_client_calls == Some(true);
         let endpoint = self.lotus.endpoint();
         if offers_client_calls {
             tracing::warn!(
@@ -181,6 +200,7 @@ impl LotusChain {
             status.offers_client_calls = offers_client_calls;
             status.token_in_clear = endpoint.sends_token_in_clear();
             status.permissions = permissions;
+            status.unasked = unasked;
         }
         if is_admin && !self.settings.test_network {
             let text = "the token of the Lotus node allows everything, the export of its keys too: make one with `lotus \
@@ -369,18 +389,35 @@ impl LotusChain {
             let text = format!("the intent {intent:?} has a message already that does something else");
             return Err(Fault::new(FailureCode::Nonce, text));
         }
+        if matches!(entry.progress, Progress::Refused { .. }) {
+            self.note_refused().await?;
+        }
         Ok(self.sent(&entry))
     }
 
-    async fn tick_now(&self) -> Result<Vec<Sent>, Fault> {
+    async fn tick_now(&self, may_send: bool) -> Result<Vec<Sent>, Fault> {
         let look = self.last()?;
         let mut changed = Vec::new();
-        for landed in self.sender.tick(&look.view).await? {
+        for landed in self.sender.tick(&look.view, may_send).await? {
             let entry = self.journal.find(&landed.intent).await.map_err(MessageError::from)?;
             changed.extend(entry.map(|entry| self.sent(&entry)));
         }
-        self.replace_stuck(&look.view).await?;
+        if may_send {
+            self.replace_stuck(&look.view).await?;
+        }
+        self.note_refused().await?;
         Ok(changed)
+    }
+
+    /// Keeps for the operator what the pool does not take: to the engine it is on its way like any other.
+    async fn note_refused(&self) -> Result<(), Fault> {
+        let open = self.journal.unsettled(self.signer.address()).await.map_err(MessageError::from)?;
+        let refused = open.into_iter().filter_map(|entry| match entry.progress {
+            Progress::Refused { reason } => Some((entry.intent, reason)),
+            _ => None,
+        });
+        self.status.lock().refused = refused.take(MAX_UNCONFIRMED).collect();
+        Ok(())
     }
 
     /// Gives more to messages that no block can take: the base fee rose above their cap.
@@ -504,7 +541,11 @@ impl cold::Chain for LotusChain {
         Box::pin(self.send_now(intent, call))
     }
 
-    fn tick(&self) -> BoxFuture<'_, Result<Vec<Sent>, Fault>> {
-        Box::pin(self.tick_now())
+    fn tick(&self, may_send: bool) -> BoxFuture<'_, Result<Vec<Sent>, Fault>> {
+        Box::pin(self.tick_now(may_send))
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.watch.changed(self.lotus.endpoint(), &*self.clock))
     }
 }

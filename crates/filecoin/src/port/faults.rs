@@ -19,7 +19,9 @@ fn of_rpc(error: &RpcError) -> FailureCode {
 fn of_refusal(fault: Refusal) -> FailureCode {
     match fault {
         Refusal::KeyNotFound | Refusal::BadSignature => FailureCode::Auth,
-        Refusal::NonceTooLow | Refusal::NonceExists | Refusal::TooManyPending => FailureCode::Nonce,
+        Refusal::NonceTooLow | Refusal::NonceUsed | Refusal::NonceExists | Refusal::TooManyPending => {
+            FailureCode::Nonce
+        }
         Refusal::PremiumTooLow | Refusal::FeeCapTooLow => FailureCode::Gas,
         Refusal::NotEnoughFunds => FailureCode::FundsWallet,
         _ => FailureCode::ChainUnreachable,

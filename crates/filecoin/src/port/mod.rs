@@ -18,6 +18,7 @@ mod market;
 mod memory;
 mod proposer;
 mod status;
+mod watch;
 
 pub use chain::{ChainSettings, LotusChain};
 pub use market::Providers;

@@ -26,6 +26,10 @@ pub struct NodeStatus {
     pub heights: Option<(Epoch, Epoch)>,
     /// Why the last look failed.
     pub trouble: Option<String>,
+    /// What it could not be asked, in words: a gateway answers less than a node.
+    pub unasked: Vec<&'static str>,
+    /// Messages that its pool does not take: their intents, and its words.
+    pub refused: Vec<(String, String)>,
 }
 
 impl NodeStatus {
@@ -46,6 +50,13 @@ impl NodeStatus {
             self.keeps_events == Some(false),
             format!("{endpoint} keeps no events: published deals are found by what providers say alone"),
         );
+        for what in &self.unasked {
+            remarks.push(format!("{endpoint} could not be asked {what}"));
+        }
+        for (intent, reason) in &self.refused {
+            remarks
+                .push(format!("{endpoint} refuses the message of {intent}, which is pushed again: {reason}"));
+        }
         if let Some(trouble) = &self.trouble {
             remarks.push(format!("{endpoint} cannot be used now: {trouble}"));
         }

@@ -144,7 +144,8 @@ impl Lotus {
         self.call(methods::NETWORK_VERSION, Params::none().with(at)).await
     }
 
-    /// What our token allows; `None` without a token (reading is then allowed).
+    /// What our token allows; `None` without a token (reading is then allowed). An unknown method from a gateway, which has
+    /// no tokens.
     ///
     /// # Errors
     /// [`RpcError`].
@@ -154,16 +155,18 @@ impl Lotus {
     }
 
     /// Whether the node offers the deal calls that Lotus had up to v1.27.0. Such a node cannot follow today's
-    /// mainnet, and Floe does not use those calls.
+    /// mainnet, and Floe does not use those calls. `None` where what stands in front of the node does not let us ask.
     ///
     /// # Errors
     /// [`RpcError`] where the node says neither.
-    pub async fn offers_client_calls(&self) -> Result<bool, RpcError> {
+    pub async fn offers_client_calls(&self) -> Result<Option<bool>, RpcError> {
         match self.call::<serde::de::IgnoredAny>(methods::CLIENT_LIST_IMPORTS, Params::none()).await {
-            Err(RpcError::UnknownMethod { .. }) => Ok(false),
+            Err(RpcError::UnknownMethod { .. }) => Ok(Some(false)),
             Ok(_) | Err(RpcError::Refused { .. } | RpcError::Forbidden { .. } | RpcError::BadCall { .. }) => {
-                Ok(true)
+                Ok(Some(true))
             }
+            // A proxy that passes on what it knows alone.
+            Err(RpcError::Status { status: 400..=499, .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -377,7 +380,8 @@ impl Lotus {
     }
 
     /// Looks for a message on the chain, back from `from` by at most `lookback` epochs (-1 for all); `None` where it is
-    /// not there, or the node never saw it. A message that replaced it does not count.
+    /// not there, or the node never saw it. A message that replaced it does not count: Lotus says of one that its number is
+    /// used, as an error.
     ///
     /// # Errors
     /// [`RpcError`].
@@ -388,9 +392,11 @@ impl Lotus {
         lookback: i64,
     ) -> Result<Option<MessageLookup>, RpcError> {
         let params = Params::none().with(from).with(&JsonCid(*cid)).with(&lookback).with(&false);
-        let found =
-            self.find::<Option<MessageLookup>>(methods::STATE_SEARCH, params, Fault::ObjectNotFound).await?;
-        Ok(found.flatten())
+        match self.call(methods::STATE_SEARCH, params).await {
+            Ok(found) => Ok(found),
+            Err(error) if matches!(error.fault(), Some(Fault::ObjectNotFound | Fault::NonceUsed)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits until a message is `confidence` epochs deep: a long poll, which ends at this client's limit of time. Prefer

@@ -148,6 +148,8 @@ pub enum Fault {
     KeyNotFound,
     /// A message with this nonce is on the chain.
     NonceTooLow,
+    /// Another message with the nonce of the one that is searched is on the chain: its replacement, or somebody else's.
+    NonceUsed,
     /// This message is in the pool.
     NonceExists,
     /// The pool holds a message with this nonce and a premium not much lower.
@@ -172,6 +174,7 @@ pub enum Fault {
 
 /// First match wins.
 const TEXTS: &[(&str, Fault)] = &[
+    ("found message with equal nonce", Fault::NonceUsed),
     ("message nonce too low", Fault::NonceTooLow),
     ("message with nonce already exists", Fault::NonceExists),
     ("replace by fee has too low GasPremium", Fault::PremiumTooLow),

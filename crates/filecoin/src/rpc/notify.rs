@@ -5,6 +5,8 @@
 //! that jsonrpsee does not pass on, and a connection may die without a word: silence of five epochs is the end. Whoever
 //! reads it connects anew and asks for the head, because what came in between is lost.
 
+use std::time::Duration;
+
 use floe_core::Clock;
 use futures::future::{Either, select};
 use jsonrpsee_core::client::{Subscription, SubscriptionClientT as _};
@@ -46,6 +48,8 @@ pub struct HeadChanges {
     // Holds the connection.
     _client: WsClient,
     began: bool,
+    /// When it last said something, by the monotonic clock: whoever waits again and again waits for the same end.
+    heard: Duration,
 }
 
 impl HeadChanges {
@@ -53,7 +57,7 @@ impl HeadChanges {
     ///
     /// # Errors
     /// [`NotifyError`].
-    pub async fn subscribe(endpoint: &Endpoint) -> Result<Self, NotifyError> {
+    pub async fn subscribe(endpoint: &Endpoint, clock: &dyn Clock) -> Result<Self, NotifyError> {
         let client = WsClientBuilder::default()
             .max_request_size(MAX_REQUEST_BYTES)
             .max_response_size(MAX_ANSWER_BYTES)
@@ -70,7 +74,7 @@ impl HeadChanges {
         let method = methods::CHAIN_NOTIFY.name;
         let changes = client.subscribe(method, ArrayParams::new(), "xrpc.cancel").await;
         let changes = changes.map_err(|e| NotifyError::Refused(causes(&e)))?;
-        Ok(Self { changes, _client: client, began: false })
+        Ok(Self { changes, _client: client, began: false, heard: clock.monotonic() })
     }
 
     /// The next changes, in order. Cancel safe. After an error the subscription is of no use.
@@ -78,13 +82,14 @@ impl HeadChanges {
     /// # Errors
     /// [`NotifyError`].
     pub async fn next(&mut self, clock: &dyn Clock) -> Result<Vec<HeadChange>, NotifyError> {
-        let next = match select(Box::pin(self.changes.next()), clock.sleep(NOTIFY_SILENCE)).await {
+        let left = self.heard.saturating_add(NOTIFY_SILENCE).saturating_sub(clock.monotonic());
+        let next = match select(Box::pin(self.changes.next()), clock.sleep(left)).await {
             Either::Left((next, _)) => next,
             Either::Right(_) => return Err(NotifyError::Silent),
         };
         let changes = next.ok_or(NotifyError::Ended)?.map_err(|e| NotifyError::Malformed(causes(&e)))?;
         self.check(&changes)?;
-        self.began = true;
+        (self.began, self.heard) = (true, clock.monotonic());
         Ok(changes)
     }
 

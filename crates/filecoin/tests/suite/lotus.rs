@@ -178,11 +178,11 @@ async fn a_node_with_the_old_deal_calls_is_noticed() {
         Node::start(move |_, _| Reply::Raw(status, body.clone()))
     };
     let absent = r#"{"error":{"code":-32601,"message":"method 'Filecoin.ClientListImports' not found"},"id":"ID","jsonrpc":"2.0"}"#;
-    assert_eq!(reply(500, absent).await.lotus().offers_client_calls().await, Ok(false));
+    assert_eq!(reply(500, absent).await.lotus().offers_client_calls().await, Ok(Some(false)));
     let present = r#"{"id":"ID","jsonrpc":"2.0","result":[]}"#;
-    assert_eq!(reply(200, present).await.lotus().offers_client_calls().await, Ok(true));
+    assert_eq!(reply(200, present).await.lotus().offers_client_calls().await, Ok(Some(true)));
     let forbidden = r#"{"error":{"code":1,"message":"missing permission to invoke 'ClientListImports' (need 'write')"},"id":"ID","jsonrpc":"2.0"}"#;
-    assert_eq!(reply(200, forbidden).await.lotus().offers_client_calls().await, Ok(true));
+    assert_eq!(reply(200, forbidden).await.lotus().offers_client_calls().await, Ok(Some(true)));
     assert!(reply(502, "bad gateway").await.lotus().offers_client_calls().await.is_err());
 }
 
@@ -310,10 +310,9 @@ async fn a_view_is_taken_at_finality() {
     use std::sync::atomic::{AtomicI64, Ordering};
     static HEIGHT: AtomicI64 = AtomicI64::new(2_000);
     static SHIFT: AtomicI64 = AtomicI64::new(0);
-    let genesis = params_of_genesis();
     let node = Node::start(move |method, params| match method {
         "StateNetworkName" => Reply::Result(json!("testing")),
-        "ChainGetGenesis" => Reply::Result(genesis.clone()),
+        "ChainGetGenesis" => Reply::Result(tipset(0)),
         "ChainHead" => Reply::Result(tipset(HEIGHT.load(Ordering::Relaxed))),
         "ChainGetTipSetByHeight" => {
             Reply::Result(tipset(params[0].as_i64().unwrap() + SHIFT.load(Ordering::Relaxed)))
@@ -355,9 +354,8 @@ async fn the_recorded_subscription_is_followed_to_its_silent_end() {
     let values = frames.len() - 1;
     let socket = Socket::start(frames).await;
     let clock = ManualClock::new(Timestamp::default());
-    let mut changes = HeadChanges::subscribe(&socket.endpoint()).await.unwrap();
-    let pin = NetworkPin { name: "testing".into(), genesis: PUBLISH.parse().unwrap() };
-    let mut tracker = HeadTracker::new(Rules::new(&pin, true, 10).unwrap());
+    let mut changes = HeadChanges::subscribe(&socket.endpoint(), &clock).await.unwrap();
+    let mut tracker = HeadTracker::new(10);
     for at in 0..values {
         let next = changes.next(&clock).await.unwrap();
         let kind = if at == 0 { HeadChangeKind::Current } else { HeadChangeKind::Apply };
@@ -389,7 +387,7 @@ async fn frames_that_are_no_head_changes_end_the_subscription() {
         ("{\"jsonrpc\":\"2.0\",\"method\":\"xrpc.ch.val\",\"params\":[1,[]],\"meta\":{}}".into(), ""),
     ] {
         let socket = Socket::start(vec![frame]).await;
-        let mut changes = HeadChanges::subscribe(&socket.endpoint()).await.unwrap();
+        let mut changes = HeadChanges::subscribe(&socket.endpoint(), &clock).await.unwrap();
         let next = async {
             tokio::time::timeout(Duration::from_secs(5), changes.next(&clock)).await.expect("it ends")
         };
@@ -397,6 +395,6 @@ async fn frames_that_are_no_head_changes_end_the_subscription() {
         assert!(error.to_string().contains(why), "{error}");
     }
     let nobody = floe_filecoin::rpc::Endpoint::parse("secret-token:http://127.0.0.1:1").unwrap();
-    let error = HeadChanges::subscribe(&nobody).await.unwrap_err();
+    let error = HeadChanges::subscribe(&nobody, &clock).await.unwrap_err();
     assert!(matches!(error, NotifyError::Refused(_)) && !error.to_string().contains("secret"), "{error}");
 }

@@ -214,20 +214,20 @@ async fn a_lost_message_is_pushed_again_and_lands_once() {
     w.set(|model| model.push = Push::Breaks);
     let entry = w.sender.send("a", &call(), &view(2_000)).await.unwrap();
     for head in 2_001..2_010 {
-        assert!(w.sender.tick(&view(head)).await.unwrap().is_empty());
+        assert!(w.sender.tick(&view(head), true).await.unwrap().is_empty());
     }
     assert_eq!(w.pushed().len(), 1, "not before ten epochs");
     w.set(|model| model.push = Push::Takes);
-    let landed = w.sender.tick(&view(2_010)).await.unwrap();
+    let landed = w.sender.tick(&view(2_010), true).await.unwrap();
     assert_eq!(landed[0].progress, Progress::Pooled);
     assert_eq!(w.pushed(), vec![entry.versions[0].message.clone(); 2], "the same bytes");
     w.include(&entry, 0, 2_012, 0);
-    let landed = w.sender.tick(&view(2_013)).await.unwrap();
+    let landed = w.sender.tick(&view(2_013), true).await.unwrap();
     assert_eq!(landed[0].progress, Progress::Included { version: 0, height: Epoch::new(2_012) });
-    assert!(w.sender.tick(&view(2_911)).await.unwrap().is_empty(), "one epoch before finality");
-    let landed = w.sender.tick(&view(2_912)).await.unwrap();
+    assert!(w.sender.tick(&view(2_911), true).await.unwrap().is_empty(), "one epoch before finality");
+    let landed = w.sender.tick(&view(2_912), true).await.unwrap();
     assert_eq!(landed[0].progress, Progress::Final { version: 0, height: Epoch::new(2_012), exit_code: 0 });
-    assert!(w.sender.tick(&view(2_913)).await.unwrap().is_empty());
+    assert!(w.sender.tick(&view(2_913), true).await.unwrap().is_empty());
     assert_eq!(w.pushed().len(), 2);
 }
 
@@ -237,17 +237,17 @@ async fn a_reorg_brings_a_message_back() {
     let w = world(ENOUGH).await;
     let entry = w.sender.send("a", &call(), &view(2_000)).await.unwrap();
     w.include(&entry, 0, 2_001, 0);
-    w.sender.tick(&view(2_002)).await.unwrap();
+    w.sender.tick(&view(2_002), true).await.unwrap();
     w.set(|model| {
         model.chain.clear();
         model.pool.clear();
     });
-    let landed = w.sender.tick(&view(2_003)).await.unwrap();
+    let landed = w.sender.tick(&view(2_003), true).await.unwrap();
     assert_eq!(landed[0].progress, Progress::Pooled);
     assert_eq!(w.pushed().len(), 2);
     w.include(&entry, 0, 2_005, 33);
-    w.sender.tick(&view(2_006)).await.unwrap();
-    let landed = w.sender.tick(&view(2_905)).await.unwrap();
+    w.sender.tick(&view(2_006), true).await.unwrap();
+    let landed = w.sender.tick(&view(2_905), true).await.unwrap();
     assert_eq!(landed[0].progress, Progress::Final { version: 0, height: Epoch::new(2_005), exit_code: 33 });
 }
 
@@ -258,14 +258,14 @@ async fn a_message_that_cannot_be_found_is_never_paid_twice() {
     let w = world(ENOUGH).await;
     let entry = w.sender.send("a", &call(), &view(2_000)).await.unwrap();
     w.set(|model| model.final_nonce = 8);
-    let landed = w.sender.tick(&view(3_000)).await.unwrap();
+    let landed = w.sender.tick(&view(3_000), true).await.unwrap();
     assert_eq!(landed[0].progress, Progress::Missing);
     assert!(!landed[0].progress.is_settled());
     assert_eq!(w.sender.send("a", &call(), &view(3_001)).await.unwrap().versions, entry.versions);
     assert_eq!(w.pushed().len(), 1);
     // A full node finds it.
     w.include(&entry, 0, 2_001, 0);
-    let landed = w.sender.tick(&view(3_002)).await.unwrap();
+    let landed = w.sender.tick(&view(3_002), true).await.unwrap();
     assert!(landed[0].progress.is_settled());
 }
 
@@ -282,7 +282,7 @@ async fn a_replacement_keeps_nonce_and_call_and_pays_a_tenth_more() {
     assert_eq!(new.gas_premium, AttoFil::new(110_562));
     // The first version is what lands in the end: the same intent, settled once.
     w.include(&replaced, 0, 2_021, 0);
-    let landed = w.sender.tick(&view(2_921)).await.unwrap();
+    let landed = w.sender.tick(&view(2_921), true).await.unwrap();
     assert_eq!(landed[0].progress, Progress::Final { version: 0, height: Epoch::new(2_021), exit_code: 0 });
     assert!(matches!(w.sender.replace("a", &view(2_922)).await, Err(MessageError::Unknown(_))));
 }
@@ -396,7 +396,7 @@ async fn a_lookup_that_lies_is_not_believed() {
             _ => answer(&mut model.lock().unwrap(), method, params),
         })
         .await;
-        let landed = sender_of(&node, &w.journal, ENOUGH).tick(&view(2_002)).await.unwrap();
+        let landed = sender_of(&node, &w.journal, ENOUGH).tick(&view(2_002), true).await.unwrap();
         assert!(landed.is_empty(), "{landed:?}");
     }
 }

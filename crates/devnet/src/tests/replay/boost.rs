@@ -53,7 +53,13 @@ async fn replay(world: &World, nth: usize, label: &str, recorded: &Value) -> Res
     let protocol = recorded["protocol"].as_str().unwrap();
     let request = match protocol {
         "/fil/storage/mk/1.2.0" | "/fil/storage/mk/1.2.1" => {
-            signed(world, nth, label, DealParams::decode(&hex("request_hex")).unwrap())
+            let recorded = hex("request_hex");
+            let params = DealParams::decode(&recorded).unwrap();
+            // Before client and signature are others: what is sent then is what was recorded, but for these.
+            if params.encode() != recorded {
+                return Err("what is read is not written as it was".into());
+            }
+            signed(world, nth, label, params)
         }
         "/fil/storage/status/1.2.0" => {
             question(world, label, StatusRequest::decode(&hex("request_hex")).unwrap())

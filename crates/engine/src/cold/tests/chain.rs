@@ -47,6 +47,41 @@ async fn r15_t38_a_node_that_cannot_be_believed_pauses_spending_and_deals_resume
     }
 }
 
+/// The node tells when its head moves, and nobody listened: with a look every hour, a deal was seen an hour late.
+#[tokio::test]
+async fn r15_a_head_that_moves_is_looked_at_before_the_hour() {
+    let mut settings = settings(1);
+    settings.deals.look_every = Duration::from_secs(3_600);
+    let world = World::empty(settings, &good(1)).await;
+    let looks = async |wanted: usize| {
+        for _ in 0..200 {
+            let looks = world.chain.state().calls.iter().filter(|call| **call == "look").count();
+            if looks == wanted {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        false
+    };
+    let moves = async {
+        assert!(looks(1).await);
+        world.clock.advance(Duration::from_secs(60));
+        assert!(!looks(2).await, "nothing moved");
+        let moved = Arc::clone(&world.chain.state().moved);
+        moved.notify_one();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        // A head that moves all the time does not make looks all the time.
+        moved.notify_one();
+        assert!(!looks(2).await);
+        world.clock.advance(Duration::from_secs(2));
+        assert!(looks(2).await);
+    };
+    tokio::select! {
+        () = tracker::rounds(&world.d) => unreachable!("it goes round for good"),
+        () = moves => {}
+    }
+}
+
 /// A look that is old is no look: nothing is signed on what the chain was.
 #[tokio::test]
 async fn r15_nothing_is_signed_on_an_old_look() {

@@ -167,6 +167,47 @@ async fn t39_only_what_is_final_was_published() {
     assert!(world.chain.published(at(9), at(3)).await.unwrap().unwrap().is_empty(), "an empty range");
 }
 
+/// T39: a publication that is not final and is undone was none: nobody was told of it. The provider publishes again, and it
+/// is one deal.
+#[tokio::test]
+async fn t39_a_publication_that_a_reorg_undid_is_one_deal() {
+    use floe_core::cold::Market as _;
+    let world = World::start(&[Manner::Curio]).await;
+    world.fund("escrow", 1_000_000_000_000).await;
+    let terms = world.terms(0).await;
+    let signed = world.signed(&terms).await;
+    world.market.propose(&world.contact(0), &signed).await.unwrap();
+    let at_head = async || {
+        let deals = world.control("GET", "/deals", Value::Null).await;
+        let by_piece = deals["pieces"].as_object().unwrap().values();
+        by_piece.map(|deals| deals.as_array().unwrap().len()).sum::<usize>()
+    };
+    let published = async || {
+        let view = world.look().await;
+        world.chain.published(at(0), view.head).await.unwrap().unwrap()
+    };
+    for _ in 0..40 {
+        if at_head().await > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        world.step(1).await;
+    }
+    assert_eq!(at_head().await, 1, "published, and not final");
+    assert!(published().await.is_empty());
+    world.control("POST", "/reorg", json!({"depth": 3, "keep": false})).await;
+    assert_eq!(at_head().await, 0, "undone");
+    assert!(published().await.is_empty());
+    for _ in 0..40 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        world.step(1).await;
+    }
+    let found = published().await;
+    let [deal] = found.as_slice() else { panic!("{found:?}") };
+    assert!(world.chain.deal(deal.deal_id, &signed).await.unwrap().unwrap().is_ours);
+    assert_eq!(at_head().await, 1, "exactly one deal");
+}
+
 /// Both nodes that keep no events, and gateways that do not look back so far: providers' words are the only hint then.
 #[tokio::test]
 async fn a_node_without_events_is_told_from_one_without_deals() {

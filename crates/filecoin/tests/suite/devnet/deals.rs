@@ -200,3 +200,102 @@ async fn the_judge_takes_our_bytes_and_no_others() {
         "{soon:?}"
     );
 }
+
+/// T41: what a provider gives back has another CommP than the piece where it gives back other bytes.
+#[tokio::test]
+async fn t41_a_piece_that_is_served_wrong_is_found_by_its_commp() {
+    let world = World::start(&[Manner::Curio]).await;
+    world.fund("escrow", ENOUGH).await;
+    let signed = world.signed(&world.terms(0).await).await;
+    world.market.propose(&world.contact(0), &signed).await.unwrap();
+    let (piece, _) = world.piece();
+    let served = async || {
+        let url = world.devnet.ready().providers[0].url.clone();
+        fetch("GET", &url, &format!("/piece/{}", piece.to_cid()), String::new()).await
+    };
+    let mut answer = served().await;
+    for _ in 0..60 {
+        if answer.0 == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        world.step(1).await;
+        answer = served().await;
+    }
+    let commp = |bytes: &[u8]| {
+        let mut writer = floe_piece::CommP::new();
+        writer.update(bytes).unwrap();
+        writer.finish().unwrap().cid
+    };
+    assert_eq!((answer.0, commp(&answer.1)), (200, piece), "the honest bytes are the piece");
+    world.provider_faults(0, json!({"retrieval": "corrupt"})).await;
+    let (status, bytes) = served().await;
+    assert_eq!((status, bytes.len()), (200, answer.1.len()));
+    assert_ne!(commp(&bytes), piece, "one bit");
+}
+
+/// R14: the ask is good when it is looked at, and jumps after. Whatever it jumps to, what is signed is what was seen to fit the
+/// policy, or nothing.
+#[tokio::test]
+async fn r14_an_ask_that_jumps_is_paid_within_the_policy_or_not_at_all() {
+    use floe_core::place::{Candidate, Need, choose};
+    use floe_core::policy::{Hot, Policy};
+    use floe_filecoin::market::mk12::DealParams;
+    use floe_filecoin::types::cbor::Cbor as _;
+    let world = World::start(&[Manner::Curio]).await;
+    world.look().await;
+    let policy = Policy {
+        name: "one".into(),
+        replicas: 1,
+        regions: vec![],
+        max_price: AttoFil::new(60_000_000),
+        duration_epochs: 518_400,
+        hot: Hot::Always,
+        providers: vec![],
+        ipni: false,
+        spare_after_epochs: None,
+    };
+    let (_, size) = world.piece();
+    let placed = async || {
+        let candidate = Candidate {
+            provider: world.provider(0),
+            owner: ActorId::new(1),
+            regions: vec![],
+            ask: world.market.ask(&world.contact(0)).await.ok(),
+            score: 500,
+            is_suspended: false,
+            rests_until: None,
+        };
+        let now = at(20);
+        let need = Need { policy: &policy, size, now, taken: &[], owners: &[], shared_owners: false, tie: 1 };
+        choose(&need, &[candidate]).ok()
+    };
+    let most = policy.max_price.for_piece(size).unwrap();
+    for (jump, fits) in [
+        ("0", true),
+        ("60000000", true),
+        ("60000001", false),
+        ("2000000000000000000000000000", false),
+        ("170141183460469231731687303715884105727", false),
+    ] {
+        world.provider_faults(0, json!({"ask_price": jump, "ask_price_after": 1})).await;
+        let before = placed().await.expect("the ask that was there first");
+        assert_eq!(before.price, AttoFil::new(50_000_000));
+        let after = placed().await;
+        assert_eq!(after.map(|placed| placed.price.to_string()), fits.then(|| jump.to_owned()), "{jump}");
+        for placed in [Some(before), after].into_iter().flatten() {
+            let price_per_epoch = placed.price.for_piece(size).unwrap();
+            let terms = DealTerms { price_per_epoch, ..world.terms(0).await };
+            let signed = DealParams::from_cbor(&world.signed(&terms).await.bytes).unwrap();
+            assert!(signed.proposal.proposal.storage_price_per_epoch <= most, "{jump}");
+        }
+    }
+    let (status, _) = request(
+        "POST",
+        &world.devnet.ready().control,
+        "/faults",
+        json!({"providers": {"f01000": {"ask_price": "-1"}}}).to_string(),
+    )
+    .await;
+    assert_eq!(status, 400, "a script that means nothing");
+}

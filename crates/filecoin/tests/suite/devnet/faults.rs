@@ -42,28 +42,6 @@ async fn t38_a_slow_node_is_unreachable() {
     assert!(fault.code == FailureCode::ChainUnreachable && fault.text.contains("did not answer"), "{fault}");
 }
 
-/// T38: a node that is cut off shows an old head. Where money is real that is known by the clock.
-#[tokio::test]
-async fn t38_a_stale_head_pauses() {
-    let world = World::start(&[Manner::Curio]).await;
-    let settings = ChainSettings { test_network: false, finality_lookback: 900, max_fee: MAX_FEE };
-    let strict = LotusChain::new(
-        world.lotus.clone(),
-        world.key.clone(),
-        world.journal.clone(),
-        Arc::new(Unremembered::default()),
-        clock(),
-        settings,
-    );
-    // The devnet's token allows everything, which nobody needs where money is real.
-    assert_eq!(code(strict.look().await), Some(FailureCode::Auth));
-    world.look().await;
-    let before = world.look().await;
-    world.node_faults(json!({"stale": true})).await;
-    world.step(10).await;
-    assert_eq!(world.look().await, before, "it shows what it had");
-}
-
 #[tokio::test]
 async fn a_token_that_is_not_the_nodes_is_told_apart() {
     let world = World::start(&[Manner::Curio]).await;
