@@ -386,7 +386,8 @@ fn r10_lost_rows_are_told_and_the_blocks_are_left_alone() {
         } else {
             std::fs::write(&rows, "").unwrap();
         }
-        for command in [&["serve", "--offline"][..], &["init"], &["verify", "--offline"]] {
+        let serve = ["serve", "--offline", "--api-addr", "127.0.0.1:0", "--ops-addr", "127.0.0.1:0"];
+        for command in [&serve[..], &["init"], &["verify", "--offline"]] {
             let (_, err) = ends_with(13, &[command, &["--data-dir", &dir]].concat());
             assert!(err.contains("rows.sqlite") && err.contains(how) && err.contains("backup"), "{err}");
         }

@@ -191,7 +191,8 @@ async fn t05_time_in_the_queue_does_not_count() {
         pin.progress.attempts >= 4 || pin.status != PinStatus::Pinning
     };
     world.advance_until(5 * SECOND, HOUR, tried).await;
-    assert_eq!(world.status(&alice, id).await, PinStatus::Pinning);
+    // Queued again for the next attempt, or in it.
+    assert_ne!(world.status(&alice, id).await, PinStatus::Failed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
