@@ -89,7 +89,7 @@ async fn measured(world: &World, pins: &[RequestId]) {
     world.clock.advance(Duration::from_secs(6));
     until("they are measured", || async {
         for id in pins {
-            if !world.records.lot_of_pin(*id).await.unwrap().is_some_and(|lot| lot.parts > 0) {
+            if world.records.lot_of_pin(*id).await.unwrap().is_none_or(|lot| lot.parts == 0) {
                 return false;
             }
         }
@@ -149,7 +149,7 @@ async fn check(world: &World, row: &AggregateRow, dags: &[&Dag]) {
     assert_eq!(roots, [row.root.unwrap()]);
     assert_eq!(blocks[0].cid(), &roots[0], "the manifest comes first");
     let found: BTreeSet<Cid> = blocks.iter().map(|block| *block.cid()).collect();
-    let named: BTreeSet<Cid> = floe_dag::links(&blocks[0]).unwrap().into_iter().collect();
+    let named: BTreeSet<Cid> = floe_dag::links(&blocks[0]).unwrap().collect();
     for dag in dags {
         assert!(dag.blocks.iter().all(|block| found.contains(block.cid())));
         assert!(named.contains(&dag.root()), "the manifest names each pin");
