@@ -21,6 +21,9 @@ fn read(dir: &str, name: &str) -> String {
     std::fs::read_to_string(Path::new(dir).join(name)).unwrap()
 }
 
+/// A start that comes as far as its ports, and then is refused.
+const SERVE: [&str; 6] = ["serve", "--offline", "--api-addr", "127.0.0.1:0", "--ops-addr", "127.0.0.1:0"];
+
 #[test]
 fn manual_and_completions_are_there() {
     let (man, _) = ends_with(0, &["man"]);
@@ -322,7 +325,7 @@ fn lost_tokens_are_made_anew_and_a_lost_identity_is_not() {
     assert!(after != before && !err.contains(after.trim()));
 
     std::fs::remove_file(Path::new(&dir).join("identity.key")).unwrap();
-    let (_, err) = ends_with(13, &["serve", "--offline", "--data-dir", &dir]);
+    let (_, err) = ends_with(13, &[&SERVE[..], &["--data-dir", &dir]].concat());
     assert!(err.contains("identity.key is missing"), "{err}");
     ends_with(0, &["init", "--data-dir", &dir]);
     assert!(Path::new(&dir).join("identity.key").exists());
@@ -347,7 +350,7 @@ fn rows_that_are_no_database_are_told() {
     }
     std::fs::write(Path::new(&dir).join("rows.sqlite"), "this is not a database, and long enough to see it")
         .unwrap();
-    for command in [&["verify", "--offline"][..], &["serve", "--offline"]] {
+    for command in [&["verify", "--offline"][..], &SERVE] {
         let (_, err) = ends_with(13, &[command, &["--data-dir", &dir]].concat());
         assert!(err.contains("rows.sqlite"), "{err}");
     }
@@ -386,8 +389,7 @@ fn r10_lost_rows_are_told_and_the_blocks_are_left_alone() {
         } else {
             std::fs::write(&rows, "").unwrap();
         }
-        let serve = ["serve", "--offline", "--api-addr", "127.0.0.1:0", "--ops-addr", "127.0.0.1:0"];
-        for command in [&serve[..], &["init"], &["verify", "--offline"]] {
+        for command in [&SERVE[..], &["init"], &["verify", "--offline"]] {
             let (_, err) = ends_with(13, &[command, &["--data-dir", &dir]].concat());
             assert!(err.contains("rows.sqlite") && err.contains(how) && err.contains("backup"), "{err}");
         }
