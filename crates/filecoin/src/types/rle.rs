@@ -110,7 +110,7 @@ mod tests {
         assert!(!is_set(&[], 0));
         assert!(is_set(&[5, 1], 5) && !is_set(&[5, 1], 4) && !is_set(&[5, 1], 6));
         assert!(is_set(&[0, 2, 1, 1], 1) && !is_set(&[0, 2, 1, 1], 2) && is_set(&[0, 2, 1, 1], 3));
-        assert!(is_set(&[u64::MAX, u64::MAX], u64::MAX) == false, "lengths that no chain has");
+        assert!(!is_set(&[u64::MAX, u64::MAX], u64::MAX), "lengths that no chain has");
     }
 
     proptest! {
