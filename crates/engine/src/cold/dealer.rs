@@ -76,6 +76,11 @@ pub(crate) async fn pass(d: &Deals) {
 }
 
 async fn deal(d: &Deals, view: ChainView) -> Result<(), Error> {
+    if waits_for_restore(d, view).await? {
+        // Not even what these rows have begun: another provider may hold what was signed for the same slot since.
+        d.board.state(NAME, "waiting for what the restored rows do not know", 0);
+        return Ok(());
+    }
     let mut escrow = Escrow::default();
     let mut ready = begun(d, view, &mut escrow).await?;
     let mut roster = Roster::load(d).await?;
@@ -188,7 +193,11 @@ impl Open {
         let parts = aggregate.piece.zip(aggregate.size).zip(aggregate.root);
         let Some(((piece, size), root)) = parts else { return Ok(None) };
         let Some(policy) = d.policy(&aggregate.policy).cloned() else {
-            d.board.error(NAME, format!("there is no policy {:?} and no default one", aggregate.policy));
+            let (id, name) = (aggregate.id, &aggregate.policy);
+            d.board.error(
+                NAME,
+                format!("aggregate {id} waits: the configuration has no policy {name:?} any more"),
+            );
             return Ok(None);
         };
         let deals = d.records.deals_of_aggregate(aggregate.id).await?;
@@ -307,14 +316,17 @@ async fn is_here(d: &Deals, aggregate: &AggregateRow, deals: &[DealRow]) -> Resu
     Ok(false)
 }
 
-/// After a restored backup, slots wait until nobody can publish what these rows do not know.
-async fn waits_for_restore(d: &Deals, view: ChainView) -> Result<bool, Error> {
+/// After a restored backup nothing is signed or sent, and slots wait, until nobody can publish what these rows do not know.
+pub(crate) async fn waits_for_restore(d: &Deals, view: ChainView) -> Result<bool, Error> {
     let Some(restored) = d.records.restored().await? else { return Ok(false) };
     let waits = restored.safe_from.is_none_or(|safe| view.last_final < safe);
     if waits {
         let until =
             restored.safe_from.map_or("the chain is looked at".to_owned(), |e| format!("epoch {e} is final"));
-        d.board.error(NAME, format!("these rows were restored: no slot is filled until {until}"));
+        d.board.error(
+            NAME,
+            format!("these rows were restored: no slot is filled and nothing is sent until {until}"),
+        );
     }
     Ok(waits)
 }

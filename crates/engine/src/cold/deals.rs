@@ -85,9 +85,10 @@ impl Deals {
         &self.settings.deals.caps
     }
 
-    /// The policy of this name; where it is gone from the configuration, the default one.
+    /// The policy of this name. One that is gone from the configuration has no stand-in: another one's price, term and
+    /// regions are not what its pins were promised.
     pub(crate) fn policy(&self, name: &str) -> Option<&Policy> {
-        self.settings.policies.get(name).or_else(|| self.settings.policies.get("default"))
+        self.settings.policies.get(name)
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -9,7 +9,7 @@
 //! Publication is found in the market's events and confirmed on the deal itself, field by field against the bytes that
 //! were signed; a number that a provider names is only a place to look. Heights are looked through in order, and how far
 //! is a row: a deal is given up after its start only when every height up to it was looked through. What vanishes must be
-//! missing at two final epochs before it counts as terminated, since that makes the next deal.
+//! missing at two final epochs before it counts as given up, terminated or let go of, since that makes the next deal.
 //!
 //! A node that is away, stale or lying about its head changes nothing: the look fails, and spending pauses until one does
 //! not. Crash or stop: the next look goes on from the rows.
@@ -88,15 +88,29 @@ pub(crate) async fn pass(d: &Deals) {
 
 async fn look(d: &Deals) -> Result<ChainView, Failed> {
     let view = d.chain.look().await?;
-    let highest = d.records.note_head(view.head).await?;
-    believe(d, view, highest)?;
-    let is_scanned = scan(d, view).await?;
-    watch(d, view, is_scanned).await?;
+    let highest = d.records.highest_head().await?;
+    believe(d, view, highest.unwrap_or(view.head))?;
+    // Only now: by the highest head that is written down, URLs of deals end and later looks are judged.
+    d.records.note_head(view.head).await?;
+    let scanned = scan(d, view).await?;
+    watch(d, view, scanned == Scanned::All).await?;
     settle_restore(d, view).await?;
     funds::pass(d, view).await?;
     d.looked(view);
-    d.scanned(is_scanned);
+    // A node without events never gets further: that its deals are not given up is what keeps them from being paid twice.
+    d.scanned(scanned != Scanned::Behind);
     Ok(view)
+}
+
+/// How far final heights were looked through for deals of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scanned {
+    /// To the last.
+    All,
+    /// Not yet to the last.
+    Behind,
+    /// The node keeps no events: not at all.
+    Nothing,
 }
 
 /// A view that cannot be.
@@ -115,16 +129,16 @@ fn believe(d: &Deals, view: ChainView, highest: Epoch) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Looks through final heights for deals of ours, from where the last look ended. Whether it came to the last.
-async fn scan(d: &Deals, view: ChainView) -> Result<bool, Failed> {
+/// Looks through final heights for deals of ours, from where the last look ended.
+async fn scan(d: &Deals, view: ChainView) -> Result<Scanned, Failed> {
     let Some(mut from) = d.records.scan_from().await? else {
         // Nothing was signed before the first look.
         d.records.scanned_to(view.last_final.plus(1)).await?;
-        return Ok(true);
+        return Ok(Scanned::All);
     };
     for _ in 0..limits::SCANS_PER_LOOK {
         if from > view.last_final {
-            return Ok(true);
+            return Ok(Scanned::All);
         }
         let to = from.plus(limits::SCAN_WINDOW - 1).min(view.last_final);
         // A node without events: providers' words are the only places to look.
@@ -137,18 +151,18 @@ async fn scan(d: &Deals, view: ChainView) -> Result<bool, Failed> {
     }
     limits::hit("scans_per_look");
     d.look_due.notify_one();
-    Ok(from > view.last_final)
+    Ok(if from > view.last_final { Scanned::All } else { Scanned::Behind })
 }
 
 /// Nothing was looked through, so no deal is given up that may have been published: its slot stays held, for another deal
 /// for it could be a second one that is paid. The place in the heights stays too, for when the node has events.
-fn without_events(d: &Deals) -> bool {
+fn without_events(d: &Deals) -> Scanned {
     d.board.error(
         NAME,
         "the node keeps no events of the market: turn them on. Until then only providers say what they publish, and a \
          deal that is past its start and that nobody names is not given up",
     );
-    false
+    Scanned::Nothing
 }
 
 /// A deal of this wallet came onto the chain: which of ours is it?
@@ -259,14 +273,34 @@ async fn unpublished(d: &Deals, view: ChainView, row: &DealRow, is_scanned: bool
 async fn sealed(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Failed> {
     let soon = view.last_final.plus(1);
     let Some(deal_id) = row.deal_id else { return again(d, row, soon).await };
-    let deal = on_chain(d, row, deal_id).await?;
-    if let Some(deal) = deal.filter(|deal| deal.active_since.is_some()) {
-        return Ok(Some((OnChain::Active(deal.sector.unwrap_or_default()), soon)));
+    match on_chain(d, row, deal_id).await? {
+        Some(deal) if deal.active_since.is_some() => {
+            Ok(Some((OnChain::Active(deal.sector.unwrap_or_default()), soon)))
+        }
+        Some(_) if row.start <= view.last_final => Ok(Some((OnChain::StartPassed, soon))),
+        Some(_) => found(d, row, soon).await,
+        // What was published is there until its start: before that, nothing follows from its absence.
+        None if row.start <= view.last_final => missing(d, view, row, OnChain::StartPassed).await,
+        None => again(d, row, soon).await,
     }
-    if row.start <= view.last_final {
-        return Ok(Some((OnChain::StartPassed, soon)));
+}
+
+/// The chain has a deal, whether or not it was missing before.
+async fn found(d: &Deals, row: &DealRow, watch: Epoch) -> Result<Next, Failed> {
+    if row.missing_since.is_some() {
+        return Ok(Some((OnChain::Missing(false), watch)));
     }
-    again(d, row, soon).await
+    again(d, row, watch).await
+}
+
+/// The chain does not have a deal that it had: believed at the second final epoch that says so, and then it means `then`.
+async fn missing(d: &Deals, view: ChainView, row: &DealRow, then: OnChain) -> Result<Next, Failed> {
+    let soon = view.last_final.plus(1);
+    match row.missing_since {
+        None => Ok(Some((OnChain::Missing(true), soon))),
+        Some(since) if since < view.last_final => Ok(Some((then, soon))),
+        Some(_) => again(d, row, soon).await,
+    }
 }
 
 async fn active(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Failed> {
@@ -276,16 +310,10 @@ async fn active(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Faile
         return Ok(Some((OnChain::EndPassed, soon)));
     }
     let Some(deal_id) = row.deal_id else { return again(d, row, later).await };
-    let deal = on_chain(d, row, deal_id).await?;
-    match (deal, row.missing_since) {
-        (Some(deal), _) if deal.is_faulty != row.is_faulty => {
-            Ok(Some((OnChain::Faulty(deal.is_faulty), later)))
-        }
-        (Some(_), Some(_)) => Ok(Some((OnChain::Missing(false), later))),
-        (Some(_), None) => again(d, row, later).await,
-        (None, None) => Ok(Some((OnChain::Missing(true), soon))),
-        (None, Some(since)) if since < view.last_final => Ok(Some((OnChain::Terminated, soon))),
-        (None, Some(_)) => again(d, row, soon).await,
+    match on_chain(d, row, deal_id).await? {
+        Some(deal) if deal.is_faulty != row.is_faulty => Ok(Some((OnChain::Faulty(deal.is_faulty), later))),
+        Some(_) => found(d, row, later).await,
+        None => missing(d, view, row, OnChain::Terminated).await,
     }
 }
 
@@ -294,8 +322,8 @@ async fn locked(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Faile
     let later = view.last_final.plus(limits::LOCKED_CHECKED_EVERY);
     let Some(deal_id) = row.deal_id else { return again(d, row, later).await };
     match on_chain(d, row, deal_id).await? {
-        None => Ok(Some((OnChain::Unlocked, later))),
-        Some(_) => again(d, row, later).await,
+        None => missing(d, view, row, OnChain::Unlocked).await,
+        Some(_) => found(d, row, later).await,
     }
 }
 

@@ -48,6 +48,8 @@ pub enum Script {
     Names(u64),
     /// Accepts, forgets the deal, and says so when it is asked.
     Forgets,
+    /// Accepts, forgets the deal, and refuses it when it comes again.
+    ForgetsAndRefuses(&'static str),
     /// Cannot be reached.
     Away,
 }
@@ -523,6 +525,11 @@ impl Market for Filecoin {
                     provider.got.retain(|(known, ..)| *known != uuid);
                     provider.script = Script::Good;
                     Ok(ProviderWord::Unknown(format!("no storage deal found with deal UUID {uuid}")))
+                }
+                Script::ForgetsAndRefuses(text) => {
+                    provider.got.retain(|(known, ..)| *known != uuid);
+                    provider.script = Script::Refuses(text);
+                    Ok(ProviderWord::Unknown("failed to get sealed deal status".into()))
                 }
                 Script::Names(deal_id) => Ok(ProviderWord::Known {
                     status: "Sealing".into(),

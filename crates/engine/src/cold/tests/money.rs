@@ -258,6 +258,56 @@ async fn restored(world: World) -> World {
     World { chain, clock, dir, settings, records, d, aggregates }
 }
 
+/// T43: a backup had a deal with one provider `chosen`. Afterwards that one was withdrawn and another provider got the
+/// replica. The restored rows guarded open slots only: the chosen deal was signed and sent, and both were paid.
+#[tokio::test]
+async fn t43_what_a_restored_backup_had_begun_is_not_gone_on_with() {
+    let world = World::new(settings(1), &good(2)).await;
+    world.chain.state().wallet = 0;
+    world.rounds(2).await;
+    let chosen = world.in_state(DealState::Chosen).await.remove(0);
+    let world = backed_up(world).await;
+    let of_chosen = chosen.provider.get();
+    world.chain.state().providers.get_mut(&of_chosen).unwrap().ask.price = AttoFil::new(101);
+    world.chain.state().escrow = 2 * COST;
+    world.clock.advance(Duration::from_secs(90));
+    world.when(DealState::Accepted).await;
+    assert_eq!(world.records.deal(chosen.uuid).await.unwrap().state, DealState::Failed);
+    world.chain.state().providers.get_mut(&of_chosen).unwrap().ask.price = AttoFil::new(50);
+    let world = restored(world).await;
+    assert_eq!(world.in_state(DealState::Chosen).await.len(), 1);
+    world.until(AggregateState::Stored, 90).await;
+    world.rounds(90).await;
+    assert_eq!((world.signatures(), world.chain.state().deals.len()), (1, 1), "0 duplicate deals");
+    assert_eq!(world.events("deal.adopted").await, 1);
+    assert_eq!(world.records.deal(chosen.uuid).await.unwrap().state, DealState::Failed);
+}
+
+/// T43: no more does a proposal go out again whose answer was lost, or that its provider has forgotten.
+#[tokio::test]
+async fn t43_nothing_goes_out_again_while_restored_rows_wait() {
+    for script in [Script::LosesReplies(99), Script::NeverPublishes] {
+        let world = World::new(settings(1), &[script.clone()]).await;
+        world.rounds(6).await;
+        let out = [DealState::Unknown, DealState::Accepted];
+        assert!(out.contains(&world.deals().await[0].state));
+        let world = restored(backed_up(world).await).await;
+        if script == Script::NeverPublishes {
+            world.chain.state().providers.get_mut(&1_000).unwrap().script = Script::Forgets;
+        }
+        let count = || world.chain.state().calls.iter().filter(|call| **call == "propose").count();
+        let sent = count();
+        while world.records.restored().await.unwrap().is_some() {
+            world.clock.advance(Duration::from_secs(300));
+            world.passes().await;
+            let waits = world.records.restored().await.unwrap().is_some();
+            assert!(!waits || count() == sent, "{script:?}");
+            world.pass_time(1);
+        }
+        world.sound().await;
+    }
+}
+
 /// The operator knows that nothing is out, and need not wait.
 #[tokio::test]
 async fn t43_the_operators_word_ends_the_wait() {

@@ -128,6 +128,36 @@ async fn a_provider_that_forgot_the_deal_gets_the_same_bytes_again() {
     world.stored_and_paid_once().await;
 }
 
+/// It forgot what it had accepted, got the same bytes again and refused them. That was no step of a deal: its slot waited
+/// for the whole lead, and what it had said was lost.
+#[tokio::test]
+async fn what_was_accepted_and_is_refused_later_goes_to_the_next_provider() {
+    let text = "server error: provider has no space left for storage deals";
+    let world = World::new(settings(1), &[Script::ForgetsAndRefuses(text), Script::Good]).await;
+    prefer(&world, 1_000).await;
+    let refused = world.when(DealState::Refused).await;
+    assert_eq!(refused.error.unwrap().text, text);
+    world.until(AggregateState::Stored, 40).await;
+    assert_eq!(world.signatures(), 2);
+    world.stored_and_paid_once().await;
+}
+
+/// R14: its policy was gone from the configuration, and the pins were placed under the default one: at its price, for its
+/// term, in its regions.
+#[tokio::test]
+async fn r14_what_has_no_policy_any_more_waits_for_one() {
+    let mut world = World::empty(settings(1), &good(2)).await;
+    world.pack_under("archive", 1, &["default"]).await;
+    world.rounds(5).await;
+    assert!(world.deals().await.is_empty());
+    let dealer = world.board().into_iter().find(|worker| worker.name == "dealer").unwrap();
+    assert!(format!("{:?}", dealer.last_error).contains("no policy \\\"archive\\\""), "{dealer:?}");
+    let archive = Policy { name: "archive".into(), ..policy(1) };
+    world.d.settings.policies.insert("archive".into(), archive);
+    world.until(AggregateState::Stored, 60).await;
+    world.stored_and_paid_once().await;
+}
+
 /// R14, T35: it asks for more than the policy permits, for ever more, or for more than there is.
 #[tokio::test]
 async fn r14_t35_asks_beyond_the_policy_are_not_taken() {
