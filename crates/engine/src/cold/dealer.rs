@@ -19,6 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use floe_core::cold::{Answer, ChainView, Contact, Fault, SignedDeal};
@@ -32,8 +33,8 @@ use futures::{StreamExt as _, stream};
 
 use super::deals::{Deals, in_words};
 use super::roster::{Choice, Roster, ask_of};
-use super::slots;
 use super::terms::{self, Quote, Terms, terms};
+use super::{funds, slots};
 use crate::backoff::jittered;
 use crate::limits;
 
@@ -331,29 +332,41 @@ pub(crate) async fn waits_for_restore(d: &Deals, view: ChainView) -> Result<bool
     Ok(waits)
 }
 
-/// What escrow still covers, read once a pass.
+/// What escrow still covers, read once a pass, and anew after each call of the operator's.
 #[derive(Default)]
-struct Escrow(Option<(AttoFil, AttoFil)>);
+struct Escrow {
+    /// Free, and of that what is signed.
+    known: Option<(AttoFil, AttoFil)>,
+    /// The operator's calls before it was read.
+    calls: u64,
+}
 
 impl Escrow {
-    /// Whether one more deal of `cost` is covered beside all that are signed.
+    /// Whether one more deal of `cost` is covered beside all that are signed. Nothing is while a call of the operator's is
+    /// on its way: it may take out what would cover it.
     async fn covers(&mut self, d: &Deals, cost: AttoFil) -> Result<bool, Fault> {
-        let (free, signed) = match self.0 {
+        let calls = d.operators_calls.load(Ordering::Acquire);
+        let (free, signed) = match self.known.filter(|_| self.calls == calls) {
             Some(known) => known,
             None => {
-                let funds = d.chain.funds().await?;
-                let free = funds.free();
-                let free = free.map_err(|odd| Fault::new(FailureCode::ChainUnreachable, odd.to_string()))?;
-                let signed = d.records.unpublished_cost().await;
-                let signed =
-                    signed.map_err(|error| Fault::new(FailureCode::FundsEscrow, error.to_string()))?;
-                (free, signed.signed.checked_sub(signed.underway(funds.locked)).unwrap_or_default())
+                if funds::operator_is_at_it(d).await? {
+                    return Ok(false);
+                }
+                self.read(d).await?
             }
         };
-        self.0 = Some((free, signed));
+        (self.known, self.calls) = (Some((free, signed)), calls);
         let Some(with) = signed.checked_add(cost).filter(|with| *with <= free) else { return Ok(false) };
-        self.0 = Some((free, with));
+        self.known = Some((free, with));
         Ok(true)
+    }
+
+    async fn read(&self, d: &Deals) -> Result<(AttoFil, AttoFil), Fault> {
+        let there = d.chain.funds().await?;
+        let free = there.free().map_err(Fault::from)?;
+        let signed = d.records.unpublished_cost().await;
+        let signed = signed.map_err(|error| Fault::new(FailureCode::FundsEscrow, error.to_string()))?;
+        Ok((free, signed.signed.checked_sub(signed.underway(there.locked)).unwrap_or_default()))
     }
 }
 

@@ -90,6 +90,8 @@ pub struct Message {
     pub call: FundsCall,
     pub at: i64,
     pub applied: Option<i64>,
+    /// Another message had its number: it never comes onto the chain.
+    pub is_missing: bool,
     told: bool,
 }
 
@@ -236,7 +238,8 @@ impl State {
     fn step(&mut self) {
         self.head += 1;
         let head = self.head;
-        for message in self.messages.values_mut().filter(|m| m.applied.is_none() && m.at < head) {
+        let waits = |m: &&mut Message| m.applied.is_none() && !m.is_missing && m.at < head;
+        for message in self.messages.values_mut().filter(waits) {
             message.applied = Some(head);
             self.wallet -= GAS;
             match &message.call {
@@ -468,10 +471,23 @@ impl Chain for Filecoin {
         AttoFil::new(MAX_FEE)
     }
 
+    fn message<'a>(&'a self, intent: &'a str) -> Boxed<'a, Result<Option<Sent>, Fault>> {
+        Box::pin(self.call("message", move |state| {
+            let at = state.last_final();
+            Ok(state.messages.get(intent).map(|message| sent(intent, message, at)))
+        }))
+    }
+
     fn send<'a>(&'a self, intent: &'a str, call: &'a FundsCall) -> Boxed<'a, Result<Sent, Fault>> {
         Box::pin(self.call("send", move |state| {
             let (head, at) = (state.head, state.last_final());
-            let fresh = Message { call: call.clone(), at: head, applied: None, told: false };
+            if let FundsCall::Send { to, .. } = call
+                && !to.starts_with("f1")
+            {
+                return Err(Fault::new(FailureCode::FundsWallet, "nothing was sent: this is no address"));
+            }
+            let fresh =
+                Message { call: call.clone(), at: head, applied: None, is_missing: false, told: false };
             let message = state.messages.entry(intent.to_owned()).or_insert(fresh);
             assert_eq!(message.call, *call, "one intent is one call");
             Ok(sent(intent, message, at))
@@ -483,7 +499,8 @@ impl Chain for Filecoin {
             let at = state.last_final();
             let mut news = Vec::new();
             for (intent, message) in &mut state.messages {
-                if !message.told && message.applied.is_some_and(|applied| applied <= at) {
+                let is_over = message.is_missing || message.applied.is_some_and(|applied| applied <= at);
+                if !message.told && is_over {
                     message.told = true;
                     news.push(sent(intent, message, at));
                 }
@@ -495,6 +512,7 @@ impl Chain for Filecoin {
 
 fn sent(intent: &str, message: &Message, last_final: i64) -> Sent {
     let progress = match message.applied {
+        None if message.is_missing => MessageProgress::Missing,
         None => MessageProgress::Pending,
         Some(applied) if applied <= last_final => MessageProgress::Final(Ok(())),
         Some(_) => MessageProgress::Included,

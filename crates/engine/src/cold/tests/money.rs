@@ -1,7 +1,7 @@
 //! What is reserved, spent and let go of; the switch, the dry run, and what a restored backup may not do.
 
 use floe_core::FailureCode;
-use floe_core::cold::{Fault, FundsCall};
+use floe_core::cold::{Fault, FundsCall, MessageProgress};
 
 use super::super::funds::{self, Refused};
 use super::super::plan;
@@ -173,6 +173,107 @@ async fn what_deals_need_leaves_neither_escrow_nor_wallet() {
     );
     world.rounds(10).await;
     world.sound().await;
+}
+
+/// Two withdrawals one after the other were both held against what the chain said before either: together they took what
+/// signed deals needed.
+#[tokio::test]
+async fn two_withdrawals_in_a_row_leave_what_deals_need() {
+    let mut world = World::new(settings(2), &[Script::NeverPublishes, Script::NeverPublishes]).await;
+    world.rounds(10).await;
+    // What is more than deals need is not put back.
+    world.d.settings.deals.escrow_tenths = 10;
+    let all = FundsCall::Withdraw(AttoFil::new(world.chain.state().escrow - 2 * COST));
+    funds::operators_call(&world.d, "w1", &all).await.unwrap();
+    let second = funds::operators_call(&world.d, "w2", &all).await;
+    assert_eq!(second, Err(Refused::Pending("w1".into())));
+    let send = FundsCall::Send { to: "f1x".into(), amount: AttoFil::new(1) };
+    assert!(matches!(funds::operators_call(&world.d, "s1", &send).await, Err(Refused::Pending(_))));
+    let again = funds::operators_call(&world.d, "w1", &all).await.unwrap();
+    assert_eq!(again.progress, MessageProgress::Pending, "a repeat is the same message");
+    world.rounds(2).await;
+    assert_eq!(world.chain.state().escrow, 2 * COST);
+    // It was answered with what is free by now, though it had its money.
+    let landed = funds::operators_call(&world.d, "w1", &all).await.unwrap();
+    assert_eq!(landed.progress, MessageProgress::Included);
+    assert!(matches!(funds::operators_call(&world.d, "w2", &all).await, Err(Refused::Committed { .. })));
+    assert_eq!(world.chain.state().messages.keys().filter(|intent| intent.starts_with('w')).count(), 1);
+    world.rounds(10).await;
+    world.sound().await;
+}
+
+/// What is being withdrawn covered new deals until it was gone.
+#[tokio::test]
+async fn nothing_is_signed_while_a_withdrawal_is_on_its_way() {
+    let world = World::new(settings(1), &good(1)).await;
+    world.chain.state().escrow = COST;
+    tracker::pass(&world.d).await;
+    funds::operators_call(&world.d, "w1", &FundsCall::Withdraw(AttoFil::new(COST))).await.unwrap();
+    dealer::pass(&world.d).await;
+    assert_eq!((world.in_state(DealState::Chosen).await.len(), world.signatures()), (1, 0));
+    world.until(AggregateState::Stored, 80).await;
+    world.stored_and_paid_once().await;
+}
+
+/// Gas was reserved, and the message could not be made: the reservation stayed for life, and took its part of every cap.
+#[tokio::test]
+async fn gas_that_nothing_was_signed_for_is_let_go_of() {
+    let mut world = World::new(settings(1), &good(1)).await;
+    world.rounds(2).await;
+    let reserved = async |world: &World| world.records.totals().await.unwrap().lifetime.reserved.get();
+    let before = reserved(&world).await;
+    let amount = AttoFil::new(1);
+    let bad = FundsCall::Send { to: "nobody".into(), amount };
+    assert!(funds::operators_call(&world.d, "operator-1", &bad).await.is_err());
+    assert_eq!(reserved(&world).await, before);
+    // The process ended between the two.
+    let fee = AttoFil::new(MAX_FEE);
+    for intent in ["operator-1", "operator-2"] {
+        world.records.reserve_gas(intent, fee, world.d.caps()).await.unwrap().unwrap();
+    }
+    world = world.crash().await;
+    world.round().await;
+    assert_eq!(world.records.open_gas().await.unwrap(), ["top-up-1"]);
+    // The same intent again: with its gas reserved.
+    let good = FundsCall::Send { to: "f1x".into(), amount };
+    funds::operators_call(&world.d, "operator-1", &good).await.unwrap();
+    assert!(world.records.holds_gas("operator-1").await.unwrap());
+    world.until(AggregateState::Stored, 60).await;
+    world.sound().await;
+    assert!(world.records.open_gas().await.unwrap().is_empty());
+}
+
+/// The chain went past the number of a top-up that it never had: each pass waited for it, and no other was made.
+#[tokio::test]
+async fn a_top_up_that_is_lost_is_made_anew() {
+    let world = World::new(settings(1), &good(1)).await;
+    while world.chain.state().messages.is_empty() {
+        world.passes().await;
+    }
+    world.chain.state().messages.get_mut("top-up-1").unwrap().is_missing = true;
+    world.until(AggregateState::Stored, 60).await;
+    assert_eq!(world.events("alarm.message_lost").await, 1);
+    assert_eq!(world.chain.state().messages.len(), 2);
+    world.stored_and_paid_once().await;
+}
+
+/// While a top-up was on its way nobody looked at escrow, however long that took.
+#[tokio::test]
+async fn escrow_is_watched_while_a_top_up_is_on_its_way() {
+    let mut world = World::new(settings(1), &good(1)).await;
+    while world.chain.state().messages.is_empty() {
+        world.passes().await;
+    }
+    world.chain.state().messages.get_mut("top-up-1").unwrap().at = i64::MAX;
+    world.rounds(3).await;
+    let before = world.events("escrow.alarm").await;
+    world.pack(1, &["default"]).await;
+    world.rounds(3).await;
+    assert_eq!(world.events("escrow.alarm").await, before + 1);
+    assert_eq!(world.chain.state().messages.len(), 1, "one at a time");
+    world.chain.state().messages.get_mut("top-up-1").unwrap().at = 0;
+    world.until(AggregateState::Stored, 80).await;
+    world.stored_and_paid_once().await;
 }
 
 /// A call that fails may have been signed before: the top-up stays open, and is not begun a second time.
