@@ -170,9 +170,7 @@ async fn published(d: &Deals, view: ChainView, found: PublishedDeal) -> Result<(
     if !d.records.deals_on_chain(found.deal_id).await?.is_empty() {
         return Ok(());
     }
-    let mut ours = d.records.unpublished_of(found.provider).await?;
-    ours.retain(|row| found.piece.is_none_or(|piece| piece == row.piece));
-    for row in ours {
+    for row in d.records.unpublished_of(found.provider, found.piece.as_ref()).await? {
         if is_ours(d, &row, found.deal_id).await? {
             let watch = view.last_final;
             d.records.on_chain(row.uuid, OnChain::Published(found.deal_id), view.last_final, watch).await?;
@@ -208,7 +206,9 @@ async fn unknown(d: &Deals, view: ChainView, found: PublishedDeal) -> Result<(),
     let why = format!("the chain has deal {} from this wallet, which these rows do not know", found.deal_id);
     d.records.mark_restored(&why).await?;
     let weights = dealer::weights(d, aggregate).await?;
-    d.records.adopt_deal(found.deal_id, own, view.last_final, weights).await?;
+    // Replicas are with distinct owners, and this one is a replica.
+    let owner = d.chain.provider(own.provider).await?.map_or(own.provider, |known| known.owner);
+    d.records.adopt_deal(found.deal_id, own, owner, view.last_final, weights).await?;
     Ok(())
 }
 

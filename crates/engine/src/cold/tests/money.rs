@@ -329,6 +329,10 @@ async fn t43_deals_that_a_restored_backup_forgot_are_taken_over() {
     world.rounds(90).await;
     assert_eq!((world.signatures(), world.chain.state().deals.len()), (2, 2), "0 duplicate deals");
     assert_eq!(world.events("deal.adopted").await, 2);
+    // Whose they are counts too: they were their own owners, and a third replica could have gone to one of these.
+    for deal in world.in_state(DealState::Active).await {
+        assert_eq!(deal.owner.get(), deal.provider.get() - 500);
+    }
     let totals = world.records.totals().await.unwrap().lifetime;
     assert!(totals.spent.get() >= 2 * COST, "what they cost is counted");
     assert_eq!(world.records.verify().await.unwrap().findings, Vec::<String>::new());
