@@ -119,8 +119,10 @@ pub struct State {
     pub signed: BTreeMap<DealUuid, Vec<Vec<u8>>>,
     terms: HashMap<Vec<u8>, DealTerms>,
     next_deal: u64,
-    /// Calls so far, each by its name.
+    /// Calls so far, each by its name, in the order in which they were done.
     pub calls: Vec<&'static str>,
+    /// Those, and the ones that are asked and not done yet.
+    pub asked: Vec<&'static str>,
     /// Which call goes how.
     pub fault: Option<(usize, Outcome)>,
     /// Calls go wrong by themselves, one in so many, by this seed.
@@ -175,6 +177,7 @@ impl Filecoin {
             terms: HashMap::new(),
             next_deal: 100,
             calls: Vec::new(),
+            asked: Vec::new(),
             fault: None,
             chaos: None,
         })))
@@ -194,6 +197,7 @@ impl Filecoin {
         name: &'static str,
         mut act: impl FnMut(&mut State) -> Result<T, Fault> + Send,
     ) -> Result<T, Fault> {
+        self.0.lock().asked.push(name);
         yields().await;
         let done = {
             let mut state = self.0.lock();
