@@ -123,11 +123,6 @@ impl ApiError {
         Self::new(StatusCode::GONE, "GONE", details)
     }
 
-    pub(crate) fn range_not_satisfiable(len: u64) -> Self {
-        let details = format!("one range of {len} bytes is served");
-        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "RANGE_NOT_SATISFIABLE", details)
-    }
-
     fn insufficient_storage() -> Self {
         let details = "the disk is under its reserve: new pins are refused until there is space again";
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "INSUFFICIENT_STORAGE", details)

@@ -29,6 +29,16 @@ async fn r13_a_lost_reply_is_unknown_and_the_same_bytes_go_out_again() {
     }
 }
 
+/// It never answered, and what was known of why was written over with the number of an epoch.
+#[tokio::test]
+async fn r13_what_was_said_of_a_deal_that_nobody_heard_of_is_kept() {
+    let world = World::new(settings(1), &[Script::LosesReplies(99)]).await;
+    let unknown = world.when(DealState::Unknown).await;
+    world.when(DealState::Failed).await;
+    let error = world.records.deal(unknown.uuid).await.unwrap().error.unwrap();
+    assert_eq!((error.code, error.text.as_str()), (FailureCode::PublishTimeout, "no answer"));
+}
+
 /// A refusal frees the slot and not the money; when nobody can publish the bytes any more, that too.
 #[tokio::test]
 async fn a_refusal_goes_to_the_next_provider_and_its_reservation_stays() {
