@@ -221,14 +221,25 @@ async fn replicas_go_to_distinct_owners() {
     assert!(active.iter().any(|deal| deal.provider.get() == 1_002));
 }
 
-/// A provider that cannot be reached rests after three attempts, and is tried again later.
+/// A provider that cannot be reached rests after three attempts: it is not asked until its rest is over, and then it is.
 #[tokio::test]
 async fn a_provider_that_is_away_rests() {
-    let world = World::new(settings(1), &[Script::Away, Script::Good]).await;
-    prefer(&world, 1_000).await;
-    world.until(AggregateState::Stored, 60).await;
+    let world = World::new(settings(1), &[Script::Away]).await;
+    let asked = || world.chain.state().calls.iter().filter(|call| **call == "ask").count();
+    world.rounds(3).await;
     let away = world.records.provider(ActorId::new(1_000)).await.unwrap();
-    assert!(away.standing.failures >= 1 && away.error.is_some());
+    assert_eq!((away.standing.failures, asked()), (3, 3));
+    assert!(away.error.is_some());
+    let rests_until = away.standing.rests_until.unwrap().get();
+    assert!(rests_until > world.chain.state().head);
+    world.chain.state().providers.get_mut(&1_000).unwrap().script = Script::Good;
+    while world.chain.state().head < rests_until {
+        world.round().await;
+        assert_eq!(asked(), 3, "it is left out until {rests_until}");
+    }
+    world.until(AggregateState::Stored, 60).await;
+    let back = world.records.provider(ActorId::new(1_000)).await.unwrap();
+    assert_eq!((back.standing.failures, back.standing.rests_until), (0, None));
     world.stored_and_paid_once().await;
 }
 
