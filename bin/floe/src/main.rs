@@ -76,8 +76,26 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     outcome
 }
 
+/// Keeps what this process has in memory out of core dumps and from other processes of the same user: the key of the wallet
+/// is in it. Where that cannot be had the process runs all the same.
+fn keep_memory_private() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps cannot be turned off: {error}");
+    }
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
+        tracing::warn!(%error, "other processes cannot be kept from this one's memory: {error}");
+    }
+}
+
 async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     let out = Output { json: cli.json };
+    if matches!(cli.command, Command::Serve(_) | Command::Wallet { .. }) {
+        keep_memory_private();
+    }
     let home = || std::env::var_os("HOME").map(PathBuf::from);
     let layout = || Layout::choose(cli.data_dir.clone(), home());
     let connect = |remote| anyhow::Ok(Client::connect(&remote, &layout()?)?);

@@ -59,6 +59,19 @@ fn t24_it_starts_on_nothing_prints_no_token_and_stops_clean() {
     only_for_their_owner(&dir);
 }
 
+/// T42: the key of the wallet is in memory, and a crash wrote all of that to a file.
+#[cfg(target_os = "linux")]
+#[test]
+fn t42_a_node_leaves_no_core_dump() {
+    let (_keep, dir) = fresh();
+    let node = Node::start_with(&dir, &[], &[]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.child.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let words: Vec<&str> = core.split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{core}");
+    assert_eq!(node.stop(), 0, "{}", log(&dir));
+}
+
 /// Nobody else may read what is kept: not the tokens, not the rows, not the blocks.
 fn only_for_their_owner(path: &std::path::Path) {
     let mode = std::fs::metadata(path).unwrap().permissions().mode() & 0o077;

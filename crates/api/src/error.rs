@@ -123,11 +123,6 @@ impl ApiError {
         Self::new(StatusCode::GONE, "GONE", details)
     }
 
-    pub(crate) fn range_not_satisfiable(len: u64) -> Self {
-        let details = format!("one range of {len} bytes is served");
-        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "RANGE_NOT_SATISFIABLE", details)
-    }
-
     fn insufficient_storage() -> Self {
         let details = "the disk is under its reserve: new pins are refused until there is space again";
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "INSUFFICIENT_STORAGE", details)
@@ -215,7 +210,7 @@ impl From<Refused> for ApiError {
         let details = refused.to_string();
         match refused {
             Refused::Committed { .. } | Refused::Gas(_) => Self::insufficient_funds(details),
-            Refused::Paused(_) => Self::conflict(details),
+            Refused::Paused(_) | Refused::Pending(_) => Self::conflict(details),
             Refused::Failed(_) => Self::unavailable(details),
         }
     }

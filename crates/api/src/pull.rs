@@ -6,8 +6,8 @@
 //! What providers do, and what follows:
 //! - Boost asks with `HEAD`, then for five ranges at once. The last of them ends a byte behind the end: a range is cut to what
 //!   there is. A whole answer to a range would be taken for the range, so no `Range` is ignored.
-//! - Any 4xx is the end of the transfer, and with it of the deal. So whatever is wrong on our side, or is too much, is 503
-//!   with `Retry-After`; 404 and 410 are for URLs of no deal, and of deals that need no transfer any more.
+//! - Any 4xx is the end of the transfer, and with it of the deal. So whatever is wrong, on our side or with a range, or is
+//!   too much, is 503 with `Retry-After`; 404 and 410 are for URLs of no deal, and of deals that need no transfer any more.
 //!
 //! A block that turns out damaged in the middle ends the connection, and the provider asks for the rest again.
 
@@ -133,10 +133,13 @@ fn etag(pull: &Pull) -> String {
     format!("\"{}\"", pull.piece().piece())
 }
 
-/// What the piece has nothing of.
+/// What the piece has nothing of. Not 416: a provider that asks wrongly once would give the transfer up. `Content-Range` says
+/// how much there is.
 fn unsatisfiable(pull: &Pull) -> Response {
-    let mut response = ApiError::range_not_satisfiable(pull.piece().len()).into_response();
-    set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{}", pull.piece().len()));
+    let len = pull.piece().len();
+    let busy = ApiError::busy(format!("one range of {len} bytes is served"), limits::PULL_AGAIN);
+    let mut response = busy.into_response();
+    set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{len}"));
     response
 }
 

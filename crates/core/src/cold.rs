@@ -255,6 +255,13 @@ pub trait Chain: Send + Sync + 'static {
     /// [`Fault`] of the group «node»: nothing was signed.
     fn send<'a>(&'a self, intent: &'a str, call: &'a FundsCall) -> BoxFuture<'a, Result<Sent, Fault>>;
 
+    /// How far the message of an intent is; `None` where none was ever signed for it. Out of what is written down: the chain
+    /// is not asked.
+    ///
+    /// # Errors
+    /// [`Fault`] of the group «node».
+    fn message<'a>(&'a self, intent: &'a str) -> BoxFuture<'a, Result<Option<Sent>, Fault>>;
+
     /// What an operator should know of the node, in words: that it is old, keeps no events, or cannot be reached. Without
     /// secrets.
     fn remarks(&self) -> Vec<String> {

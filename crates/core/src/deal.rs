@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   chosen ──sending──> proposed ──accepted──> accepted ──published──> published ──activated──> active ──end──> expired
-//!      │                  │   │  \               │                        │                       └─terminated─> terminated
+//!      │                  │   │  \               │ refused (as proposed)  │                       └─terminated─> terminated
 //!      │ withdrawn        │   │   \──lost──> unknown (as proposed)        │ start passed
 //!      v                  │   │ refused                                   v
 //!    failed <──start passed┘  v                                         failed
@@ -175,7 +175,8 @@ impl DealState {
             (Self::Chosen, E::Sending) => Ok((Self::Proposed, Stays)),
             (Self::Chosen, E::Withdrawn) => Ok((Self::Failed, Released)),
             (Self::Proposed | Self::Unknown, E::Accepted) => Ok((Self::Accepted, Stays)),
-            (Self::Proposed | Self::Unknown, E::Refused) => Ok((Self::Refused, Stays)),
+            // Accepted too: one that forgot what it took gets the same bytes again, and may then not want them.
+            (Self::Proposed | Self::Unknown | Self::Accepted, E::Refused) => Ok((Self::Refused, Stays)),
             (Self::Proposed | Self::Unknown, E::ReplyLost) => Ok((Self::Unknown, Stays)),
             (Self::Proposed | Self::Unknown | Self::Accepted | Self::Refused, E::Published) => {
                 Ok((Self::Published, Stays))
@@ -230,6 +231,7 @@ mod tests {
             (S::Unknown, E::ReplyLost, S::Unknown, M::Stays),
             (S::Unknown, E::Published, S::Published, M::Stays),
             (S::Unknown, E::StartPassed, S::Failed, M::Released),
+            (S::Accepted, E::Refused, S::Refused, M::Stays),
             (S::Accepted, E::Published, S::Published, M::Stays),
             (S::Accepted, E::StartPassed, S::Failed, M::Released),
             (S::Refused, E::Published, S::Published, M::Stays),

@@ -136,6 +136,26 @@ impl FailureCode {
         REFUSALS.iter().find(fits).map_or(Self::RejectedOther, |(_, code)| *code)
     }
 
+    /// Why a deal that was accepted never came onto the chain: by the provider's own last error, where that says one of the
+    /// few things that only it can know; else by our log of what was pulled, of `pulled` bytes and whether it `is_whole`.
+    pub fn of_unpublished(error: &str, pulled: u64, is_whole: bool) -> Self {
+        let said = error.to_lowercase();
+        let says = |parts: &[&str]| parts.iter().any(|part| said.contains(part));
+        if says(&["failed to publish"]) {
+            Self::PublishFailed
+        } else if says(&["is larger than", "size mismatch"]) {
+            Self::TransferSizeMismatch
+        } else if says(&["commp"]) {
+            Self::CommpMismatch
+        } else if is_whole {
+            Self::PublishTimeout
+        } else if pulled > 0 {
+            Self::TransferStalled
+        } else {
+            Self::TransferUnreachable
+        }
+    }
+
     /// Whether the text of a refusal says that the fault is ours: a bug that somebody must look at.
     pub fn is_our_bug(text: &str) -> bool {
         ["doesn't match padded piece size", "get deal transfer host", "incorrect provider", "PieceCID"]
@@ -168,6 +188,26 @@ mod tests {
             assert_eq!(F::parse(code.as_str()), Some(*code));
         }
         assert_eq!(F::parse("nonsense"), None);
+    }
+
+    #[test]
+    fn each_end_of_an_accepted_deal_has_its_class() {
+        let cases = [
+            ("failed to publish deal: exit code 16", 9, true, F::PublishFailed),
+            ("failed to publish deal: message failed", 0, false, F::PublishFailed),
+            ("piece of 300 bytes is larger than the proposal's size 256", 9, true, F::TransferSizeMismatch),
+            ("transfer size mismatch: 3 != 4", 3, false, F::TransferSizeMismatch),
+            ("commp mismatch: deal proposal piece cid x does not match", 9, true, F::CommpMismatch),
+            ("failed to verify CommP", 9, true, F::CommpMismatch),
+            ("", 9, true, F::PublishTimeout),
+            ("something else", 9, true, F::PublishTimeout),
+            ("", 3, false, F::TransferStalled),
+            ("connection reset", 3, false, F::TransferStalled),
+            ("", 0, false, F::TransferUnreachable),
+        ];
+        for (said, pulled, is_whole, code) in cases {
+            assert_eq!(F::of_unpublished(said, pulled, is_whole), code, "{said} {pulled} {is_whole}");
+        }
     }
 
     /// Real texts of Boost and Curio.

@@ -431,6 +431,40 @@ async fn r04_a_damaged_block_costs_its_own_pin_its_place_until_it_is_mended() {
     assert!(world.records.verify().await.unwrap().findings.is_empty());
 }
 
+/// A part of a large DAG could not be packed, and was due again after a minute, as what has waited longest: each attempt
+/// took along all that had come since, and nobody's pins found company any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r04_a_damaged_part_of_a_large_pin_makes_no_other_pin_leave_early() {
+    let world = World::with(settings(MIB, 256 << 10, true)).await;
+    let alice = world.alice().await;
+    let large = tree(45, 85, 40_000, 9);
+    let id = pin(&world, &alice, &large).await;
+    measured(&world, &[id]).await;
+    world.net.lacks(&large.blocks);
+    let last = large.blocks.iter().rev().find(|block| block.data().len() == 40_000).unwrap();
+    flip(&world, last);
+    let failed = || async {
+        let lot = world.records.lot_of_pin(id).await.unwrap();
+        lot.is_some_and(|lot| lot.attempts > 0 && lot.todo.len() == 1)
+    };
+    runs_until(&world, failed).await;
+    let bob = world.account("bob", None).await;
+    let fresh = pin(&world, &bob, &tree(46, 3, 1_000, 9)).await;
+    measured(&world, &[fresh]).await;
+    let attempts = || async { world.records.lot_of_pin(id).await.unwrap().unwrap().attempts };
+    let before = attempts().await;
+    for _ in 0..4 {
+        world.clock.advance(HOUR / 6);
+        for _ in 0..30 {
+            support::settle().await;
+        }
+        assert!(world.records.lot_of_pin(fresh).await.unwrap().is_some(), "it waits for its own time");
+    }
+    assert_eq!(attempts().await, before, "what failed waits for company too");
+    let gone = || async { world.records.lot_of_pin(fresh).await.unwrap().is_none() };
+    runs_until(&world, gone).await;
+}
+
 /// Turns a bit of a block on the disk, behind the store's back.
 fn flip(world: &World, block: &Block) {
     use std::os::unix::fs::FileExt as _;

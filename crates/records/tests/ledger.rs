@@ -143,7 +143,7 @@ async fn life(seed: u64) {
                 let (intent, fee) = (format!("m{}", dice.roll(6)), u128::from(dice.roll(9_000)));
                 let fits = model.sum[1] + model.sum[2] + fee <= lifetime.get();
                 let reserved = records.reserve_gas(&intent, AttoFil::new(fee), &caps).await.unwrap();
-                if !gas.contains_key(&intent) {
+                if gas.get(&intent).is_none_or(|held| *held == [0, 0]) {
                     assert_eq!(reserved.is_ok(), fits);
                     if fits {
                         model.sum[0] += fee;
@@ -156,13 +156,19 @@ async fn life(seed: u64) {
                 let Some((intent, [reserved, spent])) = gas.iter_mut().nth(dice.roll(6) as usize) else {
                     continue;
                 };
-                if dice.roll(2) == 0 {
+                let way = dice.roll(3);
+                if way == 0 {
                     let most = u128::from(dice.roll(5_000));
                     records.gas_is_at_most(intent, AttoFil::new(most)).await.unwrap();
                     let rest = reserved.saturating_sub(most);
                     *reserved -= rest;
                     model.sum[1] -= rest;
                     model.sum[3] += rest;
+                } else if way == 1 {
+                    records.gas_is_free(intent).await.unwrap();
+                    model.sum[1] -= *reserved;
+                    model.sum[3] += *reserved;
+                    *reserved = 0;
                 } else {
                     records.gas_is_spent(intent).await.unwrap();
                     model.sum[1] -= *reserved;
@@ -225,6 +231,32 @@ async fn r12_all_is_the_sum_of_its_accounts_providers_months_and_days() {
     }
     let shares = records.costs(CostsBy::Account, Some(0), 100).await.unwrap();
     assert_eq!(shares.iter().map(|line| line.sum.taken.get()).collect::<Vec<_>>(), [21_000, 7_000]);
+}
+
+/// The gas of a message that was never signed was let go of, and the same intent then ran without a reservation. It counts
+/// again, on the day on which it is reserved again.
+#[tokio::test]
+async fn r12_gas_that_was_let_go_of_is_reserved_anew() {
+    let world = World::new();
+    let records = world.open().await;
+    let (fee, most) = (AttoFil::new(5), AttoFil::new(12));
+    let caps = Caps { deal: most, account_day: most, day: most, lifetime: most };
+    for round in 0..4_u64 {
+        records.reserve_gas("m", fee, &caps).await.unwrap().unwrap();
+        records.reserve_gas("m", fee, &caps).await.unwrap().unwrap();
+        let totals = records.totals().await.unwrap();
+        assert_eq!((totals.day.reserved, totals.lifetime.reserved), (fee, fee), "{round}");
+        assert_eq!(records.open_gas().await.unwrap(), ["m"]);
+        records.gas_is_free("m").await.unwrap();
+        assert!(!records.holds_gas("m").await.unwrap() && records.open_gas().await.unwrap().is_empty());
+        world.clock.advance(std::time::Duration::from_secs(20 * 86_400 * (round % 2)));
+    }
+    assert_eq!(records.totals().await.unwrap().lifetime.released.get(), 20);
+    records.reserve_gas("m", fee, &caps).await.unwrap().unwrap();
+    records.gas_is_spent("m").await.unwrap();
+    records.reserve_gas("m", fee, &caps).await.unwrap().unwrap();
+    assert_eq!(records.totals().await.unwrap().lifetime.committed().unwrap(), fee, "spent is spent");
+    assert_eq!(records.verify().await.unwrap().findings, Vec::<String>::new());
 }
 
 /// A damaged amount, sum or switch is never read as money that may be spent.

@@ -132,7 +132,8 @@ pub(crate) enum SpendingCommand {
     /// Sign and send nothing more, at once and until it is on again
     #[command(
         long_about = "Sign and send nothing more, at once and until it is on again.\n\nWhat was signed before cannot be \
-        recalled: whoever has a proposal can publish it until its start epoch. These are listed."
+        recalled: whoever has a proposal can publish it until its start epoch. These are listed. Your own `floe wallet` \
+        commands go all the same."
     )]
     Off,
     /// Show caps, what is committed, and what is left

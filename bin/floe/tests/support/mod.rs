@@ -49,7 +49,7 @@ pub(crate) fn now() -> Instant {
 
 /// A running `floe serve --offline` on free loopback ports. Killed when dropped.
 pub(crate) struct Node {
-    child: Child,
+    pub(crate) child: Child,
     /// Its data directory.
     pub(crate) dir: PathBuf,
     /// `endpoints.json`.

@@ -181,7 +181,9 @@ pub(super) fn items(lots: &[(Lot, u64)]) -> Vec<(Item<Key>, LotPart)> {
             key: (lot.id, part.part),
             account: lot.account,
             turn,
-            since: lot.since,
+            // What failed counts as having come when it is tried again: else it would make a piece due at each attempt, and
+            // take along all that came since.
+            since: if lot.attempts > 0 { lot.due.max(lot.since) } else { lot.since },
             bytes: part.bytes,
             sections: part.sections,
             entry: manifest::entry_bytes(&lot.root, (part.part, lot.parts)),
@@ -232,8 +234,19 @@ async fn finish_open(ctx: &Arc<Context>) -> Result<bool, PackError> {
     }
 }
 
-/// Packs an open aggregate. Each time that something of it is given back, the rest is placed anew.
+/// Packs an open aggregate. One that has more than a piece holds is given back as a whole: nothing of it would ever fit.
 async fn pack(ctx: &Arc<Context>, row: &AggregateRow) -> Result<(), PackError> {
+    let Err(error) = pack_parts(ctx, row).await else { return Ok(()) };
+    if matches!(error, PackError::TooLarge(_)) {
+        for segment in ctx.records.segments(row.id).await? {
+            give_back(ctx, row, &segment, &error).await?;
+        }
+    }
+    Err(error)
+}
+
+/// Each time that something of it is given back, the rest is placed anew.
+async fn pack_parts(ctx: &Arc<Context>, row: &AggregateRow) -> Result<(), PackError> {
     loop {
         going(ctx)?;
         if !write_sections(ctx, row).await? {
@@ -245,8 +258,8 @@ async fn pack(ctx: &Arc<Context>, row: &AggregateRow) -> Result<(), PackError> {
             Ok(hashed) => return settle(ctx, row, &shape, &segments, &hashed).await,
             Err(PackError::Hash(HashError::Piece(PieceError::Missing { cid, at }))) => {
                 let holds = shape.segment_at(at).and_then(|n| segments.get(n));
-                let n = holds.ok_or(PackError::TooLarge(row.id))?.n;
-                if !give_back(ctx, row, n, &Trouble::Missing(cid)).await? {
+                let segment = holds.ok_or(PackError::TooLarge(row.id))?;
+                if !give_back(ctx, row, segment, &Trouble::Missing(cid)).await? {
                     return Ok(());
                 }
             }
@@ -267,7 +280,7 @@ async fn write_sections(ctx: &Arc<Context>, row: &AggregateRow) -> Result<bool, 
         match write_segment(ctx, row, &segment).await {
             Ok(()) => left = true,
             Err(PackError::Trouble(trouble)) => {
-                give_back(ctx, row, segment.n, &trouble).await?;
+                give_back(ctx, row, &segment, &trouble).await?;
             }
             Err(other) => return Err(other),
         }
@@ -328,10 +341,17 @@ async fn on_a_thread<T: Send + 'static>(
     Ok(tokio::task::spawn_blocking(work).await.map_err(|_| PackError::Thread)??)
 }
 
-async fn give_back(ctx: &Context, row: &AggregateRow, n: u32, trouble: &Trouble) -> Result<bool, PackError> {
+async fn give_back(
+    ctx: &Context,
+    row: &AggregateRow,
+    segment: &SegmentRow,
+    trouble: &(dyn std::error::Error + Sync),
+) -> Result<bool, PackError> {
+    let n = segment.n;
     tracing::warn!(aggregate = %row.id, n, %trouble, "segment {n} of aggregate {} is given back: {trouble}", row.id);
     metrics::counter!("floe_segments_given_back_total").increment(1);
-    let due = later(ctx, 0);
+    let attempts = ctx.records.lot(segment.lot).await?.map_or(0, |lot| lot.attempts);
+    let due = later(ctx, attempts);
     Ok(ctx.records.give_back_segment(row.id, n, trouble.to_string(), due).await?)
 }
 

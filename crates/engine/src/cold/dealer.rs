@@ -19,6 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use floe_core::cold::{Answer, ChainView, Contact, Fault, SignedDeal};
@@ -32,8 +33,8 @@ use futures::{StreamExt as _, stream};
 
 use super::deals::{Deals, in_words};
 use super::roster::{Choice, Roster, ask_of};
-use super::slots;
 use super::terms::{self, Quote, Terms, terms};
+use super::{funds, slots};
 use crate::backoff::jittered;
 use crate::limits;
 
@@ -76,6 +77,11 @@ pub(crate) async fn pass(d: &Deals) {
 }
 
 async fn deal(d: &Deals, view: ChainView) -> Result<(), Error> {
+    if waits_for_restore(d, view).await? {
+        // Not even what these rows have begun: another provider may hold what was signed for the same slot since.
+        d.board.state(NAME, "waiting for what the restored rows do not know", 0);
+        return Ok(());
+    }
     let mut escrow = Escrow::default();
     let mut ready = begun(d, view, &mut escrow).await?;
     let mut roster = Roster::load(d).await?;
@@ -188,7 +194,11 @@ impl Open {
         let parts = aggregate.piece.zip(aggregate.size).zip(aggregate.root);
         let Some(((piece, size), root)) = parts else { return Ok(None) };
         let Some(policy) = d.policy(&aggregate.policy).cloned() else {
-            d.board.error(NAME, format!("there is no policy {:?} and no default one", aggregate.policy));
+            let (id, name) = (aggregate.id, &aggregate.policy);
+            d.board.error(
+                NAME,
+                format!("aggregate {id} waits: the configuration has no policy {name:?} any more"),
+            );
             return Ok(None);
         };
         let deals = d.records.deals_of_aggregate(aggregate.id).await?;
@@ -307,41 +317,56 @@ async fn is_here(d: &Deals, aggregate: &AggregateRow, deals: &[DealRow]) -> Resu
     Ok(false)
 }
 
-/// After a restored backup, slots wait until nobody can publish what these rows do not know.
-async fn waits_for_restore(d: &Deals, view: ChainView) -> Result<bool, Error> {
+/// After a restored backup nothing is signed or sent, and slots wait, until nobody can publish what these rows do not know.
+pub(crate) async fn waits_for_restore(d: &Deals, view: ChainView) -> Result<bool, Error> {
     let Some(restored) = d.records.restored().await? else { return Ok(false) };
     let waits = restored.safe_from.is_none_or(|safe| view.last_final < safe);
     if waits {
         let until =
             restored.safe_from.map_or("the chain is looked at".to_owned(), |e| format!("epoch {e} is final"));
-        d.board.error(NAME, format!("these rows were restored: no slot is filled until {until}"));
+        d.board.error(
+            NAME,
+            format!("these rows were restored: no slot is filled and nothing is sent until {until}"),
+        );
     }
     Ok(waits)
 }
 
-/// What escrow still covers, read once a pass.
+/// What escrow still covers, read once a pass, and anew after each call of the operator's.
 #[derive(Default)]
-struct Escrow(Option<(AttoFil, AttoFil)>);
+struct Escrow {
+    /// Free, and of that what is signed.
+    known: Option<(AttoFil, AttoFil)>,
+    /// The operator's calls before it was read.
+    calls: u64,
+}
 
 impl Escrow {
-    /// Whether one more deal of `cost` is covered beside all that are signed.
+    /// Whether one more deal of `cost` is covered beside all that are signed. Nothing is while a call of the operator's is
+    /// on its way: it may take out what would cover it.
     async fn covers(&mut self, d: &Deals, cost: AttoFil) -> Result<bool, Fault> {
-        let (free, signed) = match self.0 {
+        let calls = d.operators_calls.load(Ordering::Acquire);
+        let (free, signed) = match self.known.filter(|_| self.calls == calls) {
             Some(known) => known,
             None => {
-                let funds = d.chain.funds().await?;
-                let free = funds.free();
-                let free = free.map_err(|odd| Fault::new(FailureCode::ChainUnreachable, odd.to_string()))?;
-                let signed = d.records.unpublished_cost().await;
-                let signed =
-                    signed.map_err(|error| Fault::new(FailureCode::FundsEscrow, error.to_string()))?;
-                (free, signed.signed.checked_sub(signed.underway(funds.locked)).unwrap_or_default())
+                if funds::operator_is_at_it(d).await? {
+                    return Ok(false);
+                }
+                self.read(d).await?
             }
         };
-        self.0 = Some((free, signed));
+        (self.known, self.calls) = (Some((free, signed)), calls);
         let Some(with) = signed.checked_add(cost).filter(|with| *with <= free) else { return Ok(false) };
-        self.0 = Some((free, with));
+        self.known = Some((free, with));
         Ok(true)
+    }
+
+    async fn read(&self, d: &Deals) -> Result<(AttoFil, AttoFil), Fault> {
+        let there = d.chain.funds().await?;
+        let free = there.free().map_err(Fault::from)?;
+        let signed = d.records.unpublished_cost().await;
+        let signed = signed.map_err(|error| Fault::new(FailureCode::FundsEscrow, error.to_string()))?;
+        Ok((free, signed.signed.checked_sub(signed.underway(there.locked)).unwrap_or_default()))
     }
 }
 

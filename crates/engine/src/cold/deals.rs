@@ -4,6 +4,7 @@
 //! [`Deals::may_spend`] first, which says in words what stands in the way.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use floe_core::cold::{Chain, ChainView, Fault, Funds, Market, Proposer};
@@ -34,6 +35,10 @@ pub(crate) struct Deals {
     pub(crate) place_due: Notify,
     /// The chain is to be looked at before its time.
     pub(crate) look_due: Notify,
+    /// Held while a call of the operator's is checked and sent, so that nobody counts on the same money in between.
+    pub(crate) operators_turn: tokio::sync::Mutex<()>,
+    /// Calls of the operator's so far: what was read of the funds before one does not hold after it.
+    pub(crate) operators_calls: AtomicU64,
     look: Mutex<Look>,
 }
 
@@ -77,6 +82,8 @@ impl Deals {
             stop,
             place_due: Notify::new(),
             look_due: Notify::new(),
+            operators_turn: tokio::sync::Mutex::new(()),
+            operators_calls: AtomicU64::new(0),
             look: Mutex::default(),
         }
     }
@@ -85,9 +92,10 @@ impl Deals {
         &self.settings.deals.caps
     }
 
-    /// The policy of this name; where it is gone from the configuration, the default one.
+    /// The policy of this name. One that is gone from the configuration has no stand-in: another one's price, term and
+    /// regions are not what its pins were promised.
     pub(crate) fn policy(&self, name: &str) -> Option<&Policy> {
-        self.settings.policies.get(name).or_else(|| self.settings.policies.get("default"))
+        self.settings.policies.get(name)
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -8,8 +8,15 @@
 //! and whoever holds the key sends it once. While it is open its amount counts as on its way, so the same need is not met
 //! twice. A call that fails leaves it open: whether an earlier call had signed it is not known here.
 //!
+//! A message that the chain is past, and that the node does not find, ends its top-up: the next one goes by what escrow
+//! has. Gas that is reserved and that nothing was signed for is let go of at the next look.
+//!
+//! The operator's calls go one at a time, and while one is on its way nothing is signed and no top-up is begun.
+//!
 //! The price of a deal counts against the caps when it is reserved, so money that only moves into escrow does not count a
 //! second time; what may move is what deals need, and on top of it what the caps still leave. Gas counts.
+
+use std::sync::atomic::Ordering;
 
 use floe_core::cold::{ChainView, Fault, Funds, FundsCall, MessageProgress, Sent};
 use floe_core::escrow::{self, Plan, State};
@@ -32,6 +39,11 @@ pub enum Refused {
         /// What deals need.
         committed: AttoFil,
     },
+    /// Another call is on its way, and what it takes is not yet gone from what the chain says is there.
+    #[error(
+        "another call, {0:?}, is on its way: what is free is known once it is on the chain; try again then"
+    )]
+    Pending(String),
     /// Nothing may be spent now.
     #[error("{0}")]
     Paused(String),
@@ -50,20 +62,69 @@ pub(crate) async fn pass(d: &Deals, _view: ChainView) -> Result<(), Failed> {
     for sent in d.chain.tick(is_on).await? {
         settle(d, &sent).await?;
     }
+    settle_gas(d).await?;
     let funds = d.chain.funds().await?;
     d.has_funds(funds);
     let unpublished = d.records.unpublished_cost().await?;
-    if let Some(open) = d.records.open_top_up().await? {
-        return drive(d, open).await;
+    let open = d.records.open_top_up().await?;
+    let plan = plan(d, funds, &unpublished, on_the_way(d, open).await?).await?;
+    // While one top-up is on its way escrow may fall short of more than that: it is said all the same.
+    let short = plan.alarm.map(|alarm| alarm.to_string());
+    let blocked = match (open, plan.top_up) {
+        (Some(open), _) => drive(d, open).await?,
+        (None, Some(amount)) if may_send(d).await? && !operator_is_at_it(d).await? => {
+            drive(d, d.records.begin_top_up(amount).await?).await?
+        }
+        _ => None,
+    };
+    alarm(d, blocked.or(short)).await;
+    Ok(())
+}
+
+/// What of an open top-up is not in escrow yet.
+async fn on_the_way(d: &Deals, open: Option<TopUp>) -> Result<AttoFil, Failed> {
+    let Some(open) = open else { return Ok(AttoFil::ZERO) };
+    let sent = d.chain.message(&intent(open)).await?;
+    let is_there = sent.is_some_and(|sent| sent.progress == MessageProgress::Included);
+    Ok(if is_there { AttoFil::ZERO } else { open.amount })
+}
+
+/// Settles gas that is still reserved and need not be: where a process ended, or a call failed, between the reservation and
+/// the signing, nothing was signed and nothing will be; where it ended before the end of a message was noted, it is now.
+async fn settle_gas(d: &Deals) -> Result<(), Failed> {
+    // Somebody is between the two just now.
+    let Ok(_turn) = d.operators_turn.try_lock() else { return Ok(()) };
+    let open = d.records.open_top_up().await?.map(intent);
+    for held in d.records.open_gas().await? {
+        match d.chain.message(&held).await? {
+            Some(sent) => settle(d, &sent).await?,
+            None if open.as_ref() == Some(&held) => {}
+            None => d.records.gas_is_free(&held).await?,
+        }
     }
-    let plan = plan(d, funds, &unpublished, AttoFil::ZERO).await?;
-    alarm(d, plan.alarm.map(|alarm| alarm.to_string())).await;
-    let Some(amount) = plan.top_up else { return Ok(()) };
-    if !may_send(d).await? {
-        return Ok(());
+    Ok(())
+}
+
+/// Whether a call of the operator's is being sent, or on its way and not yet in what the chain says of the funds. Until
+/// then nobody may count on what is there.
+pub(crate) async fn operator_is_at_it(d: &Deals) -> Result<bool, Fault> {
+    if d.operators_turn.try_lock().is_err() {
+        return Ok(true);
     }
-    let open = d.records.begin_top_up(amount).await?;
-    drive(d, open).await
+    Ok(operators_pending(d, None).await?.is_some())
+}
+
+/// The intent of a call of the operator's that is on its way, other than `but`.
+async fn operators_pending(d: &Deals, but: Option<&str>) -> Result<Option<String>, Fault> {
+    let open = d.records.open_gas().await;
+    let open = open.map_err(|error| Fault::new(FailureCode::FundsWallet, error.to_string()))?;
+    for held in open.into_iter().filter(|held| !is_top_up(held) && Some(held.as_str()) != but) {
+        let sent = d.chain.message(&held).await?;
+        if sent.is_some_and(|sent| sent.progress == MessageProgress::Pending) {
+            return Ok(Some(held));
+        }
+    }
+    Ok(None)
 }
 
 /// The operator's consent and the switch; a fresh view is what we are in the middle of.
@@ -108,25 +169,28 @@ async fn alarm(d: &Deals, alarm: Option<String>) {
 }
 
 fn intent(top_up: TopUp) -> String {
-    format!("top-up-{}", top_up.number)
+    format!("{TOP_UP}{}", top_up.number)
 }
 
-/// Sends an open top-up, or asks how far it is.
-async fn drive(d: &Deals, open: TopUp) -> Result<(), Failed> {
+/// What the intents of our own top-ups begin with. The operator's begin with another word.
+const TOP_UP: &str = "top-up-";
+
+fn is_top_up(intent: &str) -> bool {
+    intent.starts_with(TOP_UP)
+}
+
+/// Sends an open top-up, or asks how far it is. What stands in its way, in words.
+async fn drive(d: &Deals, open: TopUp) -> Result<Option<String>, Failed> {
     if !may_send(d).await? {
-        return Ok(());
+        return Ok(None);
     }
     let intent = intent(open);
     if let Err(over) = d.records.reserve_gas(&intent, d.chain.max_fee(), d.caps()).await? {
-        alarm(d, Some(format!("the gas of a top-up does not fit: {over}"))).await;
-        return Ok(());
+        return Ok(Some(format!("the gas of a top-up does not fit: {over}")));
     }
     match d.chain.send(&intent, &FundsCall::TopUp(open.amount)).await {
-        Ok(sent) => settle(d, &sent).await,
-        Err(fault) => {
-            alarm(d, Some(format!("escrow is not topped up: {}", in_words(&fault)))).await;
-            Ok(())
-        }
+        Ok(sent) => settle(d, &sent).await.map(|()| None),
+        Err(fault) => Ok(Some(format!("escrow is not topped up: {}", in_words(&fault)))),
     }
 }
 
@@ -135,11 +199,7 @@ async fn settle(d: &Deals, sent: &Sent) -> Result<(), Failed> {
     d.records.gas_is_at_most(&sent.intent, sent.max_fee).await?;
     let done = match &sent.progress {
         MessageProgress::Pending | MessageProgress::Included => return Ok(()),
-        MessageProgress::Missing => {
-            let text = format!("the message {:?} is lost, and its number was used by another", sent.intent);
-            alarm(d, Some(text)).await;
-            return Ok(());
-        }
+        MessageProgress::Missing => return missing(d, sent).await,
         MessageProgress::Final(done) => done,
     };
     d.records.gas_is_spent(&sent.intent).await?;
@@ -152,6 +212,25 @@ async fn settle(d: &Deals, sent: &Sent) -> Result<(), Failed> {
     d.records.end_top_up(open.number).await?;
     let body = serde_json::json!({ "amount": open.amount, "exit_code": code });
     note(d, kind, &sent.intent, body).await;
+    Ok(())
+}
+
+/// The chain is past a message's number for good, so it cannot come any more; or it came, and the node does not look back
+/// far enough to say so. Its gas counts as spent, and what escrow has says the next plan: nothing waits for it for ever.
+async fn missing(d: &Deals, sent: &Sent) -> Result<(), Failed> {
+    let open = d.records.open_top_up().await?.filter(|open| intent(*open) == sent.intent);
+    if !d.records.holds_gas(&sent.intent).await? && open.is_none() {
+        return Ok(());
+    }
+    let text = format!("the message {:?} is lost, and its number was used by another", sent.intent);
+    tracing::warn!("{text}");
+    d.board.error(NAME, &text);
+    let body = serde_json::json!({ "text": text, "amount": open.map(|open| open.amount) });
+    note(d, "alarm.message_lost", &sent.intent, body).await;
+    d.records.gas_is_spent(&sent.intent).await?;
+    if let Some(open) = open {
+        d.records.end_top_up(open.number).await?;
+    }
     Ok(())
 }
 
@@ -185,20 +264,45 @@ fn within(asked: AttoFil, there: AttoFil, committed: AttoFil) -> Result<(), Refu
 }
 
 /// A message of the operator's: what leaves is checked, and its gas is reserved under the caps before it is sent. The same
-/// intent again is the same message.
+/// intent again is the same message, whatever may leave by then. The switch does not hold it up: it is the operator's.
 pub(crate) async fn operators_call(d: &Deals, intent: &str, call: &FundsCall) -> Result<Sent, Refused> {
-    match call {
-        FundsCall::Withdraw(amount) => may_withdraw(d, *amount).await?,
-        FundsCall::Send { amount, .. } | FundsCall::TopUp(amount) => may_leave_wallet(d, *amount).await?,
-        FundsCall::Settle(_) => {}
-    }
     let failed = |error: String| Refused::Failed(error);
-    d.records
-        .reserve_gas(intent, d.chain.max_fee(), d.caps())
-        .await
-        .map_err(|error| failed(error.to_string()))??;
-    let sent = d.chain.send(intent, call).await.map_err(|fault| failed(in_words(&fault)))?;
+    let of_chain = |fault: Fault| Refused::Failed(in_words(&fault));
+    // One after the other: two that are checked at once would both take what one may.
+    let _turn = d.operators_turn.lock().await;
+    d.operators_calls.fetch_add(1, Ordering::AcqRel);
+    if d.chain.message(intent).await.map_err(of_chain)?.is_none() {
+        permit(d, intent, call).await?;
+        let reserved = d.records.reserve_gas(intent, d.chain.max_fee(), d.caps()).await;
+        reserved.map_err(|error| failed(error.to_string()))??;
+    }
+    let sent = match d.chain.send(intent, call).await {
+        Ok(sent) => sent,
+        Err(fault) => {
+            if let Ok(None) = d.chain.message(intent).await {
+                d.records.gas_is_free(intent).await.map_err(|error| failed(error.to_string()))?;
+            }
+            return Err(of_chain(fault));
+        }
+    };
     settle(d, &sent).await.map_err(|error| failed(error.to_string()))?;
     d.look_due.notify_one();
     Ok(sent)
+}
+
+/// Whether a new call of the operator's may be sent now.
+async fn permit(d: &Deals, intent: &str, call: &FundsCall) -> Result<(), Refused> {
+    // Settling takes nothing.
+    if matches!(call, FundsCall::Settle(_)) {
+        return Ok(());
+    }
+    let pending = operators_pending(d, Some(intent)).await;
+    if let Some(pending) = pending.map_err(|fault| Refused::Failed(in_words(&fault)))? {
+        return Err(Refused::Pending(pending));
+    }
+    match call {
+        FundsCall::Withdraw(amount) => may_withdraw(d, *amount).await,
+        FundsCall::Send { amount, .. } | FundsCall::TopUp(amount) => may_leave_wallet(d, *amount).await,
+        FundsCall::Settle(_) => Ok(()),
+    }
 }

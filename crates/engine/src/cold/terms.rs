@@ -217,6 +217,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+
         /// R14, T35: whatever is asked for, what is signed is within the policy and within what was quoted.
         #[test]
         fn r14_no_terms_beyond_policy_and_quote(

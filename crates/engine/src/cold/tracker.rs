@@ -9,7 +9,7 @@
 //! Publication is found in the market's events and confirmed on the deal itself, field by field against the bytes that
 //! were signed; a number that a provider names is only a place to look. Heights are looked through in order, and how far
 //! is a row: a deal is given up after its start only when every height up to it was looked through. What vanishes must be
-//! missing at two final epochs before it counts as terminated, since that makes the next deal.
+//! missing at two final epochs before it counts as given up, terminated or let go of, since that makes the next deal.
 //!
 //! A node that is away, stale or lying about its head changes nothing: the look fails, and spending pauses until one does
 //! not. Crash or stop: the next look goes on from the rows.
@@ -89,13 +89,16 @@ pub(crate) async fn pass(d: &Deals) {
 
 async fn look(d: &Deals) -> Result<ChainView, Failed> {
     let view = d.chain.look().await?;
-    let highest = d.records.note_head(view.head).await?;
-    believe(d, view, highest)?;
+    let highest = d.records.highest_head().await?;
+    believe(d, view, highest.unwrap_or(view.head))?;
+    // Only now: by the highest head that is written down, URLs of deals end and later looks are judged.
+    d.records.note_head(view.head).await?;
     let scanned = scan(d, view).await?;
     watch(d, view, scanned == Scanned::All).await?;
     settle_restore(d, view).await?;
     funds::pass(d, view).await?;
     d.looked(view);
+    // A node without events never gets further: that its deals are not given up is what keeps them from being paid twice.
     d.scanned(scanned != Scanned::Behind);
     Ok(view)
 }
@@ -167,9 +170,7 @@ async fn published(d: &Deals, view: ChainView, found: PublishedDeal) -> Result<(
     if !d.records.deals_on_chain(found.deal_id).await?.is_empty() {
         return Ok(());
     }
-    let mut ours = d.records.unpublished_of(found.provider).await?;
-    ours.retain(|row| found.piece.is_none_or(|piece| piece == row.piece));
-    for row in ours {
+    for row in d.records.unpublished_of(found.provider, found.piece.as_ref()).await? {
         if is_ours(d, &row, found.deal_id).await? {
             let watch = view.last_final;
             d.records.on_chain(row.uuid, OnChain::Published(found.deal_id), view.last_final, watch).await?;
@@ -205,7 +206,9 @@ async fn unknown(d: &Deals, view: ChainView, found: PublishedDeal) -> Result<(),
     let why = format!("the chain has deal {} from this wallet, which these rows do not know", found.deal_id);
     d.records.mark_restored(&why).await?;
     let weights = dealer::weights(d, aggregate).await?;
-    d.records.adopt_deal(found.deal_id, own, view.last_final, weights).await?;
+    // Replicas are with distinct owners, and this one is a replica.
+    let owner = d.chain.provider(own.provider).await?.map_or(own.provider, |known| known.owner);
+    d.records.adopt_deal(found.deal_id, own, owner, view.last_final, weights).await?;
     Ok(())
 }
 
@@ -270,14 +273,34 @@ async fn unpublished(d: &Deals, view: ChainView, row: &DealRow, is_scanned: bool
 async fn sealed(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Failed> {
     let soon = view.last_final.plus(1);
     let Some(deal_id) = row.deal_id else { return again(d, row, soon).await };
-    let deal = on_chain(d, row, deal_id).await?;
-    if let Some(deal) = deal.filter(|deal| deal.active_since.is_some()) {
-        return Ok(Some((OnChain::Active(deal.sector.unwrap_or_default()), soon)));
+    match on_chain(d, row, deal_id).await? {
+        Some(deal) if deal.active_since.is_some() => {
+            Ok(Some((OnChain::Active(deal.sector.unwrap_or_default()), soon)))
+        }
+        Some(_) if row.start <= view.last_final => Ok(Some((OnChain::StartPassed, soon))),
+        Some(_) => found(d, row, soon).await,
+        // What was published is there until its start: before that, nothing follows from its absence.
+        None if row.start <= view.last_final => missing(d, view, row, OnChain::StartPassed).await,
+        None => again(d, row, soon).await,
     }
-    if row.start <= view.last_final {
-        return Ok(Some((OnChain::StartPassed, soon)));
+}
+
+/// The chain has a deal, whether or not it was missing before.
+async fn found(d: &Deals, row: &DealRow, watch: Epoch) -> Result<Next, Failed> {
+    if row.missing_since.is_some() {
+        return Ok(Some((OnChain::Missing(false), watch)));
     }
-    again(d, row, soon).await
+    again(d, row, watch).await
+}
+
+/// The chain does not have a deal that it had: believed at the second final epoch that says so, and then it means `then`.
+async fn missing(d: &Deals, view: ChainView, row: &DealRow, then: OnChain) -> Result<Next, Failed> {
+    let soon = view.last_final.plus(1);
+    match row.missing_since {
+        None => Ok(Some((OnChain::Missing(true), soon))),
+        Some(since) if since < view.last_final => Ok(Some((then, soon))),
+        Some(_) => again(d, row, soon).await,
+    }
 }
 
 async fn active(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Failed> {
@@ -287,16 +310,10 @@ async fn active(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Faile
         return Ok(Some((OnChain::EndPassed, soon)));
     }
     let Some(deal_id) = row.deal_id else { return again(d, row, later).await };
-    let deal = on_chain(d, row, deal_id).await?;
-    match (deal, row.missing_since) {
-        (Some(deal), _) if deal.is_faulty != row.is_faulty => {
-            Ok(Some((OnChain::Faulty(deal.is_faulty), later)))
-        }
-        (Some(_), Some(_)) => Ok(Some((OnChain::Missing(false), later))),
-        (Some(_), None) => again(d, row, later).await,
-        (None, None) => Ok(Some((OnChain::Missing(true), soon))),
-        (None, Some(since)) if since < view.last_final => Ok(Some((OnChain::Terminated, soon))),
-        (None, Some(_)) => again(d, row, soon).await,
+    match on_chain(d, row, deal_id).await? {
+        Some(deal) if deal.is_faulty != row.is_faulty => Ok(Some((OnChain::Faulty(deal.is_faulty), later))),
+        Some(_) => found(d, row, later).await,
+        None => missing(d, view, row, OnChain::Terminated).await,
     }
 }
 
@@ -305,8 +322,8 @@ async fn locked(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Faile
     let later = view.last_final.plus(limits::LOCKED_CHECKED_EVERY);
     let Some(deal_id) = row.deal_id else { return again(d, row, later).await };
     match on_chain(d, row, deal_id).await? {
-        None => Ok(Some((OnChain::Unlocked, later))),
-        Some(_) => again(d, row, later).await,
+        None => missing(d, view, row, OnChain::Unlocked).await,
+        Some(_) => found(d, row, later).await,
     }
 }
 

@@ -9,7 +9,7 @@ use floe_records::Error;
 use floe_records::cold::DealRow;
 use futures::{StreamExt as _, stream};
 
-use super::dealer::{contact_of, send};
+use super::dealer::{contact_of, send, waits_for_restore};
 use super::deals::Deals;
 use super::tracker;
 use crate::backoff::jittered;
@@ -52,6 +52,7 @@ async fn ask(d: &Deals, row: DealRow) -> Result<(), Error> {
     if is_unknown
         && let Ok(view) = d.may_spend().await
         && view.head < row.start
+        && !waits_for_restore(d, view).await?
     {
         send(d, view.head, row).await?;
     }

@@ -48,6 +48,8 @@ pub enum Script {
     Names(u64),
     /// Accepts, forgets the deal, and says so when it is asked.
     Forgets,
+    /// Accepts, forgets the deal, and refuses it when it comes again.
+    ForgetsAndRefuses(&'static str),
     /// Cannot be reached.
     Away,
 }
@@ -88,6 +90,8 @@ pub struct Message {
     pub call: FundsCall,
     pub at: i64,
     pub applied: Option<i64>,
+    /// Another message had its number: it never comes onto the chain.
+    pub is_missing: bool,
     told: bool,
 }
 
@@ -115,8 +119,10 @@ pub struct State {
     pub signed: BTreeMap<DealUuid, Vec<Vec<u8>>>,
     terms: HashMap<Vec<u8>, DealTerms>,
     next_deal: u64,
-    /// Calls so far, each by its name.
+    /// Calls so far, each by its name, in the order in which they were done.
     pub calls: Vec<&'static str>,
+    /// Those, and the ones that are asked and not done yet.
+    pub asked: Vec<&'static str>,
     /// Which call goes how.
     pub fault: Option<(usize, Outcome)>,
     /// Told when the head moves, where a test rings it.
@@ -173,6 +179,7 @@ impl Filecoin {
             terms: HashMap::new(),
             next_deal: 100,
             calls: Vec::new(),
+            asked: Vec::new(),
             fault: None,
             moved: Arc::default(),
             chaos: None,
@@ -193,6 +200,7 @@ impl Filecoin {
         name: &'static str,
         mut act: impl FnMut(&mut State) -> Result<T, Fault> + Send,
     ) -> Result<T, Fault> {
+        self.0.lock().asked.push(name);
         yields().await;
         let done = {
             let mut state = self.0.lock();
@@ -237,7 +245,8 @@ impl State {
     fn step(&mut self) {
         self.head += 1;
         let head = self.head;
-        for message in self.messages.values_mut().filter(|m| m.applied.is_none() && m.at < head) {
+        let waits = |m: &&mut Message| m.applied.is_none() && !m.is_missing && m.at < head;
+        for message in self.messages.values_mut().filter(waits) {
             message.applied = Some(head);
             self.wallet -= GAS;
             match &message.call {
@@ -469,10 +478,23 @@ impl Chain for Filecoin {
         AttoFil::new(MAX_FEE)
     }
 
+    fn message<'a>(&'a self, intent: &'a str) -> Boxed<'a, Result<Option<Sent>, Fault>> {
+        Box::pin(self.call("message", move |state| {
+            let at = state.last_final();
+            Ok(state.messages.get(intent).map(|message| sent(intent, message, at)))
+        }))
+    }
+
     fn send<'a>(&'a self, intent: &'a str, call: &'a FundsCall) -> Boxed<'a, Result<Sent, Fault>> {
         Box::pin(self.call("send", move |state| {
             let (head, at) = (state.head, state.last_final());
-            let fresh = Message { call: call.clone(), at: head, applied: None, told: false };
+            if let FundsCall::Send { to, .. } = call
+                && !to.starts_with("f1")
+            {
+                return Err(Fault::new(FailureCode::FundsWallet, "nothing was sent: this is no address"));
+            }
+            let fresh =
+                Message { call: call.clone(), at: head, applied: None, is_missing: false, told: false };
             let message = state.messages.entry(intent.to_owned()).or_insert(fresh);
             assert_eq!(message.call, *call, "one intent is one call");
             Ok(sent(intent, message, at))
@@ -489,7 +511,8 @@ impl Chain for Filecoin {
             let at = state.last_final();
             let mut news = Vec::new();
             for (intent, message) in &mut state.messages {
-                if !message.told && message.applied.is_some_and(|applied| applied <= at) {
+                let is_over = message.is_missing || message.applied.is_some_and(|applied| applied <= at);
+                if !message.told && is_over {
                     message.told = true;
                     news.push(sent(intent, message, at));
                 }
@@ -501,6 +524,7 @@ impl Chain for Filecoin {
 
 fn sent(intent: &str, message: &Message, last_final: i64) -> Sent {
     let progress = match message.applied {
+        None if message.is_missing => MessageProgress::Missing,
         None => MessageProgress::Pending,
         Some(applied) if applied <= last_final => MessageProgress::Final(Ok(())),
         Some(_) => MessageProgress::Included,
@@ -531,6 +555,11 @@ impl Market for Filecoin {
                     provider.got.retain(|(known, ..)| *known != uuid);
                     provider.script = Script::Good;
                     Ok(ProviderWord::Unknown(format!("no storage deal found with deal UUID {uuid}")))
+                }
+                Script::ForgetsAndRefuses(text) => {
+                    provider.got.retain(|(known, ..)| *known != uuid);
+                    provider.script = Script::Refuses(text);
+                    Ok(ProviderWord::Unknown("failed to get sealed deal status".into()))
                 }
                 Script::Names(deal_id) => Ok(ProviderWord::Known {
                     status: "Sealing".into(),

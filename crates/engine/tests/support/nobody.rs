@@ -43,6 +43,9 @@ impl Chain for Nobody {
     fn max_fee(&self) -> AttoFil {
         AttoFil::ZERO
     }
+    fn message<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<Sent>, Fault>> {
+        away()
+    }
     fn send<'a>(&'a self, _: &'a str, _: &'a FundsCall) -> BoxFuture<'a, Result<Sent, Fault>> {
         away()
     }

@@ -380,6 +380,11 @@ impl LotusChain {
         Ok(runs.is_some_and(|runs| rle::is_set(&runs, sector)))
     }
 
+    async fn message_now(&self, intent: &str) -> Result<Option<Sent>, Fault> {
+        let entry = self.journal.find(intent).await.map_err(MessageError::from)?;
+        Ok(entry.map(|entry| self.sent(&entry)))
+    }
+
     async fn send_now(&self, intent: &str, call: &FundsCall) -> Result<Sent, Fault> {
         let look = self.last()?;
         let message = funds::message(self.signer.address(), call)?;
@@ -535,6 +540,10 @@ impl cold::Chain for LotusChain {
 
     fn own_deal(&self, deal_id: u64) -> BoxFuture<'_, Result<Option<OwnDeal>, Fault>> {
         Box::pin(self.own_deal_now(deal_id))
+    }
+
+    fn message<'a>(&'a self, intent: &'a str) -> BoxFuture<'a, Result<Option<Sent>, Fault>> {
+        Box::pin(self.message_now(intent))
     }
 
     fn send<'a>(&'a self, intent: &'a str, call: &'a FundsCall) -> BoxFuture<'a, Result<Sent, Fault>> {

@@ -204,8 +204,8 @@ impl Records {
         Ok(held.into_iter().map(|part| (AccountId(part.account), part.sum)).collect())
     }
 
-    /// Reserves the gas of a message before it is sent; for an intent that was reserved before it does nothing. The inner
-    /// error says which cap does not permit it.
+    /// Reserves the gas of a message before it is sent; for an intent whose gas is reserved or spent it does nothing, and
+    /// where it was let go of it is reserved anew. The inner error says which cap does not permit it.
     ///
     /// # Errors
     /// [`Error::Damaged`], and those of the database.
@@ -219,7 +219,8 @@ impl Records {
         self.write(Urgency::Takes, move |tx| {
             let id = id.clone();
             Box::pin(async move {
-                if !held(&mut tx.conn, &id).await?.is_empty() {
+                let before = held(&mut tx.conn, &id).await?.into_iter().next();
+                if before.as_ref().is_some_and(Part::counts) {
                     return Ok(Ok(()));
                 }
                 let committed = committed(tx).await?;
@@ -227,7 +228,15 @@ impl Records {
                     limits::hit(over.cap.name());
                     return Ok(Err(over));
                 }
-                take(tx, &id, 0, &[(0, fee)]).await.map(Ok)
+                match before {
+                    Some(part) if part.day == day_of(tx.now) => shift(tx, part, Change::Reserve, fee).await?,
+                    Some(part) => {
+                        lay_aside(tx, part).await?;
+                        take(tx, &id, 0, &[(0, fee)]).await?;
+                    }
+                    None => take(tx, &id, 0, &[(0, fee)]).await?,
+                }
+                Ok(Ok(()))
             })
         })
         .await
@@ -258,6 +267,15 @@ impl Records {
     /// [`Error::Damaged`], and those of the database.
     pub async fn gas_is_free(&self, intent: &str) -> Result<(), Error> {
         self.change_gas(intent, |sum| Ok(Some((Change::Release, sum.reserved)))).await
+    }
+
+    /// Whether gas is reserved for an intent, and not settled.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], and those of the database.
+    pub async fn holds_gas(&self, intent: &str) -> Result<bool, Error> {
+        let held = held(&mut *self.reader().await?, &message_id(intent)).await?;
+        Ok(held.iter().any(|part| !part.sum.reserved.is_zero()))
     }
 
     /// Intents of messages whose gas is reserved and not settled.
@@ -345,6 +363,11 @@ impl Part {
             Scope::Provider(self.provider),
             Scope::Month(self.month),
         ]
+    }
+
+    /// Whether anything of it counts against the caps.
+    fn counts(&self) -> bool {
+        !self.sum.reserved.is_zero() || !self.sum.spent.is_zero()
     }
 
     fn digest(&self) -> Vec<u8> {
@@ -438,6 +461,21 @@ async fn take(tx: &mut Tx, id: &str, provider: i64, shares: &[(i64, AttoFil)]) -
         };
         shift(tx, part, Change::Reserve, *share).await?;
     }
+    Ok(())
+}
+
+/// Keeps what was reserved on another day and let go of under an id of its own: its id is used again, and the sums of that
+/// day stay what they are.
+async fn lay_aside(tx: &mut Tx, mut part: Part) -> Result<(), Error> {
+    let old = std::mem::take(&mut part.id);
+    part.id = format!("freed:{}:{old}", part.day);
+    sqlx::query("UPDATE reservations SET id = $3, digest = $4 WHERE id = $1 AND account = $2")
+        .bind(old)
+        .bind(part.account)
+        .bind(&part.id)
+        .bind(part.digest())
+        .execute(&mut tx.conn)
+        .await?;
     Ok(())
 }
 

@@ -518,6 +518,14 @@ impl Records {
         Ok(lots)
     }
 
+    /// A lot; `None` where nothing of it waits any more.
+    ///
+    /// # Errors
+    /// Those of the database; [`Error::Damaged`].
+    pub async fn lot(&self, id: Uuid) -> Result<Option<Lot>, Error> {
+        load(&mut *self.reader().await?, id).await
+    }
+
     /// What a pin waits for: the lot, where aggregates do not hold all of its DAG.
     ///
     /// # Errors

@@ -207,6 +207,58 @@ async fn t38_a_deal_that_is_missing_once_is_not_terminated() {
     assert_eq!(world.deals().await.len(), 1);
 }
 
+/// At the epoch of its start a node said once that it does not know a deal that had been published and sealed. It counted
+/// as failed, and its replica was bought a second time.
+#[tokio::test]
+async fn t38_a_deal_that_is_missing_once_at_its_start_is_not_given_up() {
+    let world = World::new(settings(1), &good(2)).await;
+    let deal = world.when(DealState::Published).await;
+    world.chain.state().lies.hidden.insert(deal.deal_id.unwrap());
+    while world.chain.state().last_final() < deal.start.get() {
+        world.round().await;
+    }
+    world.round().await;
+    assert!(world.deals().await[0].missing_since.is_some());
+    world.chain.state().lies.hidden.clear();
+    world.until(AggregateState::Stored, 10).await;
+    assert_eq!((world.deals().await.len(), world.deals().await[0].missing_since), (1, None));
+    world.stored_and_paid_once().await;
+}
+
+/// As little does the market let go of a price because a node does not know the deal once.
+#[tokio::test]
+async fn t38_a_price_is_not_let_go_of_because_a_deal_is_missing_once() {
+    let world = World::new(settings(1), &[Script::NeverSeals]).await;
+    let failed = world.when(DealState::Failed).await;
+    world.chain.state().lies.hidden.insert(failed.deal_id.unwrap());
+    world.round().await;
+    assert!(world.records.deal(failed.uuid).await.unwrap().missing_since.is_some());
+    world.chain.state().lies.hidden.clear();
+    world.rounds(2).await;
+    let row = world.records.deal(failed.uuid).await.unwrap();
+    assert_eq!((row.is_locked, row.missing_since), (true, None));
+    world.rounds(70).await;
+    assert!(!world.records.deal(failed.uuid).await.unwrap().is_locked, "gone for good");
+    world.sound().await;
+}
+
+/// A head that nobody could believe was written down before it was judged: every URL of a deal ended, and each honest head
+/// after it counted as one that fell back.
+#[tokio::test]
+async fn t38_a_head_that_is_not_believed_is_not_remembered() {
+    let world = World::new(settings(1), &[Script::NeverPublishes]).await;
+    world.rounds(6).await;
+    let deal = world.in_state(DealState::Accepted).await.remove(0);
+    let far = 1_000_000_000;
+    world.chain.state().lies.view = Some(view(far, far + 1));
+    world.round().await;
+    assert!(world.records.highest_head().await.unwrap().unwrap().get() < far);
+    assert!(world.records.pull_target(deal.uuid).await.unwrap().unwrap().is_live);
+    world.chain.state().lies.view = None;
+    world.round().await;
+    assert_eq!(world.d.paused(), None);
+}
+
 #[tokio::test]
 async fn a_faulty_sector_is_a_warning() {
     let world = World::new(settings(1), &good(1)).await;

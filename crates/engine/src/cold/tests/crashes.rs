@@ -1,5 +1,6 @@
-//! R11, T34: the process dies at each point where it waits, and each call goes in each way: no replica is paid twice, the
-//! caps hold to the attoFIL, and in the end all replicas are active.
+//! R11, T34: the process dies at each point where it waits, and each call goes in each way, at each moment of a life that is
+//! like no other, with a death around it: no replica is paid twice, the caps hold to the attoFIL, and in the end all
+//! replicas are active.
 
 use super::*;
 
@@ -32,16 +33,6 @@ async fn with_crash(fault: Option<(usize, Outcome)>, points: usize) -> bool {
     crashed
 }
 
-/// Calls that the busy rounds make where nothing goes wrong.
-async fn calls() -> Vec<&'static str> {
-    let world = World::new(tight(), &[Script::Good, Script::Good, Script::Good]).await;
-    world.rounds(BUSY_ROUNDS).await;
-    let calls = world.chain.state().calls.clone();
-    assert!(calls.iter().filter(|call| **call == "propose").count() == 2, "{calls:?}");
-    assert!(calls.contains(&"send"));
-    calls
-}
-
 /// Which of many are run: all where `FLOE_TEST_ALL_CRASHES` is set, else every few.
 fn stride(every: usize) -> usize {
     if std::env::var_os("FLOE_TEST_ALL_CRASHES").is_some() { 1 } else { every }
@@ -60,66 +51,193 @@ async fn r11_t34_a_death_at_each_wait_pays_no_replica_twice() {
     assert!(deaths * every > 100, "{deaths} deaths");
 }
 
-#[tokio::test]
-async fn r11_t34_each_outcome_of_each_call_and_a_death_behind_it() {
-    let calls = calls().await;
-    // The calls that move money or bytes, each in all ways; of the others every few.
-    let vital = |name: &str| matches!(name, "sign" | "propose" | "send");
-    let every = stride(7);
-    for (n, name) in calls.iter().enumerate() {
-        if !vital(name) && n % every != 0 {
-            continue;
-        }
-        for outcome in [Outcome::Error, Outcome::Lost, Outcome::Duplicate] {
-            with_crash(Some((n + 1, outcome)), usize::MAX).await;
-        }
-    }
-    // A death while the answer of a vital call is out, or just after it.
-    let before: Vec<usize> = (0..calls.len()).filter(|n| vital(calls[*n])).collect();
-    for n in before.into_iter().step_by(stride(2)) {
-        for outcome in [Outcome::Ok, Outcome::Error, Outcome::Lost, Outcome::Duplicate] {
-            for behind in [0, 1, 3, 6] {
-                with_death_at_call(n + 1, outcome, behind).await;
-            }
-        }
-    }
+/// Where a process dies, as seen from one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    Nowhere,
+    /// It is about to ask.
+    Before,
+    /// It asked and the other side acted; nothing is written down of it.
+    Acted,
+    /// What came back is written down, and nothing else is asked yet.
+    Written,
 }
 
-/// Dies so many waits after a call was made.
-async fn with_death_at_call(call: usize, outcome: Outcome, behind: usize) {
-    let mut world = World::new(tight(), &[Script::Good, Script::Good, Script::Good]).await;
-    world.chain.state().fault = Some((call, outcome));
-    let mut died = false;
-    for _ in 0..BUSY_ROUNDS {
-        if died {
-            world.passes().await;
-        } else if !dropped_at_call(&world, call, behind).await {
-            died = true;
-            world = world.crash().await;
+/// How a call goes and where the process dies. Of the sixteen those are left out that are another one of them: whoever dies
+/// before the call or before the answer does not see how it went, so only what the other side did tells them apart.
+const WAYS: [(Outcome, Death); 11] = [
+    (Outcome::Ok, Death::Nowhere),
+    (Outcome::Error, Death::Nowhere),
+    (Outcome::Lost, Death::Nowhere),
+    (Outcome::Duplicate, Death::Nowhere),
+    // Whatever would have come, nothing was done; as where it dies after a call that fails.
+    (Outcome::Ok, Death::Before),
+    // As where the answer is lost.
+    (Outcome::Ok, Death::Acted),
+    (Outcome::Duplicate, Death::Acted),
+    (Outcome::Ok, Death::Written),
+    (Outcome::Error, Death::Written),
+    (Outcome::Lost, Death::Written),
+    (Outcome::Duplicate, Death::Written),
+];
+
+/// When a call is made: how many deals are in each state, and how far the top-up is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment {
+    call: &'static str,
+    /// Which of its kind, where each is for another deal or provider: rows look alike then.
+    nth: usize,
+    deals: BTreeMap<DealState, usize>,
+    /// Its number, whether it is open, and whether the chain has it.
+    top_up: Option<(u64, bool, bool)>,
+}
+
+async fn crowd() -> World {
+    World::new(tight(), &[Script::Good, Script::Good, Script::Good]).await
+}
+
+/// One life in which nothing goes wrong, to the end: each moment that is like no other, with the number of its first call.
+async fn moments() -> BTreeMap<Moment, usize> {
+    let world = crowd().await;
+    let mut moments = BTreeMap::new();
+    while !world.all_are(AggregateState::Stored).await {
+        let mut work = pin!(world.passes());
+        let mut seen = world.chain.state().asked.len();
+        loop {
+            let polled = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
+            let asked = world.chain.state().asked.clone();
+            for n in seen..asked.len() {
+                moments.entry(moment(&world, &asked[..=n]).await).or_insert(n + 1);
+            }
+            seen = asked.len();
+            if polled.is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
         }
         world.pass_time(1);
     }
-    assert!(died, "call {call} was made");
-    world.until(AggregateState::Stored, 120).await;
+    world.stored_and_paid_once().await;
+    moments
+}
+
+async fn moment(world: &World, asked: &[&'static str]) -> Moment {
+    let call = *asked.last().unwrap();
+    let each = ["ask", "sign", "propose"].contains(&call);
+    let nth = if each { asked.iter().filter(|other| **other == call).count() } else { 0 };
+    let mut deals = BTreeMap::new();
+    for deal in world.deals().await {
+        *deals.entry(deal.state).or_default() += 1;
+    }
+    let open = world.records.open_top_up().await.unwrap();
+    let state = world.chain.state();
+    let last = state.messages.len() as u64;
+    let is_applied = state.messages.get(&format!("top-up-{last}")).is_some_and(|m| m.applied.is_some());
+    let top_up = open.map(|open| (open.number, true, open.number == last && is_applied));
+    Moment { call, nth, deals, top_up: top_up.or((last > 0).then_some((last, false, is_applied))) }
+}
+
+/// Runs to the end with one call that goes in one way, and a death there.
+async fn with_call(n: usize, name: &str, (outcome, death): (Outcome, Death)) {
+    let mut world = crowd().await;
+    world.chain.state().fault = Some((n, outcome));
+    let mut lives = death != Death::Nowhere;
+    for _ in 0..120 {
+        if world.all_are(AggregateState::Stored).await {
+            break;
+        }
+        if lives && dies(&world, n, death).await {
+            lives = false;
+            world = world.crash().await;
+        } else if !lives {
+            world.passes().await;
+        }
+        world.pass_time(1);
+    }
+    let way = format!("call {n}, {name}: {outcome:?}, {death:?}");
+    assert!(!lives, "{way}: it was not made");
+    if death != Death::Before {
+        assert_eq!(world.chain.state().calls[n - 1], name, "{way}");
+    }
+    assert!(world.all_are(AggregateState::Stored).await, "{way}: {:#?}", world.deals().await);
     world.stored_and_paid_once().await;
 }
 
-async fn dropped_at_call(world: &World, call: usize, behind: usize) -> bool {
+/// A round of passes, in which the process may die. Whether it did.
+async fn dies(world: &World, n: usize, death: Death) -> bool {
     let mut work = pin!(world.passes());
-    let mut left = behind;
-    poll_fn(|cx| {
-        let polled = work.as_mut().poll(cx);
-        match polled {
-            Poll::Ready(()) => Poll::Ready(true),
-            Poll::Pending if world.chain.state().calls.len() < call => Poll::Pending,
-            Poll::Pending if left == 0 => Poll::Ready(false),
-            Poll::Pending => {
-                left -= 1;
-                Poll::Pending
+    let is_time = |is_done: bool| {
+        let state = world.chain.state();
+        match death {
+            Death::Nowhere => false,
+            Death::Before => state.asked.len() >= n,
+            Death::Acted => state.calls.len() >= n,
+            // Calls of one kind go out together: what follows from them is written when another kind is asked.
+            Death::Written => {
+                state.calls.len() >= n
+                    && (is_done || state.asked[n..].iter().any(|c| *c != state.calls[n - 1]))
             }
         }
+    };
+    poll_fn(|cx| {
+        let polled = work.as_mut().poll(cx);
+        if is_time(polled.is_ready()) { Poll::Ready(true) } else { polled.map(|()| false) }
     })
     .await
+}
+
+/// Every moment of a life at which one of these calls is made, in every way. Says how many there were.
+async fn every_way(calls: &[&str]) -> usize {
+    let mut ways = 0;
+    for (moment, n) in moments().await {
+        for way in WAYS.into_iter().filter(|_| calls.contains(&moment.call)) {
+            with_call(n, moment.call, way).await;
+            ways += 1;
+        }
+    }
+    ways
+}
+
+#[tokio::test]
+async fn r11_t34_each_outcome_and_death_at_each_call_that_looks_at_the_chain() {
+    let ways = every_way(&["look", "published", "deal", "own_deal"]).await;
+    assert!(ways >= 11 * 10, "{ways}");
+}
+
+#[tokio::test]
+async fn r11_t34_each_outcome_and_death_at_each_call_about_messages() {
+    let ways = every_way(&["tick", "message", "funds", "send"]).await;
+    assert!(ways >= 11 * 10, "{ways}");
+}
+
+#[tokio::test]
+async fn r11_t34_each_outcome_and_death_at_each_call_that_makes_a_deal() {
+    let ways = every_way(&["provider", "collateral", "ask", "sign", "propose", "status"]).await;
+    assert!(ways >= 11 * 5, "{ways}");
+}
+
+/// No call is made that the three above leave out.
+#[tokio::test]
+async fn r11_t34_every_kind_of_call_is_among_them() {
+    let known = [
+        "look",
+        "published",
+        "deal",
+        "own_deal",
+        "tick",
+        "message",
+        "funds",
+        "send",
+        "provider",
+        "collateral",
+        "ask",
+        "sign",
+        "propose",
+        "status",
+    ];
+    for moment in moments().await.into_keys() {
+        assert!(known.contains(&moment.call), "{moment:?}");
+    }
 }
 
 /// T36: whatever providers do, calls come to and crashes hit, all sums stay under the caps and nothing is paid twice but

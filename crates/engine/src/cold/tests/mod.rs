@@ -119,11 +119,15 @@ impl World {
         Self { chain, clock, dir, settings, records, d, aggregates: Vec::new() }
     }
 
-    /// An aggregate of one pin of each of these accounts.
+    /// An aggregate of one pin of each of these accounts, under the default policy.
     async fn pack(&mut self, replicas: u8, accounts: &[&str]) -> Uuid {
+        self.pack_under("default", replicas, accounts).await
+    }
+
+    async fn pack_under(&mut self, policy: &str, replicas: u8, accounts: &[&str]) -> Uuid {
         let nth = self.aggregates.len() as u64;
         let records = &self.records;
-        let choice = PolicyChoice { name: "default".into(), replicas };
+        let choice = PolicyChoice { name: policy.to_owned(), replicas };
         for (n, name) in accounts.iter().enumerate() {
             let account = match records.accounts().await.unwrap().iter().find(|a| a.name == *name) {
                 Some(account) => account.id,
@@ -148,10 +152,10 @@ impl World {
             records.lot_measured(lot.id, 1 << 30, vec![part]).await.unwrap();
         }
         let size = PaddedSize::from_bytes(1 << 20).unwrap();
-        let lots = records.lots("default", replicas, 99).await.unwrap();
+        let lots = records.lots(policy, replicas, 99).await.unwrap();
         let segments =
             lots.iter().map(|(lot, _)| NewSegment { lot: lot.id, part: lot.todo[0], size }).collect();
-        let new = NewAggregate { policy: "default".into(), replicas, align: true, least: size, segments };
+        let new = NewAggregate { policy: policy.to_owned(), replicas, align: true, least: size, segments };
         let id = records.begin_aggregate(new).await.unwrap().unwrap();
         let size = PaddedSize::from_bytes(1 << 30).unwrap();
         let mut commitment = [nth as u8 + 1; 32];
@@ -210,6 +214,17 @@ impl World {
             self.round().await;
         }
         panic!("not {state:?} in {most} rounds: {:#?} {:#?}", self.board(), self.deals().await);
+    }
+
+    /// Rounds until a deal is in this state: the first of them.
+    async fn when(&self, state: DealState) -> DealRow {
+        for _ in 0..200 {
+            if let Some(row) = self.in_state(state).await.into_iter().next() {
+                return row;
+            }
+            self.round().await;
+        }
+        panic!("no deal came to be {state:?}: {:#?} {:#?}", self.board(), self.deals().await);
     }
 
     async fn all_are(&self, state: AggregateState) -> bool {

@@ -1,7 +1,7 @@
 //! What is reserved, spent and let go of; the switch, the dry run, and what a restored backup may not do.
 
 use floe_core::FailureCode;
-use floe_core::cold::{Fault, FundsCall};
+use floe_core::cold::{Fault, FundsCall, MessageProgress};
 
 use super::super::funds::{self, Refused};
 use super::super::plan;
@@ -175,6 +175,107 @@ async fn what_deals_need_leaves_neither_escrow_nor_wallet() {
     world.sound().await;
 }
 
+/// Two withdrawals one after the other were both held against what the chain said before either: together they took what
+/// signed deals needed.
+#[tokio::test]
+async fn two_withdrawals_in_a_row_leave_what_deals_need() {
+    let mut world = World::new(settings(2), &[Script::NeverPublishes, Script::NeverPublishes]).await;
+    world.rounds(10).await;
+    // What is more than deals need is not put back.
+    world.d.settings.deals.escrow_tenths = 10;
+    let all = FundsCall::Withdraw(AttoFil::new(world.chain.state().escrow - 2 * COST));
+    funds::operators_call(&world.d, "w1", &all).await.unwrap();
+    let second = funds::operators_call(&world.d, "w2", &all).await;
+    assert_eq!(second, Err(Refused::Pending("w1".into())));
+    let send = FundsCall::Send { to: "f1x".into(), amount: AttoFil::new(1) };
+    assert!(matches!(funds::operators_call(&world.d, "s1", &send).await, Err(Refused::Pending(_))));
+    let again = funds::operators_call(&world.d, "w1", &all).await.unwrap();
+    assert_eq!(again.progress, MessageProgress::Pending, "a repeat is the same message");
+    world.rounds(2).await;
+    assert_eq!(world.chain.state().escrow, 2 * COST);
+    // It was answered with what is free by now, though it had its money.
+    let landed = funds::operators_call(&world.d, "w1", &all).await.unwrap();
+    assert_eq!(landed.progress, MessageProgress::Included);
+    assert!(matches!(funds::operators_call(&world.d, "w2", &all).await, Err(Refused::Committed { .. })));
+    assert_eq!(world.chain.state().messages.keys().filter(|intent| intent.starts_with('w')).count(), 1);
+    world.rounds(10).await;
+    world.sound().await;
+}
+
+/// What is being withdrawn covered new deals until it was gone.
+#[tokio::test]
+async fn nothing_is_signed_while_a_withdrawal_is_on_its_way() {
+    let world = World::new(settings(1), &good(1)).await;
+    world.chain.state().escrow = COST;
+    tracker::pass(&world.d).await;
+    funds::operators_call(&world.d, "w1", &FundsCall::Withdraw(AttoFil::new(COST))).await.unwrap();
+    dealer::pass(&world.d).await;
+    assert_eq!((world.in_state(DealState::Chosen).await.len(), world.signatures()), (1, 0));
+    world.until(AggregateState::Stored, 80).await;
+    world.stored_and_paid_once().await;
+}
+
+/// Gas was reserved, and the message could not be made: the reservation stayed for life, and took its part of every cap.
+#[tokio::test]
+async fn gas_that_nothing_was_signed_for_is_let_go_of() {
+    let mut world = World::new(settings(1), &good(1)).await;
+    world.rounds(2).await;
+    let reserved = async |world: &World| world.records.totals().await.unwrap().lifetime.reserved.get();
+    let before = reserved(&world).await;
+    let amount = AttoFil::new(1);
+    let bad = FundsCall::Send { to: "nobody".into(), amount };
+    assert!(funds::operators_call(&world.d, "operator-1", &bad).await.is_err());
+    assert_eq!(reserved(&world).await, before);
+    // The process ended between the two.
+    let fee = AttoFil::new(MAX_FEE);
+    for intent in ["operator-1", "operator-2"] {
+        world.records.reserve_gas(intent, fee, world.d.caps()).await.unwrap().unwrap();
+    }
+    world = world.crash().await;
+    world.round().await;
+    assert_eq!(world.records.open_gas().await.unwrap(), ["top-up-1"]);
+    // The same intent again: with its gas reserved.
+    let good = FundsCall::Send { to: "f1x".into(), amount };
+    funds::operators_call(&world.d, "operator-1", &good).await.unwrap();
+    assert!(world.records.holds_gas("operator-1").await.unwrap());
+    world.until(AggregateState::Stored, 60).await;
+    world.sound().await;
+    assert!(world.records.open_gas().await.unwrap().is_empty());
+}
+
+/// The chain went past the number of a top-up that it never had: each pass waited for it, and no other was made.
+#[tokio::test]
+async fn a_top_up_that_is_lost_is_made_anew() {
+    let world = World::new(settings(1), &good(1)).await;
+    while world.chain.state().messages.is_empty() {
+        world.passes().await;
+    }
+    world.chain.state().messages.get_mut("top-up-1").unwrap().is_missing = true;
+    world.until(AggregateState::Stored, 60).await;
+    assert_eq!(world.events("alarm.message_lost").await, 1);
+    assert_eq!(world.chain.state().messages.len(), 2);
+    world.stored_and_paid_once().await;
+}
+
+/// While a top-up was on its way nobody looked at escrow, however long that took.
+#[tokio::test]
+async fn escrow_is_watched_while_a_top_up_is_on_its_way() {
+    let mut world = World::new(settings(1), &good(1)).await;
+    while world.chain.state().messages.is_empty() {
+        world.passes().await;
+    }
+    world.chain.state().messages.get_mut("top-up-1").unwrap().at = i64::MAX;
+    world.rounds(3).await;
+    let before = world.events("escrow.alarm").await;
+    world.pack(1, &["default"]).await;
+    world.rounds(3).await;
+    assert_eq!(world.events("escrow.alarm").await, before + 1);
+    assert_eq!(world.chain.state().messages.len(), 1, "one at a time");
+    world.chain.state().messages.get_mut("top-up-1").unwrap().at = 0;
+    world.until(AggregateState::Stored, 80).await;
+    world.stored_and_paid_once().await;
+}
+
 /// A call that fails may have been signed before: the top-up stays open, and is not begun a second time.
 #[tokio::test]
 async fn a_top_up_whose_answer_is_lost_is_sent_once() {
@@ -228,6 +329,10 @@ async fn t43_deals_that_a_restored_backup_forgot_are_taken_over() {
     world.rounds(90).await;
     assert_eq!((world.signatures(), world.chain.state().deals.len()), (2, 2), "0 duplicate deals");
     assert_eq!(world.events("deal.adopted").await, 2);
+    // Whose they are counts too: they were their own owners, and a third replica could have gone to one of these.
+    for deal in world.in_state(DealState::Active).await {
+        assert_eq!(deal.owner.get(), deal.provider.get() - 500);
+    }
     let totals = world.records.totals().await.unwrap().lifetime;
     assert!(totals.spent.get() >= 2 * COST, "what they cost is counted");
     assert_eq!(world.records.verify().await.unwrap().findings, Vec::<String>::new());
@@ -256,6 +361,56 @@ async fn restored(world: World) -> World {
     let (records, d) = open(&dir.path().join("backup.sqlite"), &clock, &chain, &settings).await;
     records.mark_restored("a backup was restored").await.unwrap();
     World { chain, clock, dir, settings, records, d, aggregates }
+}
+
+/// T43: a backup had a deal with one provider `chosen`. Afterwards that one was withdrawn and another provider got the
+/// replica. The restored rows guarded open slots only: the chosen deal was signed and sent, and both were paid.
+#[tokio::test]
+async fn t43_what_a_restored_backup_had_begun_is_not_gone_on_with() {
+    let world = World::new(settings(1), &good(2)).await;
+    world.chain.state().wallet = 0;
+    world.rounds(2).await;
+    let chosen = world.in_state(DealState::Chosen).await.remove(0);
+    let world = backed_up(world).await;
+    let of_chosen = chosen.provider.get();
+    world.chain.state().providers.get_mut(&of_chosen).unwrap().ask.price = AttoFil::new(101);
+    world.chain.state().escrow = 2 * COST;
+    world.clock.advance(Duration::from_secs(90));
+    world.when(DealState::Accepted).await;
+    assert_eq!(world.records.deal(chosen.uuid).await.unwrap().state, DealState::Failed);
+    world.chain.state().providers.get_mut(&of_chosen).unwrap().ask.price = AttoFil::new(50);
+    let world = restored(world).await;
+    assert_eq!(world.in_state(DealState::Chosen).await.len(), 1);
+    world.until(AggregateState::Stored, 90).await;
+    world.rounds(90).await;
+    assert_eq!((world.signatures(), world.chain.state().deals.len()), (1, 1), "0 duplicate deals");
+    assert_eq!(world.events("deal.adopted").await, 1);
+    assert_eq!(world.records.deal(chosen.uuid).await.unwrap().state, DealState::Failed);
+}
+
+/// T43: no more does a proposal go out again whose answer was lost, or that its provider has forgotten.
+#[tokio::test]
+async fn t43_nothing_goes_out_again_while_restored_rows_wait() {
+    for script in [Script::LosesReplies(99), Script::NeverPublishes] {
+        let world = World::new(settings(1), &[script.clone()]).await;
+        world.rounds(6).await;
+        let out = [DealState::Unknown, DealState::Accepted];
+        assert!(out.contains(&world.deals().await[0].state));
+        let world = restored(backed_up(world).await).await;
+        if script == Script::NeverPublishes {
+            world.chain.state().providers.get_mut(&1_000).unwrap().script = Script::Forgets;
+        }
+        let count = || world.chain.state().calls.iter().filter(|call| **call == "propose").count();
+        let sent = count();
+        while world.records.restored().await.unwrap().is_some() {
+            world.clock.advance(Duration::from_secs(300));
+            world.passes().await;
+            let waits = world.records.restored().await.unwrap().is_some();
+            assert!(!waits || count() == sent, "{script:?}");
+            world.pass_time(1);
+        }
+        world.sound().await;
+    }
 }
 
 /// The operator knows that nothing is out, and need not wait.

@@ -29,6 +29,16 @@ async fn r13_a_lost_reply_is_unknown_and_the_same_bytes_go_out_again() {
     }
 }
 
+/// It never answered, and what was known of why was written over with the number of an epoch.
+#[tokio::test]
+async fn r13_what_was_said_of_a_deal_that_nobody_heard_of_is_kept() {
+    let world = World::new(settings(1), &[Script::LosesReplies(99)]).await;
+    let unknown = world.when(DealState::Unknown).await;
+    world.when(DealState::Failed).await;
+    let error = world.records.deal(unknown.uuid).await.unwrap().error.unwrap();
+    assert_eq!((error.code, error.text.as_str()), (FailureCode::PublishTimeout, "no answer"));
+}
+
 /// A refusal frees the slot and not the money; when nobody can publish the bytes any more, that too.
 #[tokio::test]
 async fn a_refusal_goes_to_the_next_provider_and_its_reservation_stays() {
@@ -128,6 +138,36 @@ async fn a_provider_that_forgot_the_deal_gets_the_same_bytes_again() {
     world.stored_and_paid_once().await;
 }
 
+/// It forgot what it had accepted, got the same bytes again and refused them. That was no step of a deal: its slot waited
+/// for the whole lead, and what it had said was lost.
+#[tokio::test]
+async fn what_was_accepted_and_is_refused_later_goes_to_the_next_provider() {
+    let text = "server error: provider has no space left for storage deals";
+    let world = World::new(settings(1), &[Script::ForgetsAndRefuses(text), Script::Good]).await;
+    prefer(&world, 1_000).await;
+    let refused = world.when(DealState::Refused).await;
+    assert_eq!(refused.error.unwrap().text, text);
+    world.until(AggregateState::Stored, 40).await;
+    assert_eq!(world.signatures(), 2);
+    world.stored_and_paid_once().await;
+}
+
+/// R14: its policy was gone from the configuration, and the pins were placed under the default one: at its price, for its
+/// term, in its regions.
+#[tokio::test]
+async fn r14_what_has_no_policy_any_more_waits_for_one() {
+    let mut world = World::empty(settings(1), &good(2)).await;
+    world.pack_under("archive", 1, &["default"]).await;
+    world.rounds(5).await;
+    assert!(world.deals().await.is_empty());
+    let dealer = world.board().into_iter().find(|worker| worker.name == "dealer").unwrap();
+    assert!(format!("{:?}", dealer.last_error).contains("no policy \\\"archive\\\""), "{dealer:?}");
+    let archive = Policy { name: "archive".into(), ..policy(1) };
+    world.d.settings.policies.insert("archive".into(), archive);
+    world.until(AggregateState::Stored, 60).await;
+    world.stored_and_paid_once().await;
+}
+
 /// R14, T35: it asks for more than the policy permits, for ever more, or for more than there is.
 #[tokio::test]
 async fn r14_t35_asks_beyond_the_policy_are_not_taken() {
@@ -181,14 +221,25 @@ async fn replicas_go_to_distinct_owners() {
     assert!(active.iter().any(|deal| deal.provider.get() == 1_002));
 }
 
-/// A provider that cannot be reached rests after three attempts, and is tried again later.
+/// A provider that cannot be reached rests after three attempts: it is not asked until its rest is over, and then it is.
 #[tokio::test]
 async fn a_provider_that_is_away_rests() {
-    let world = World::new(settings(1), &[Script::Away, Script::Good]).await;
-    prefer(&world, 1_000).await;
-    world.until(AggregateState::Stored, 60).await;
+    let world = World::new(settings(1), &[Script::Away]).await;
+    let asked = || world.chain.state().calls.iter().filter(|call| **call == "ask").count();
+    world.rounds(3).await;
     let away = world.records.provider(ActorId::new(1_000)).await.unwrap();
-    assert!(away.standing.failures >= 1 && away.error.is_some());
+    assert_eq!((away.standing.failures, asked()), (3, 3));
+    assert!(away.error.is_some());
+    let rests_until = away.standing.rests_until.unwrap().get();
+    assert!(rests_until > world.chain.state().head);
+    world.chain.state().providers.get_mut(&1_000).unwrap().script = Script::Good;
+    while world.chain.state().head < rests_until {
+        world.round().await;
+        assert_eq!(asked(), 3, "it is left out until {rests_until}");
+    }
+    world.until(AggregateState::Stored, 60).await;
+    let back = world.records.provider(ActorId::new(1_000)).await.unwrap();
+    assert_eq!((back.standing.failures, back.standing.rests_until), (0, None));
     world.stored_and_paid_once().await;
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use floe_core::cold::{DealUuid, OwnDeal};
-use floe_core::{AccountId, DealEvent, DealState, Epoch, PieceCid};
+use floe_core::{AccountId, ActorId, DealEvent, DealState, Epoch, PieceCid};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
@@ -26,7 +26,8 @@ impl Records {
         of_piece(&mut *self.reader().await?, piece).await
     }
 
-    /// Takes a deal over that is on the chain and in no row. `weights` are what each account has in the piece. One that was
+    /// Takes a deal over that is on the chain and in no row. `owner` is that of its provider, or the provider itself where
+    /// nobody says whose it is: then nobody is left out for it. `weights` are what each account has in the piece. One that was
     /// taken over before stays as it is.
     ///
     /// # Errors
@@ -35,12 +36,13 @@ impl Records {
         &self,
         deal_id: u64,
         found: OwnDeal,
+        owner: ActorId,
         final_epoch: Epoch,
         weights: BTreeMap<AccountId, u64>,
     ) -> Result<DealRow, Error> {
         self.write(Urgency::Frees, move |tx| {
             let (found, weights) = (found.clone(), weights.clone());
-            Box::pin(async move { adopt(tx, deal_id, &found, final_epoch, weights).await })
+            Box::pin(async move { adopt(tx, deal_id, (&found, owner), final_epoch, weights).await })
         })
         .await
     }
@@ -58,7 +60,7 @@ async fn of_piece(conn: &mut SqliteConnection, piece: &PieceCid) -> Result<Optio
 async fn adopt(
     tx: &mut Tx,
     deal_id: u64,
-    found: &OwnDeal,
+    (found, owner): (&OwnDeal, ActorId),
     at: Epoch,
     weights: BTreeMap<AccountId, u64>,
 ) -> Result<DealRow, Error> {
@@ -78,8 +80,7 @@ async fn adopt(
         aggregate: id,
         slot,
         provider: found.provider,
-        // Not known here; nobody is left out for it.
-        owner: found.provider,
+        owner,
         policy: aggregate.policy.clone(),
         piece: found.piece,
         size: found.size,

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use floe_core::cold::{DealUuid, ProviderWord};
-use floe_core::{AccountId, ActorId, AggregateEvent, AttoFil, DealState, Epoch, RequestId, Timestamp};
+use floe_core::{
+    AccountId, ActorId, AggregateEvent, AttoFil, DealState, Epoch, PieceCid, RequestId, Timestamp,
+};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, QueryBuilder, SqliteConnection};
 use uuid::Uuid;
@@ -221,20 +223,27 @@ impl Records {
         Ok(whole(&rows))
     }
 
-    /// Deals with a provider whose bytes are out and that the chain does not have yet.
+    /// Deals with a provider whose bytes are out and that the chain does not have yet: those for this piece, where it is
+    /// known which. No piece has as many as a page; of all pieces a provider may have more.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn unpublished_of(&self, provider: ActorId) -> Result<Vec<DealRow>, Error> {
-        let sql = format!(
-            "{SELECT} WHERE d.provider = $1 AND d.deal_id IS NULL \
-             AND d.state IN ('proposed', 'unknown', 'accepted', 'refused') ORDER BY d.id LIMIT $2"
+    pub async fn unpublished_of(
+        &self,
+        provider: ActorId,
+        piece: Option<&PieceCid>,
+    ) -> Result<Vec<DealRow>, Error> {
+        let mut sql = QueryBuilder::new(SELECT);
+        sql.push("WHERE d.provider = ").push_bind(db(provider.get()));
+        if let Some(piece) = piece {
+            sql.push(" AND d.piece = ").push_bind(piece.commitment().to_vec());
+        }
+        sql.push(
+            " AND d.deal_id IS NULL AND d.state IN ('proposed', 'unknown', 'accepted', 'refused') \
+             ORDER BY d.id LIMIT ",
         );
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .bind(db(provider.get()))
-            .bind(i64::from(limits::PAGE))
-            .fetch_all(&mut *self.reader().await?)
-            .await?;
+        let rows =
+            sql.push_bind(i64::from(limits::PAGE)).build().fetch_all(&mut *self.reader().await?).await?;
         Ok(whole(&rows))
     }
 

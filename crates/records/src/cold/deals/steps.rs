@@ -419,23 +419,18 @@ async fn blame(tx: &mut Tx, row: &mut DealRow, event: DealEvent, at: Epoch) -> R
             Some(error) => format!("the provider's last word: {}: {error}", word.status),
             None => format!("the provider's last word: {}", word.status),
         });
-        row.error = Some(Fault::new(code, said.unwrap_or_else(|| format!("at epoch {at}"))));
+        // What was said when it was sent is all that is known of one that nobody heard of since.
+        let was_heard = event != DealEvent::StartPassed || row.state == DealState::Published;
+        let before = row.error.take().filter(|_| !was_heard).map(|error| error.text);
+        row.error = Some(Fault::new(code, said.or(before).unwrap_or_else(|| format!("at epoch {at}"))));
     }
     providers::learn(tx, row.provider, outcome, at, row.error.as_ref()).await
 }
 
-/// Why a deal that was accepted was not published: our own log of what was pulled knows best.
+/// Why a deal that was accepted was not published.
 fn unpublished(row: &DealRow) -> FailureCode {
-    let said = row.word.as_ref().and_then(|word| word.error.as_deref()).unwrap_or_default().to_lowercase();
-    if said.contains("commp") {
-        FailureCode::CommpMismatch
-    } else if row.is_pulled {
-        FailureCode::PublishTimeout
-    } else if row.pulled > 0 {
-        FailureCode::TransferStalled
-    } else {
-        FailureCode::TransferUnreachable
-    }
+    let said = row.word.as_ref().and_then(|word| word.error.as_deref()).unwrap_or_default();
+    FailureCode::of_unpublished(said, row.pulled, row.is_pulled)
 }
 
 /// A provider published what it had refused: one replica more than was asked for. It is paid, and gets no other deal.

@@ -6,7 +6,7 @@ use floe_core::cold::{ChainProvider, DealOnChain, DealUuid, Fault, OwnDeal, Prov
 use floe_core::place::Ask;
 use floe_core::spending::Caps;
 use floe_core::standing::Outcome;
-use floe_core::{ActorId, AttoFil, DealState, Epoch, FailureCode, PaddedSize, Timestamp};
+use floe_core::{ActorId, AttoFil, DealState, Epoch, FailureCode, PaddedSize, PieceCid, Timestamp};
 use floe_records::Records;
 use floe_records::cold::{Chosen, CostsBy, DealFilter, NewProvider, OnChain, Reply};
 use uuid::Uuid;
@@ -97,7 +97,13 @@ async fn deals(records: &Records, aggregate: Uuid) {
     assert!(records.pull_target(active).await.unwrap().unwrap().is_live);
     records.deal_due(active, now).await.unwrap();
     records.watch_deal(active, epoch).await.unwrap();
-    assert_eq!(records.unpublished_of(ActorId::new(1_000)).await.unwrap().len(), 3);
+    assert_eq!(records.unpublished_of(ActorId::new(1_000), None).await.unwrap().len(), 3);
+    let piece = records.aggregate(aggregate).await.unwrap().piece.unwrap();
+    let other = PieceCid::from_commitment([3; 32]).unwrap();
+    for (piece, count) in [(piece, 3), (other, 0)] {
+        let found = records.unpublished_of(ActorId::new(1_000), Some(&piece)).await.unwrap();
+        assert_eq!(found.len(), count, "a page of other pieces hides none of this one");
+    }
     for deal in [active, failed] {
         records.on_chain(deal, OnChain::Published(3), epoch, epoch).await.unwrap();
     }
@@ -130,9 +136,15 @@ async fn adopted(records: &Records, aggregate: Uuid) {
     assert_eq!(records.aggregate_of_piece(&own.piece).await.unwrap(), Some(aggregate));
     let account = default_account(records).await;
     let weights = BTreeMap::from([(account, 1)]);
-    let row = records.adopt_deal(77, own.clone(), Epoch::new(12), weights.clone()).await.unwrap();
-    assert_eq!((row.state, row.deal_id), (DealState::Published, Some(77)));
-    assert_eq!(records.adopt_deal(77, own, Epoch::new(13), weights).await.unwrap().uuid, row.uuid);
+    let row = records
+        .adopt_deal(77, own.clone(), ActorId::new(500), Epoch::new(12), weights.clone())
+        .await
+        .unwrap();
+    assert_eq!((row.state, row.deal_id, row.owner), (DealState::Published, Some(77), ActorId::new(500)));
+    assert_eq!(
+        records.adopt_deal(77, own, ActorId::new(500), Epoch::new(13), weights).await.unwrap().uuid,
+        row.uuid
+    );
 }
 
 async fn looked_for(records: &Records, aggregate: Uuid) {
