@@ -68,7 +68,8 @@ async fn r16_nothing_is_sent_while_spending_is_off_and_the_plan_is_what_is_done(
     };
     let mut done: Vec<_> = of_pin(&made, &pin).into_iter().map(part).collect();
     let mut wanted: Vec<_> = plan["deals"].as_array().context("deals")?.iter().map(part).collect();
-    (done.sort(), wanted.sort());
+    done.sort();
+    wanted.sort();
     ensure!(done == wanted, "planned {wanted:?}, done {done:?}");
     ensure!(floe.stop()? == 0, "a clean stop ends with 0");
     Ok(())

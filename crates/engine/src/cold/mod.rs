@@ -57,7 +57,7 @@ pub use floe_records::cold::{
 pub use view::{ColdStatus, DEALS, DealQuery, Retried, SeenDeal, Viewer};
 
 /// Plain settings of the cold half.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// `[policy.<name>]`. `default` is for pins that choose none.
     pub policies: BTreeMap<String, Policy>,
@@ -133,18 +133,6 @@ impl Default for Deals {
             wallet_reserve: AttoFil::new(100_000_000_000_000_000),
             alarm_below: AttoFil::ZERO,
             look_every: Duration::from_secs(30),
-        }
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            policies: BTreeMap::new(),
-            packing: Packing::default(),
-            deals: Deals::default(),
-            pull_url: None,
-            pull_key: None,
         }
     }
 }

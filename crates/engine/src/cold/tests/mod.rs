@@ -12,7 +12,7 @@ mod providers;
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
-use std::path::PathBuf;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -107,7 +107,8 @@ impl World {
         let clock = ManualClock::new(Timestamp::from_millis(START));
         let chain = Filecoin::new(scripts);
         let (records, d) = open(&dir.path().join("rows.sqlite"), &clock, &chain, &settings).await;
-        for id in chain.state().providers.keys().copied().collect::<Vec<_>>() {
+        let providers: Vec<_> = chain.state().providers.keys().copied().collect();
+        for id in providers {
             let new = NewProvider {
                 id: ActorId::new(id),
                 source: "test".into(),
@@ -322,7 +323,7 @@ impl World {
 }
 
 async fn open(
-    path: &PathBuf,
+    path: &Path,
     clock: &ManualClock,
     chain: &Filecoin,
     settings: &Settings,
@@ -331,7 +332,7 @@ async fn open(
     let entropy = Arc::new(Seeded::new(clock.now().as_millis()));
     let components =
         floe_records::Components { clock: Arc::clone(&shared), entropy: Arc::clone(&entropy) as _ };
-    let records = Records::open(floe_records::Settings::at(path.clone()), components).await.unwrap();
+    let records = Records::open(floe_records::Settings::at(path.to_path_buf()), components).await.unwrap();
     let cold = Components {
         chain: Arc::new(chain.clone()),
         market: Arc::new(chain.clone()),
