@@ -1,5 +1,4 @@
 //! What owners see of their pins in the cold half, and how many statements that takes.
-#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 mod support;
 

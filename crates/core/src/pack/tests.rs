@@ -136,7 +136,7 @@ fn parts_of_what_is_larger_than_a_piece_fill_pieces() {
         for target in [8 * MIB, 4 << 30, 32 << 30] {
             let rules = Rules { most_sections: u64::MAX, ..rules(target, align) };
             // Aligned, one of each fifteen has room for the head.
-            let part = |n: u32| item(n, 1, 0, rules.cut() - if n % 15 == 0 { 1_000 } else { 0 });
+            let part = |n: u32| item(n, 1, 0, rules.cut() - if n.is_multiple_of(15) { 1_000 } else { 0 });
             let items: Vec<_> = (0..parts).map(part).collect();
             let first = next(&items, &rules, at(0)).unwrap();
             assert_eq!((first.items.len(), first.size, first.why), (per_piece, size(target), Why::Full));

@@ -322,12 +322,7 @@ impl World {
     }
 }
 
-async fn open(
-    path: &Path,
-    clock: &ManualClock,
-    chain: &Filecoin,
-    settings: &Settings,
-) -> (Records, Dealing) {
+async fn open(path: &Path, clock: &ManualClock, chain: &Filecoin, settings: &Settings) -> (Records, Dealing) {
     let shared: Arc<dyn floe_core::Clock> = Arc::new(clock.clone());
     let entropy = Arc::new(Seeded::new(clock.now().as_millis()));
     let components =

@@ -392,7 +392,7 @@ async fn t43_what_a_restored_backup_had_begun_is_not_gone_on_with() {
 #[tokio::test]
 async fn t43_nothing_goes_out_again_while_restored_rows_wait() {
     for script in [Script::LosesReplies(99), Script::NeverPublishes] {
-        let world = World::new(settings(1), &[script.clone()]).await;
+        let world = World::new(settings(1), std::slice::from_ref(&script)).await;
         world.rounds(6).await;
         let out = [DealState::Unknown, DealState::Accepted];
         assert!(out.contains(&world.deals().await[0].state));
