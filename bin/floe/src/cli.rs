@@ -485,8 +485,8 @@ pub(crate) enum WalletCommand {
     },
     /// Settle deals, which frees what those that ended or never began still lock
     Settle {
-        /// Their numbers on the chain
-        #[arg(required = true, value_name = "DEAL_ID")]
+        /// Their numbers on the chain [default: all that came to nothing and still lock their price]
+        #[arg(value_name = "DEAL_ID")]
         deals: Vec<u64>,
     },
 }

@@ -91,6 +91,8 @@ pub(crate) struct DealDetails {
     ipni: bool,
     sector: Option<u64>,
     faulty: bool,
+    /// It came to nothing, and the market still holds its price: `floe wallet settle` frees it.
+    locked: bool,
     created: u64,
     sent: Option<u64>,
     updated: u64,
@@ -131,6 +133,7 @@ impl DealDetails {
             ipni: row.ipni,
             sector: row.sector,
             faulty: row.is_faulty,
+            locked: row.is_locked,
             created: row.created.as_millis(),
             sent: row.sent.map(|(at, _)| at.as_millis()),
             updated: row.updated.as_millis(),

@@ -210,7 +210,7 @@ impl From<Refused> for ApiError {
         let details = refused.to_string();
         match refused {
             Refused::Committed { .. } | Refused::Gas(_) => Self::insufficient_funds(details),
-            Refused::Paused(_) | Refused::Pending(_) => Self::conflict(details),
+            Refused::Paused(_) | Refused::Pending(_) | Refused::NothingLocked => Self::conflict(details),
             Refused::Failed(_) => Self::unavailable(details),
         }
     }

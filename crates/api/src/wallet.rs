@@ -68,6 +68,8 @@ pub(crate) async fn send(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Deals {
+    /// None: all that came to nothing and still lock their price.
+    #[serde(default)]
     deals: Vec<u64>,
 }
 
@@ -77,11 +79,11 @@ pub(crate) async fn settle(
     sent: Sent<Deals>,
 ) -> Answer<WalletCall> {
     let deals = sent.value.deals;
-    if deals.is_empty() || deals.len() > limits::DEALS_SETTLED {
+    if deals.len() > limits::DEALS_SETTLED {
         limits::hit("deals_settled");
         let most = limits::DEALS_SETTLED;
         return Err(ApiError::bad_request(format!(
-            "deals: name 1 to {most} deals by their numbers on the chain"
+            "deals: name at most {most} deals by their numbers on the chain, or none for all that lock their price for nothing"
         )));
     }
     call(&state, sent.key, FundsCall::Settle(deals)).await

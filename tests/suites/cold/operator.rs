@@ -133,12 +133,13 @@ async fn the_operator_moves_money_that_is_free_and_no_other() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let (floe, network) = with_devnet(&dir.path().join("floe")).await?;
     let address = wallet(&floe)?;
-    asked(&floe, &["wallet", "fund", &FUNDED.to_string()])?;
+    patiently(&floe, &["wallet", "fund", &FUNDED.to_string()]).await?;
     escrow_is(&network, &address, FUNDED).await?;
 
     // Over HTTP a call needs a key, and with that it is done once.
     let (status, body) = fund(&floe, None).await?;
     ensure!(status == 400 && body.to_string().contains("Idempotency-Key"), "{status}: {body}");
+    until("no other call is on its way", async || Ok(fund(&floe, Some("once")).await?.0 == 200)).await?;
     let (first, second) = (fund(&floe, Some("once")).await?, fund(&floe, Some("once")).await?);
     ensure!(
         first.0 == 200 && second.0 == 200 && first.1["intent"] == second.1["intent"],
@@ -152,7 +153,7 @@ async fn the_operator_moves_money_that_is_free_and_no_other() -> Result<()> {
     let (escrow, locked) = network.lotus.escrow(&address).await?;
     let free = escrow - locked;
     refused(&floe, &["wallet", "withdraw", &(free + 1).to_string()])?;
-    asked(&floe, &["wallet", "withdraw", &free.to_string()])?;
+    patiently(&floe, &["wallet", "withdraw", &free.to_string()]).await?;
     escrow_is(&network, &address, locked).await?;
 
     let elsewhere = network.lotus.call("WalletNew", json!(["secp256k1"])).await?;
@@ -160,7 +161,8 @@ async fn the_operator_moves_money_that_is_free_and_no_other() -> Result<()> {
     let rest = network.lotus.wallet(&address).await?;
     refused(&floe, &["wallet", "send", elsewhere, &rest.to_string()])?;
     refused(&floe, &["wallet", "send", "f3nobody", "1"])?;
-    asked(&floe, &["wallet", "send", elsewhere, "7"])?;
+    refused(&floe, &["wallet", "settle"])?;
+    patiently(&floe, &["wallet", "send", elsewhere, "7"]).await?;
     until("the money arrives", async || Ok(network.lotus.wallet(elsewhere).await? == 7)).await?;
 
     let made = deals(&floe)?;
@@ -169,7 +171,7 @@ async fn the_operator_moves_money_that_is_free_and_no_other() -> Result<()> {
     let start = deal["start_epoch"].as_i64().context("a start")?;
     until("the deal has begun", async || Ok(network.lotus.height().await? > start + 5)).await?;
     let settled = deal["deal_id"].to_string();
-    asked(&floe, &["wallet", "settle", &settled])?;
+    patiently(&floe, &["wallet", "settle", &settled]).await?;
     until("what the deal earned is paid", async || Ok(network.lotus.escrow(&address).await?.1 < locked))
         .await?;
     ensure!(floe.stop()? == 0, "a clean stop ends with 0");
@@ -213,6 +215,19 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Resu
 
 fn cost(deals: &[Value]) -> Result<u128> {
     deals.iter().map(|deal| amount(&deal["cost_attofil"])).sum()
+}
+
+/// A command of the wallet, again while another is on its way to the chain.
+async fn patiently(floe: &Floe, command: &[&str]) -> Result<()> {
+    let dir = floe.dir.display().to_string();
+    let words = [command, &["--data-dir", &dir]].concat();
+    until("no other call is on its way", async || {
+        let done = run(&words, &[])?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success() || said.contains("is on its way"), "{command:?}: {said}");
+        Ok(done.status.success())
+    })
+    .await
 }
 
 /// A command that is refused, with a reason.

@@ -211,14 +211,6 @@ impl Engine {
         funds::operators_call(self.dealing_or()?, intent, call).await
     }
 
-    /// Deals whose price the market still locks though they came to nothing, for [`FundsCall::Settle`].
-    ///
-    /// # Errors
-    /// [`Error::Records`].
-    pub async fn locked_deals(&self) -> Result<Vec<u64>, Error> {
-        Ok(self.ctx.records.locked_deals().await?)
-    }
-
     fn dealing_or(&self) -> Result<&Dealing, Refused> {
         self.dealing.as_deref().ok_or_else(|| Refused::Paused("no Lotus node is configured".to_owned()))
     }

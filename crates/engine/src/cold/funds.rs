@@ -25,6 +25,7 @@ use floe_records::cold::{TopUp, Unpublished};
 
 use super::deals::{Deals, in_words};
 use super::tracker::{Failed, NAME, note};
+use crate::limits;
 
 /// Why money may not leave escrow or the wallet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +45,9 @@ pub enum Refused {
         "another call, {0:?}, is on its way: what is free is known once it is on the chain; try again then"
     )]
     Pending(String),
+    /// All that came to nothing was to be settled, and there is none.
+    #[error("no deal that came to nothing locks its price: there is nothing to settle")]
+    NothingLocked,
     /// Nothing may be spent now.
     #[error("{0}")]
     Paused(String),
@@ -271,12 +275,14 @@ pub(crate) async fn operators_call(d: &Deals, intent: &str, call: &FundsCall) ->
     // One after the other: two that are checked at once would both take what one may.
     let _turn = d.operators_turn.lock().await;
     d.operators_calls.fetch_add(1, Ordering::AcqRel);
+    let mut call = call.clone();
     if d.chain.message(intent).await.map_err(of_chain)?.is_none() {
-        permit(d, intent, call).await?;
+        name_locked(d, &mut call).await?;
+        permit(d, intent, &call).await?;
         let reserved = d.records.reserve_gas(intent, d.chain.max_fee(), d.caps()).await;
         reserved.map_err(|error| failed(error.to_string()))??;
     }
-    let sent = match d.chain.send(intent, call).await {
+    let sent = match d.chain.send(intent, &call).await {
         Ok(sent) => sent,
         Err(fault) => {
             if let Ok(None) = d.chain.message(intent).await {
@@ -288,6 +294,16 @@ pub(crate) async fn operators_call(d: &Deals, intent: &str, call: &FundsCall) ->
     settle(d, &sent).await.map_err(|error| failed(error.to_string()))?;
     d.look_due.notify_one();
     Ok(sent)
+}
+
+/// Who settles no deal by its number means all that came to nothing and still lock their price.
+async fn name_locked(d: &Deals, call: &mut FundsCall) -> Result<(), Refused> {
+    let FundsCall::Settle(deals) = call else { return Ok(()) };
+    if deals.is_empty() {
+        *deals = d.records.locked_deals().await.map_err(|error| Refused::Failed(error.to_string()))?;
+        deals.truncate(limits::SETTLED_AT_ONCE);
+    }
+    if deals.is_empty() { Err(Refused::NothingLocked) } else { Ok(()) }
 }
 
 /// Whether a new call of the operator's may be sent now.

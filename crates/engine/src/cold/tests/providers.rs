@@ -1,8 +1,10 @@
 //! What providers do, and what becomes of the slot and of the money.
 
 use floe_core::FailureCode;
+use floe_core::cold::FundsCall;
 use floe_core::place::Ask;
 
+use super::super::funds::{self, Refused};
 use super::*;
 
 /// R13: a hundred lost replies. The bytes that go out again are those that went out first, and are never signed again.
@@ -101,6 +103,23 @@ async fn t40_never_published_frees_slot_and_money_after_the_start_is_final() {
     let score = world.records.provider(ActorId::new(1_000)).await.unwrap().standing.score;
     assert!(score < 900, "{score}");
     world.stored_and_paid_once().await;
+}
+
+/// Whoever wanted the money back sooner had to find out the numbers of deals that came to nothing.
+#[tokio::test]
+async fn settling_without_numbers_settles_what_came_to_nothing() {
+    let world = World::new(settings(1), &[Script::NeverSeals, Script::Good]).await;
+    prefer(&world, 1_000).await;
+    let all = FundsCall::Settle(Vec::new());
+    let nothing = funds::operators_call(&world.d, "all", &all).await;
+    assert!(matches!(nothing, Err(Refused::NothingLocked)), "{nothing:?}");
+    while world.in_state(DealState::Failed).await.is_empty() {
+        world.round().await;
+    }
+    let failed = world.in_state(DealState::Failed).await.remove(0);
+    funds::operators_call(&world.d, "all", &all).await.unwrap();
+    let sent = world.chain.state().messages["all"].call.clone();
+    assert_eq!(sent, FundsCall::Settle(vec![failed.deal_id.unwrap()]));
 }
 
 /// It publishes and never seals: the slot goes on after the start, and the price stays locked until the market lets go.
