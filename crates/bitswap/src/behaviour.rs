@@ -70,7 +70,7 @@ pub enum Misbehaviour {
 pub struct Behaviour {
     shared: Arc<Shared>,
     /// Connections that the other behaviours may still refuse.
-    pending: HashMap<ConnectionId, Arc<Link>>,
+    pending: HashMap<ConnectionId, PeerId>,
     timer: Option<BoxFuture<'static, ()>>,
 }
 
@@ -81,8 +81,17 @@ impl Behaviour {
 
     fn handler(&mut self, connection: ConnectionId, peer: PeerId) -> Handler {
         let link = Arc::new(Link::new(peer, connection));
-        self.pending.insert(connection, link.clone());
+        self.pending.insert(connection, peer);
+        // Before the swarm says so: the connection's task runs by then, and what it reads of a peer that nobody knows is lost.
+        self.shared.connected(link.clone());
         Handler::new(self.shared.clone(), link)
+    }
+
+    /// Another behaviour refused the connection, so that its handler never runs.
+    fn denied(&mut self, connection: ConnectionId) {
+        if let Some(peer) = self.pending.remove(&connection) {
+            self.shared.disconnected(&peer, connection);
+        }
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
@@ -141,19 +150,13 @@ impl NetworkBehaviour for Behaviour {
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
             FromSwarm::ConnectionEstablished(established) => {
-                if let Some(link) = self.pending.remove(&established.connection_id) {
-                    self.shared.connected(link);
-                }
+                self.pending.remove(&established.connection_id);
             }
             FromSwarm::ConnectionClosed(closed) => {
                 self.shared.disconnected(&closed.peer_id, closed.connection_id)
             }
-            FromSwarm::DialFailure(failure) => {
-                self.pending.remove(&failure.connection_id);
-            }
-            FromSwarm::ListenFailure(failure) => {
-                self.pending.remove(&failure.connection_id);
-            }
+            FromSwarm::DialFailure(failure) => self.denied(failure.connection_id),
+            FromSwarm::ListenFailure(failure) => self.denied(failure.connection_id),
             _ => {}
         }
     }
@@ -175,5 +178,49 @@ impl NetworkBehaviour for Behaviour {
             Some(event) => Poll::Ready(ToSwarm::GenerateEvent(event)),
             None => Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use floe_core::{ManualClock, Timestamp};
+    use libp2p::swarm::ListenError;
+
+    use super::*;
+    use crate::client::Client;
+    use crate::config::Config;
+    use crate::server::Server;
+    use crate::testing::Store;
+
+    /// The story: over QUIC one fetch of twenty-five stood still for 20 s. The swarm starts a connection's task before it
+    /// tells the behaviours of it; where that task was quicker, the first wantlist came from a peer that the server did not
+    /// know, and was dropped.
+    #[tokio::test]
+    async fn a_peer_is_known_before_its_connection_runs() {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(0)));
+        let server = Server::new(&Config::default(), [1; 32]);
+        let shared = Arc::new(Shared::new(Client::default(), server, Arc::new(Store::default()), clock));
+        let mut behaviour = Behaviour::new(shared.clone());
+        let address = Multiaddr::empty();
+        let peers = || shared.peek_client(|client| client.counts().0);
+        let (peer, first, second) =
+            (PeerId::random(), ConnectionId::new_unchecked(1), ConnectionId::new_unchecked(2));
+        let _handler =
+            behaviour.handle_established_inbound_connection(first, peer, &address, &address).unwrap();
+        assert_eq!(peers(), 1, "its task may run from here on");
+        let other = PeerId::random();
+        let _handler =
+            behaviour.handle_established_inbound_connection(second, other, &address, &address).unwrap();
+        assert_eq!(peers(), 2);
+        // Another behaviour refuses the second.
+        let error = ListenError::Aborted;
+        behaviour.on_swarm_event(FromSwarm::ListenFailure(libp2p::swarm::behaviour::ListenFailure {
+            local_addr: &address,
+            send_back_addr: &address,
+            error: &error,
+            connection_id: second,
+            peer_id: Some(other),
+        }));
+        assert_eq!(peers(), 1);
     }
 }
