@@ -16,6 +16,8 @@ use floe_tests::{dag, noise};
 use serde_json::{Value, json};
 
 const PROVIDERS: usize = 5;
+/// The devnet's providers keep pieces in memory, and take no larger ones.
+const TAKEN_MIB: usize = 64;
 /// While so long nothing happens but the watch over what is in flight.
 const WATCHED: Duration = Duration::from_secs(20);
 
@@ -28,7 +30,7 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         in_flight(setting("FLOE_BENCH_DEALS", 500)).await?;
         println!("\n| piece, MiB | peak while packing and hashing, MiB | peak while it is pulled, MiB |\n|---|---|---|");
-        for mib in [32, 256, setting("FLOE_BENCH_PIECE_MIB", 2_048)] {
+        for mib in [8, 64, 512, setting("FLOE_BENCH_PIECE_MIB", 2_048)] {
             memory(mib).await?;
         }
         Ok(())
@@ -128,8 +130,12 @@ async fn memory(mib: usize) -> Result<()> {
     let id = pin(&floe, &seeder, (mib << 20) * 15 / 32, 1 << 20, mib as u64).await?;
     floe.wait_for(&id, "pinned", Duration::from_secs(600)).await?;
     reset_peak(floe.pid());
-    cold(&floe, &id, &["packed", "placing"]).await?;
+    cold(&floe, &id, &["packed", "placing", "stored"]).await?;
     let (_, packing) = memory_mib(floe.pid());
+    if mib > TAKEN_MIB {
+        println!("| {mib} | {packing:.0} | |");
+        return Ok(());
+    }
     reset_peak(floe.pid());
     cold(&floe, &id, &["stored"]).await?;
     let (_, pulled) = memory_mib(floe.pid());
