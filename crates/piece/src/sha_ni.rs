@@ -126,7 +126,7 @@ const PADDING_ROUNDS: [[u32; 4]; 16] = {
     rounds
 };
 
-/// Hashes groups to the row above their leaves, as [`crate::row::over_groups`] says. `false`, and nothing done, where
+/// Hashes groups to the row above their leaves, as `row::over_groups` says. `false`, and nothing done, where
 /// this processor lacks the instructions.
 pub(crate) fn over_groups(groups: &[Group], row: &mut [Words]) -> bool {
     let has = has_instructions();
@@ -137,7 +137,7 @@ pub(crate) fn over_groups(groups: &[Group], row: &mut [Words]) -> bool {
     has
 }
 
-/// Hashes a row to the row above, as [`crate::row::halve`] says. `false`, and nothing done, where this processor lacks the
+/// Hashes a row to the row above, as `row::halve` says. `false`, and nothing done, where this processor lacks the
 /// instructions.
 pub(crate) fn halve(row: &mut [Words]) -> bool {
     let has = has_instructions();

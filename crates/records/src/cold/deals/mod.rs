@@ -19,7 +19,7 @@
 //!
 //! # Crash
 //! Between any two of the calls above the row says where it was. `proposed` after a restart is `unknown`
-//! ([`Records::replies_lost`]): the same bytes are sent again.
+//! ([`crate::Records::replies_lost`]): the same bytes are sent again.
 
 mod adopt;
 mod list;
