@@ -192,6 +192,14 @@ pub enum MessageProgress {
     Missing,
 }
 
+/// What the intents of the operator's own messages begin with.
+pub const OPERATORS: &str = "operator-";
+
+/// Whether a message is the operator's own: the switch of spending does not hold these up.
+pub fn is_operators(intent: &str) -> bool {
+    intent.starts_with(OPERATORS)
+}
+
 /// The chain. All answers after [`Chain::look`] are about that look; only finality counts for [`Chain::deal`] and
 /// [`Chain::published`].
 pub trait Chain: Send + Sync + 'static {

@@ -105,9 +105,6 @@ pub(crate) async fn notice_a_copy(
     records: &Records,
     restored: bool,
 ) -> anyhow::Result<()> {
-    if config.filecoin.api.is_none() {
-        return Ok(());
-    }
     let rows = layout.rows();
     let file = std::fs::metadata(&rows).with_context(|| format!("cannot look at {}", rows.display()))?;
     // A freed inode is soon given to another file, so that its birth counts too, where the filesystem knows it.
@@ -117,7 +114,8 @@ pub(crate) async fn notice_a_copy(
     if restored {
         records.mark_restored("`floe serve --restored` says so").await?;
     }
-    if copied || restored {
+    // Noted without a node too: one may be configured again later.
+    if restored || copied && config.filecoin.api.is_some() {
         tracing::warn!(
             "this data directory was put back or copied: no replica is placed until nothing that it does not know of can \
              be published; `floe spending status` says how long, `floe spending trust-backup` ends it"

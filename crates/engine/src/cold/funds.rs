@@ -23,6 +23,7 @@ use floe_core::escrow::{self, Plan, State};
 use floe_core::{AttoFil, FailureCode};
 use floe_records::cold::{TopUp, Unpublished};
 
+use super::dealer;
 use super::deals::{Deals, in_words};
 use super::tracker::{Failed, NAME, note};
 use crate::limits;
@@ -60,13 +61,18 @@ pub enum Refused {
 }
 
 /// Looks after messages and escrow, once a look.
-pub(crate) async fn pass(d: &Deals, _view: ChainView) -> Result<(), Failed> {
-    // Off means that nothing is pushed again and nothing replaced; what happened on the chain is looked at all the same.
-    let is_on = d.records.spending_switch().await?.on;
+pub(crate) async fn pass(d: &Deals, view: ChainView) -> Result<(), Failed> {
+    // Off means that nothing is pushed again and nothing replaced but what is the operator's own; what happened on the chain is
+    // looked at all the same. What restored rows had begun may have been done since.
+    let waits = dealer::waits_for_restore(d, view).await?;
+    let is_on = d.records.spending_switch().await?.on && !waits;
     for sent in d.chain.tick(is_on).await? {
         settle(d, &sent).await?;
     }
     settle_gas(d).await?;
+    if let Some(intent) = operators_pending(d, None).await? {
+        d.board.error(NAME, format!("no deal is signed while the operator's call {intent:?} is on its way"));
+    }
     let funds = d.chain.funds().await?;
     d.has_funds(funds);
     let unpublished = d.records.unpublished_cost().await?;
@@ -75,6 +81,7 @@ pub(crate) async fn pass(d: &Deals, _view: ChainView) -> Result<(), Failed> {
     // While one top-up is on its way escrow may fall short of more than that: it is said all the same.
     let short = plan.alarm.map(|alarm| alarm.to_string());
     let blocked = match (open, plan.top_up) {
+        _ if waits => None,
         (Some(open), _) => drive(d, open).await?,
         (None, Some(amount)) if may_send(d).await? && !operator_is_at_it(d).await? => {
             drive(d, d.records.begin_top_up(amount).await?).await?
@@ -276,7 +283,15 @@ pub(crate) async fn operators_call(d: &Deals, intent: &str, call: &FundsCall) ->
     let _turn = d.operators_turn.lock().await;
     d.operators_calls.fetch_add(1, Ordering::AcqRel);
     let mut call = call.clone();
-    if d.chain.message(intent).await.map_err(of_chain)?.is_none() {
+    let known = d.chain.message(intent).await.map_err(of_chain)?;
+    if let Some(sent) = &known
+        && matches!(&call, FundsCall::Settle(deals) if deals.is_empty())
+    {
+        // Which deals it names was settled when it was signed.
+        settle(d, sent).await.map_err(|error| failed(error.to_string()))?;
+        return Ok(sent.clone());
+    }
+    if known.is_none() {
         name_locked(d, &mut call).await?;
         permit(d, intent, &call).await?;
         let reserved = d.records.reserve_gas(intent, d.chain.max_fee(), d.caps()).await;
@@ -286,7 +301,10 @@ pub(crate) async fn operators_call(d: &Deals, intent: &str, call: &FundsCall) ->
         Ok(sent) => sent,
         Err(fault) => {
             if let Ok(None) = d.chain.message(intent).await {
-                d.records.gas_is_free(intent).await.map_err(|error| failed(error.to_string()))?;
+                // Where that fails too, the next look lets go of it.
+                if let Err(error) = d.records.gas_is_free(intent).await {
+                    tracing::warn!(%error, intent, "the gas of a call that failed stays reserved for now: {error}");
+                }
             }
             return Err(of_chain(fault));
         }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use floe_core::cold::is_operators;
+
 use super::journal::{Entry, Journal, JournalError, Progress, Version};
 use crate::chain::View;
 use crate::limits::{MAX_FOREIGN_TEXT, MAX_UNCONFIRMED, REPUSH_EVERY};
@@ -131,8 +133,8 @@ impl Sender {
         self.reread(intent).await
     }
 
-    /// Looks after every message that is not settled: searches it, pushes again what is not there where `may_send`, and
-    /// says what changed. Call it once an epoch.
+    /// Looks after every message that is not settled: searches it, pushes again what is not there where `may_send` or
+    /// where it is the operator's, and says what changed. Call it once an epoch.
     ///
     /// # Errors
     /// [`MessageError`]; what was done before it stays done.
@@ -140,6 +142,7 @@ impl Sender {
         let _turn = self.turn.lock().await;
         let mut landed = Vec::new();
         for entry in self.journal.unsettled(self.signer.address()).await? {
+            let may_send = may_send || is_operators(&entry.intent);
             let progress = self.follow(&entry, view, may_send).await?;
             if progress != entry.progress {
                 landed.push(Landed { intent: entry.intent, progress });

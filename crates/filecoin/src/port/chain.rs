@@ -6,7 +6,7 @@ use std::sync::Arc;
 use floe_core::clock::BoxFuture;
 use floe_core::cold::{
     self, ChainProvider, ChainView, DealOnChain, Fault, Funds, FundsCall, MessageProgress, OwnDeal,
-    PublishedDeal, Sent, SignedDeal,
+    PublishedDeal, Sent, SignedDeal, is_operators,
 };
 use floe_core::{ActorId, Clock, FailureCode, PieceCid};
 use multiaddr::Multiaddr;
@@ -407,9 +407,7 @@ impl LotusChain {
             let entry = self.journal.find(&landed.intent).await.map_err(MessageError::from)?;
             changed.extend(entry.map(|entry| self.sent(&entry)));
         }
-        if may_send {
-            self.replace_stuck(&look.view).await?;
-        }
+        self.replace_stuck(&look.view, may_send).await?;
         self.note_refused().await?;
         Ok(changed)
     }
@@ -426,10 +424,15 @@ impl LotusChain {
     }
 
     /// Gives more to messages that no block can take: the base fee rose above their cap.
-    async fn replace_stuck(&self, view: &View) -> Result<(), Fault> {
+    async fn replace_stuck(&self, view: &View, may_send: bool) -> Result<(), Fault> {
         let open = self.journal.unsettled(self.signer.address()).await.map_err(MessageError::from)?;
-        // The numbers go in order: what stands behind the first one waits for it.
-        let Some(first) = open.first().filter(|entry| is_stuck(entry, view)) else { return Ok(()) };
+        // The numbers go in order: what stands behind the first that is not on the chain waits for it.
+        let gone = |entry: &&Entry| matches!(entry.progress, Progress::Included { .. } | Progress::Missing);
+        let Some(first) = open.iter().find(|entry| !gone(entry)) else { return Ok(()) };
+        let may = may_send || is_operators(&first.intent);
+        if !may || !is_stuck(first, view) {
+            return Ok(());
+        }
         match self.sender.replace(&first.intent, view).await {
             Ok(_) => tracing::info!(
                 intent = first.intent,
