@@ -187,8 +187,8 @@ pub(crate) struct Pace {
 
 /// Bytes of an address of the chain; the longest has about 120.
 pub(crate) const ADDRESS_BYTES: usize = 255;
-/// Deals that one message settles: a block has gas for no more.
-pub(crate) const DEALS_SETTLED: usize = 256;
+/// Deals that one message settles: what the engine puts into one.
+pub(crate) const DEALS_SETTLED: usize = floe_engine::cold::SETTLED_AT_ONCE;
 
 impl Default for Pace {
     fn default() -> Self {

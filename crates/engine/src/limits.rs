@@ -143,7 +143,7 @@ pub(crate) const LOCKED_CHECKED_EVERY: i64 = 60;
 /// Deals that were asked for and are not published: each is a promise of money, and a pull that may come.
 pub(crate) const DEALS_IN_FLIGHT: u64 = 500;
 /// Deals that one message settles: a block has gas for no more. Those that are left are settled by the next.
-pub(crate) const SETTLED_AT_ONCE: usize = 256;
+pub const SETTLED_AT_ONCE: usize = 256;
 /// Deals begun in one round of the dealer.
 pub(crate) const SENDINGS_PER_PASS: usize = 64;
 /// Proposals on the wire at once; a provider that does not answer holds one of these for a minute.

@@ -51,6 +51,7 @@ pub use wallet::{Wallet, WalletCall};
 pub(crate) use api::{dealing, spawn};
 pub(crate) use deals::Deals as Dealing;
 
+pub use crate::limits::SETTLED_AT_ONCE;
 pub use floe_records::cold::{
     ColdPart, Cost, CostsBy, DealRow, Event, NewProvider, PinCold, ProviderRow, Restored, Sum, Switch, Word,
 };
