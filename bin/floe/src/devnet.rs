@@ -119,7 +119,7 @@ pull_addr = "{pull}"
 pull_url = "http://{pull}"
 
 [aggregate]
-target = "1MiB"
+target = "8MiB"
 least = "1MiB"
 flush_after = "2s"
 

@@ -209,7 +209,9 @@ impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         let details = refused.to_string();
         match refused {
-            Refused::Committed { .. } | Refused::Gas(_) => Self::insufficient_funds(details),
+            Refused::Committed { .. } | Refused::NotFinal { .. } | Refused::Gas(_) => {
+                Self::insufficient_funds(details)
+            }
             Refused::Paused(_) | Refused::Pending(_) | Refused::NothingLocked => Self::conflict(details),
             Refused::Failed(_) => Self::unavailable(details),
         }
@@ -238,6 +240,7 @@ fn of_records(error: RecordsError) -> ApiError {
             ApiError::busy("the query took too long: narrow the filter", limits::SCAN_AGAIN)
         }
         RecordsError::Full => ApiError::insufficient_storage(),
+        fenced @ RecordsError::Fenced { .. } => ApiError::conflict(fenced.to_string()),
         error => ApiError::internal(error),
     }
 }
@@ -271,7 +274,7 @@ mod tests {
             let retry_after = Duration::from_millis(millis);
             RecordsError::Busy { reason: "queue".into(), retry_after }
         };
-        let table: [(Error, &str); 14] = [
+        let table: [(Error, &str); 15] = [
             (RecordsError::NotFound.into(), "404 NOT_FOUND"),
             (RecordsError::Conflict("taken".into()).into(), "409 CONFLICT"),
             (RecordsError::Quota("quota".into()).into(), "409 INSUFFICIENT_FUNDS"),
@@ -281,6 +284,7 @@ mod tests {
             (RecordsError::KeyReused.into(), "422 UNPROCESSABLE"),
             (RecordsError::Deadline.into(), "503 UNAVAILABLE, after 10 s"),
             (RecordsError::Full.into(), "507 INSUFFICIENT_STORAGE"),
+            (RecordsError::Fenced { found: 2, ours: 1 }.into(), "409 CONFLICT"),
             (RecordsError::Sql("boom".into()).into(), "500 INTERNAL_SERVER_ERROR"),
             (BlocksError::ReadOnly.into(), "507 INSUFFICIENT_STORAGE"),
             (Error::ReadOnly, "507 INSUFFICIENT_STORAGE"),

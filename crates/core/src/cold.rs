@@ -92,7 +92,7 @@ pub struct ChainProvider {
     pub sector_bytes: u64,
 }
 
-/// What the wallet has, and what lies with the market.
+/// What the wallet has, and what lies with the market, in one state of the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Funds {
     /// In the wallet.
@@ -101,6 +101,26 @@ pub struct Funds {
     pub escrow: AttoFil,
     /// Of that, what published deals hold.
     pub locked: AttoFil,
+}
+
+/// The funds at the head and at the last final epoch. A reorg may take back what came in since, and what went out is not to
+/// be counted on: what may be used is the lesser of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FundsView {
+    /// At the head.
+    pub head: Funds,
+    /// At [`ChainView::last_final`].
+    pub last_final: Funds,
+}
+
+impl FundsView {
+    /// The lesser of what `of` makes of the two.
+    ///
+    /// # Errors
+    /// Those of `of`.
+    pub fn least<E>(&self, of: impl Fn(Funds) -> Result<AttoFil, E>) -> Result<AttoFil, E> {
+        Ok(of(self.head)?.min(of(self.last_final)?))
+    }
 }
 
 /// A deal of our client that came onto the chain.
@@ -221,11 +241,11 @@ pub trait Chain: Send + Sync + 'static {
     /// [`Fault`] of the group «node».
     fn collateral(&self, size: PaddedSize) -> BoxFuture<'_, Result<AttoFil, Fault>>;
 
-    /// What there is to spend, at the head. Refused where it cannot be: more locked than there is.
+    /// What there is to spend. Refused where it cannot be: more locked than there is.
     ///
     /// # Errors
     /// [`Fault`] of the group «node».
-    fn funds(&self) -> BoxFuture<'_, Result<Funds, Fault>>;
+    fn funds(&self) -> BoxFuture<'_, Result<FundsView, Fault>>;
 
     /// Deals of our client that were published from one height to another, both included, neither above
     /// [`ChainView::last_final`]. `None` where the node keeps no events: then providers' words are the only hint.

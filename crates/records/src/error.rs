@@ -26,6 +26,17 @@ pub enum Error {
     /// The idempotency key was used with another body.
     #[error("this Idempotency-Key was used with another request body")]
     KeyReused,
+    /// These rows spend for another process: nothing that commits money may be written by this one.
+    #[error(
+        "another Floe spends with these rows: it began epoch {found} of the ledger, and this one {ours}. Nothing more is \
+         spent here: one wallet is one Floe's; stop one of the two"
+    )]
+    Fenced {
+        /// The epoch that was begun last.
+        found: u64,
+        /// Ours; 0 where none was begun.
+        ours: u64,
+    },
     /// A scan ran past its deadline.
     #[error("the query took too long")]
     Deadline,

@@ -41,6 +41,8 @@ pub(crate) struct Tx {
     pub(crate) last_claimed_for: i64,
     /// Accounts whose last turn went to what was woken; one entry for each account at most.
     pub(crate) woken_last: HashSet<i64>,
+    /// The epoch of the ledger that this process began: what spends is fenced by it.
+    pub(crate) ledger_epoch: Option<u64>,
 }
 
 /// Whether a request frees space, and so may use the reserve of a full disk.
@@ -248,6 +250,7 @@ pub(crate) fn start(
         access_changed: false,
         last_claimed_for: 0,
         woken_last: HashSet::new(),
+        ledger_epoch: None,
     };
     let writer = Writer {
         tx,

@@ -10,8 +10,8 @@ use floe_core::cold::{DealUuid, Fault};
 use floe_core::deal::Money;
 use floe_core::spending::Caps;
 use floe_core::{AttoFil, DealEvent, DealState, Epoch, FailureCode};
-use floe_records::Records;
-use floe_records::cold::{Chosen, CostsBy, OnChain, Reply, Sum};
+use floe_records::cold::{Chosen, CostsBy, MessageRow, MessageStep, MessageVersion, OnChain, Reply, Sum};
+use floe_records::{Error, Records};
 use support::deals::{TERM, attempt, packed, signed};
 use support::*;
 
@@ -239,6 +239,7 @@ async fn r12_all_is_the_sum_of_its_accounts_providers_months_and_days() {
 async fn r12_gas_that_was_let_go_of_is_reserved_anew() {
     let world = World::new();
     let records = world.open().await;
+    records.begin_ledger_epoch().await.unwrap();
     let (fee, most) = (AttoFil::new(5), AttoFil::new(12));
     let caps = Caps { deal: most, account_day: most, day: most, lifetime: most };
     for round in 0..4_u64 {
@@ -285,6 +286,7 @@ async fn what_is_damaged_is_not_spent_on() {
         sqlx::raw_sql(damage).execute(&mut conn).await.unwrap();
         sqlx::Connection::close(conn).await.unwrap();
         let records = world.open().await;
+        records.begin_ledger_epoch().await.unwrap();
         // A sum is looked at where a slot is free; a deal, where it may hold one.
         let slot = u32::from(damage.starts_with("UPDATE sums"));
         let again = records.choose_deal(attempt(aggregate, slot, 1_001, 7, &accounts), &caps).await;
@@ -292,5 +294,71 @@ async fn what_is_damaged_is_not_spent_on() {
         if !damage.contains("facts") {
             assert!(!records.verify().await.unwrap().findings.is_empty(), "{damage}");
         }
+    }
+}
+
+/// T43: where the lock of the data directory does not hold, two processes have the same rows open. The one that began to
+/// spend last has the wallet; the other commits nothing more, and what happens to what it had sent may still be noted.
+#[tokio::test(flavor = "multi_thread")]
+async fn t43_of_two_that_spend_with_the_same_rows_the_last_one_has_the_wallet() {
+    let world = World::new();
+    let first = world.open().await;
+    let aggregate = packed(&first).await;
+    let accounts: Vec<_> = first.accounts().await.unwrap().iter().map(|account| account.id).collect();
+    let most = AttoFil::new(1 << 60);
+    let caps = Caps { deal: most, account_day: most, day: most, lifetime: most };
+    let Chosen::Deal(sent) =
+        first.choose_deal(attempt(aggregate, 0, 1_000, 5, &accounts), &caps).await.unwrap()
+    else {
+        panic!("nothing stands in its way")
+    };
+    first.store_signed(sent.uuid, signed(sent.uuid)).await.unwrap();
+    let at = floe_core::Timestamp::from_millis(START);
+    first.begin_sending(sent.uuid, Epoch::new(1), at).await.unwrap().unwrap();
+    let Chosen::Deal(chosen) =
+        first.choose_deal(attempt(aggregate, 1, 1_001, 5, &accounts), &caps).await.unwrap()
+    else {
+        panic!("nothing stands in its way")
+    };
+
+    let second = world.open().await;
+    let early = second.reserve_gas("early", AttoFil::new(1), &caps).await;
+    assert!(
+        matches!(early, Err(Error::Fenced { found: 1, ours: 0 })),
+        "it did not begin to spend: {early:?}"
+    );
+    assert_eq!(second.begin_ledger_epoch().await.unwrap(), 2);
+    let before = second.totals().await.unwrap();
+    let fenced = [
+        first.choose_deal(attempt(aggregate, 2, 1_002, 5, &accounts), &caps).await.err(),
+        first.store_signed(chosen.uuid, signed(chosen.uuid)).await.err(),
+        first.begin_sending(sent.uuid, Epoch::new(2), at).await.err(),
+        first.reserve_gas("late", AttoFil::new(1), &caps).await.err(),
+        first.begin_top_up(AttoFil::new(1)).await.err(),
+        first.add_message(message("late"), 9).await.err(),
+    ];
+    for (n, error) in fenced.iter().enumerate() {
+        assert!(matches!(error, Some(Error::Fenced { found: 2, ours: 1 })), "{n}: {error:?}");
+    }
+    assert_eq!(second.totals().await.unwrap(), before, "nothing was reserved");
+    // The chain's word is no spending.
+    first.answered(sent.uuid, Reply::Accepted, Epoch::new(2), at).await.unwrap();
+    second.store_signed(chosen.uuid, signed(chosen.uuid)).await.unwrap();
+    second.add_message(message("of the second"), 9).await.unwrap();
+    let version = message("x").versions.remove(0);
+    let late = first.add_message_version("of the second".into(), 1, version).await;
+    assert!(matches!(late, Err(Error::Fenced { .. })), "{late:?}");
+}
+
+fn message(intent: &str) -> MessageRow {
+    let cid = root(u32::try_from(intent.len()).unwrap());
+    let version = MessageVersion { cid, bytes: intent.as_bytes().to_vec(), pushed_at: None };
+    MessageRow {
+        intent: intent.into(),
+        wallet: "f1wallet".into(),
+        nonce: 0,
+        since: Epoch::new(1),
+        step: MessageStep::Signed,
+        versions: vec![version],
     }
 }

@@ -170,12 +170,14 @@ async fn one_command_shows_it_all() -> Result<()> {
     let network = Network::of_ready(&floe.endpoints["devnet"])?;
     ensure!(network.providers.len() == 5, "{}", floe.endpoints);
     let seeder = Seeder::start().await?;
-    let pin = pin_noise(&floe, &seeder, 100 << 10, 4).await?;
+    // Such a pin was cut into eleven pieces of a MiB, and had 33 deals.
+    let pin = pin_noise(&floe, &seeder, 3 << 20, 4).await?;
     let begun = now();
     stored(&floe, std::slice::from_ref(&pin), Duration::from_secs(120)).await?;
     println!("stored after {:?}", begun.elapsed());
     let deals = deals(&floe)?;
     let active = of_pin(&deals, &pin);
+    ensure!(active.len() == REPLICAS, "a plain pin is three deals, not {}", active.len());
     every_replica_is_on_the_chain(&network, &pin, &active, REPLICAS).await?;
     where_it_is(&floe, &pin, &active).await?;
     ensure!(floe.stop()? == 0, "a clean stop ends with 0");

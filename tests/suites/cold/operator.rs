@@ -217,31 +217,32 @@ fn cost(deals: &[Value]) -> Result<u128> {
     deals.iter().map(|deal| amount(&deal["cost_attofil"])).sum()
 }
 
-/// A command of the wallet, again while another is on its way to the chain.
+/// A command of the wallet, again while another is on its way to the chain, or what pays for it is not final.
 async fn patiently(floe: &Floe, command: &[&str]) -> Result<()> {
-    let dir = floe.dir.display().to_string();
-    let words = [command, &["--data-dir", &dir]].concat();
-    until("no other call is on its way", async || {
-        let done = run(&words, &[])?;
-        let said = String::from_utf8_lossy(&done.stderr);
-        ensure!(done.status.success() || said.contains("is on its way"), "{command:?}: {said}");
-        Ok(done.status.success())
+    until("nothing stands in its way any more", async || {
+        let (code, said) = told(floe, command)?;
+        let waits = said.contains("is on its way") || said.contains("once it is final");
+        ensure!(code == Some(0) || waits, "{command:?} ended with {code:?}: {said}");
+        Ok(code == Some(0))
     })
     .await
 }
 
 /// A command that is refused for what it asks, and not because another is on its way.
 async fn refused(floe: &Floe, command: &[&str]) -> Result<()> {
-    let dir = floe.dir.display().to_string();
-    let words = [command, &["--data-dir", &dir]].concat();
     until("the command is refused", async || {
-        let done = run(&words, &[])?;
-        let said = String::from_utf8_lossy(&done.stderr);
-        let code = done.status.code();
+        let (code, said) = told(floe, command)?;
         ensure!(code == Some(1) && !said.is_empty(), "{command:?} ended with {code:?}: {said}");
         Ok(!said.contains("is on its way"))
     })
     .await
+}
+
+/// How a command ends, and what it says to people.
+fn told(floe: &Floe, command: &[&str]) -> Result<(Option<i32>, String)> {
+    let dir = floe.dir.display().to_string();
+    let done = run(&[command, &["--data-dir", &dir]].concat(), &[])?;
+    Ok((done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned()))
 }
 
 async fn fund(floe: &Floe, key: Option<&str>) -> Result<(u16, Value)> {

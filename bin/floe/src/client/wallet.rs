@@ -42,10 +42,10 @@ fn text(value: &Value) -> String {
 fn shown(wallet: &Value) -> String {
     let rows = [
         ("address", text(&wallet["address"])),
-        ("wallet", amount(&wallet["wallet"])),
+        ("wallet", with_final(&wallet["wallet"], &wallet["wallet_final"])),
         ("escrow", amount(&wallet["escrow"])),
         ("  locked by deals", amount(&wallet["locked"])),
-        ("  free", amount(&wallet["free"])),
+        ("  free", with_final(&wallet["free"], &wallet["free_final"])),
         ("committed", amount(&wallet["committed"])),
         ("gas of a message", format!("at most {}", amount(&wallet["max_gas"]))),
         ("epoch", format!("{}, final up to {}", text(&wallet["head"]), text(&wallet["last_final"]))),
@@ -53,6 +53,15 @@ fn shown(wallet: &Value) -> String {
     let remarks = wallet["remarks"].as_array().into_iter().flatten();
     let remarks = remarks.map(|remark| format!("{:<18} {}\n", "note", text(remark)));
     rows.iter().map(|(name, value)| format!("{name:<18} {value}\n")).chain(remarks).collect()
+}
+
+/// An amount, and how much of it may be used, where that is not all of it: the rest came in lately.
+fn with_final(there: &Value, is_final: &Value) -> String {
+    let all = amount(there);
+    if is_final.is_null() || there == is_final {
+        return all;
+    }
+    format!("{all}, of it {} final: the rest counts once it is final too", amount(is_final))
 }
 
 fn told(what: &str, sent: &Value) -> String {
@@ -120,10 +129,18 @@ mod tests {
     #[test]
     fn what_is_shown_names_every_sum() {
         let wallet = json!({"address": "f1abc", "wallet": "1000000000000000000", "escrow": "7", "locked": "3",
-            "free": "4", "committed": "2", "max_gas": "1", "head": 9, "last_final": 4,
+            "free": "4", "free_final": "1",
+            "wallet_final": "1000000000000000000", "committed": "2", "max_gas": "1", "head": 9, "last_final": 4,
             "remarks": ["it is old"]});
         let shown = shown(&wallet);
-        for part in ["f1abc", "1 FIL", "committed", "9, final up to 4", "it is old"] {
+        for part in [
+            "f1abc",
+            "1 FIL\n",
+            "FIL, of it 0.000000000000000001 FIL final",
+            "committed",
+            "up to 4",
+            "it is old",
+        ] {
             assert!(shown.contains(part), "{shown}");
         }
     }

@@ -226,6 +226,7 @@ mod tests {
     async fn the_rows_are_a_journal() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Rows(rows(dir.path()).await);
+        journal.0.begin_ledger_epoch().await.unwrap();
         super::conformance::conforms(&journal).await;
         let before = journal.find("a").await.unwrap();
         journal.0.close().await;

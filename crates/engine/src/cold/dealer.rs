@@ -335,8 +335,8 @@ pub(crate) async fn waits_for_restore(d: &Deals, view: ChainView) -> Result<bool
 /// What escrow still covers, read once a pass, and anew after each call of the operator's.
 #[derive(Default)]
 struct Escrow {
-    /// Free, and of that what is signed.
-    known: Option<(AttoFil, AttoFil)>,
+    /// What is free beside all that is signed.
+    known: Option<AttoFil>,
     /// The operator's calls before it was read.
     calls: u64,
 }
@@ -346,28 +346,30 @@ impl Escrow {
     /// on its way: it may take out what would cover it.
     async fn covers(&mut self, d: &Deals, cost: AttoFil) -> Result<bool, Fault> {
         let calls = d.operators_calls.load(Ordering::Acquire);
-        let (free, signed) = match self.known.filter(|_| self.calls == calls) {
+        let left = match self.known.filter(|_| self.calls == calls) {
             Some(known) => known,
             None => {
                 if funds::operator_is_at_it(d).await? {
                     return Ok(false);
                 }
-                self.read(d).await?
+                read_left(d).await?
             }
         };
-        (self.known, self.calls) = (Some((free, signed)), calls);
-        let Some(with) = signed.checked_add(cost).filter(|with| *with <= free) else { return Ok(false) };
-        self.known = Some((free, with));
-        Ok(true)
+        let rest = left.checked_sub(cost);
+        (self.known, self.calls) = (Some(rest.unwrap_or(left)), calls);
+        Ok(rest.is_some())
     }
+}
 
-    async fn read(&self, d: &Deals) -> Result<(AttoFil, AttoFil), Fault> {
-        let there = d.chain.funds().await?;
-        let free = there.free().map_err(Fault::from)?;
-        let signed = d.records.unpublished_cost().await;
-        let signed = signed.map_err(|error| Fault::new(FailureCode::FundsEscrow, error.to_string()))?;
-        Ok((free, signed.signed.checked_sub(signed.underway(there.locked)).unwrap_or_default()))
-    }
+/// What is free beside all that is signed, at the head and at finality alike: what came in since is not there yet.
+async fn read_left(d: &Deals) -> Result<AttoFil, Fault> {
+    let there = d.chain.funds().await?;
+    let rows = d.records.unpublished_cost().await;
+    let rows = rows.map_err(|error| Fault::new(FailureCode::FundsEscrow, error.to_string()))?;
+    there.least(|funds| {
+        let signed = rows.signed.checked_sub(rows.underway(funds.locked)).unwrap_or_default();
+        Ok(funds.free().map_err(Fault::from)?.checked_sub(signed).unwrap_or_default())
+    })
 }
 
 /// Signs a chosen deal, if its terms still hold and escrow covers it. `None`: not now, or never.

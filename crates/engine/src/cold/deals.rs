@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use floe_core::cold::{Chain, ChainView, Fault, Funds, Market, Proposer};
+use floe_core::cold::{Chain, ChainView, Fault, FundsView, Market, Proposer};
 use floe_core::ports::Entropy;
 use floe_core::spending::Caps;
 use floe_core::{Clock, Epoch, Policy, Timestamp};
@@ -48,7 +48,7 @@ struct Look {
     view: Option<(ChainView, Duration)>,
     /// Everything up to the last final epoch was looked through for deals of ours.
     is_scanned: bool,
-    funds: Option<Funds>,
+    funds: Option<FundsView>,
     /// What is wrong with the chain or with the funds.
     paused: Option<String>,
     /// What was last said to be wrong with escrow.
@@ -120,11 +120,11 @@ impl Deals {
         self.look.lock().is_scanned = is_scanned;
     }
 
-    pub(crate) fn has_funds(&self, funds: Funds) {
+    pub(crate) fn has_funds(&self, funds: FundsView) {
         self.look.lock().funds = Some(funds);
     }
 
-    pub(crate) fn funds(&self) -> Option<Funds> {
+    pub(crate) fn funds(&self) -> Option<FundsView> {
         self.look.lock().funds
     }
 

@@ -13,13 +13,17 @@
 //!
 //! The operator's calls go one at a time, and while one is on its way nothing is signed and no top-up is begun.
 //!
+//! What came into the wallet or into escrow counts once it is final, what left them at once: a top-up is sent where the
+//! head and the last final epoch both call for it, a deal is signed where both cover it, and the operator takes out what
+//! both have free.
+//!
 //! The price of a deal counts against the caps when it is reserved, so money that only moves into escrow does not count a
 //! second time; what may move is what deals need, and on top of it what the caps still leave. Gas counts.
 
 use std::sync::atomic::Ordering;
 
 use floe_core::cold::{ChainView, Fault, Funds, FundsCall, MessageProgress, Sent};
-use floe_core::escrow::{self, Plan, State};
+use floe_core::escrow::{self, Alarm, Plan, State};
 use floe_core::{AttoFil, FailureCode};
 use floe_records::cold::{TopUp, Unpublished};
 
@@ -40,6 +44,17 @@ pub enum Refused {
         free: AttoFil,
         /// What deals need.
         committed: AttoFil,
+    },
+    /// What would cover it came in lately.
+    #[error(
+        "{asked} attoFIL are asked for, and of what is free only {lasting} are final: what came in lately may be taken out \
+         once it is final too (`floe wallet show`)"
+    )]
+    NotFinal {
+        /// Asked for.
+        asked: AttoFil,
+        /// Free at the last final epoch.
+        lasting: AttoFil,
     },
     /// Another call is on its way, and what it takes is not yet gone from what the chain says is there.
     #[error(
@@ -77,19 +92,30 @@ pub(crate) async fn pass(d: &Deals, view: ChainView) -> Result<(), Failed> {
     d.has_funds(funds);
     let unpublished = d.records.unpublished_cost().await?;
     let open = d.records.open_top_up().await?;
-    let plan = plan(d, funds, &unpublished, on_the_way(d, open).await?).await?;
+    let plan_now = plan(d, funds.head, &unpublished, on_the_way(d, open).await?).await?;
     // While one top-up is on its way escrow may fall short of more than that: it is said all the same.
-    let short = plan.alarm.map(|alarm| alarm.to_string());
-    let blocked = match (open, plan.top_up) {
+    let short = plan_now.alarm.map(|alarm| alarm.to_string());
+    let blocked = match (open, plan_now.top_up) {
         _ if waits => None,
         (Some(open), _) => drive(d, open).await?,
         (None, Some(amount)) if may_send(d).await? && !operator_is_at_it(d).await? => {
-            drive(d, d.records.begin_top_up(amount).await?).await?
+            // Nothing is on the way: what was is final.
+            let plan_final = plan(d, funds.last_final, &unpublished, AttoFil::ZERO).await?;
+            match plan_final.top_up {
+                Some(lasting) => drive(d, d.records.begin_top_up(amount.min(lasting)).await?).await?,
+                None => Some(not_yet(amount, plan_final.alarm)),
+            }
         }
         _ => None,
     };
     alarm(d, blocked.or(short)).await;
     Ok(())
+}
+
+/// Why a top-up that the head calls for is not sent.
+fn not_yet(amount: AttoFil, at_finality: Option<Alarm>) -> String {
+    let why = at_finality.map(|alarm| format!(" ({alarm})")).unwrap_or_default();
+    format!("escrow lacks {amount} attoFIL, and it waits until what came in or went out is final{why}")
 }
 
 /// What of an open top-up is not in escrow yet.
@@ -247,38 +273,56 @@ async fn missing(d: &Deals, sent: &Sent) -> Result<(), Failed> {
 
 /// Whether `amount` may leave escrow: never what deals that can still be published need.
 pub(crate) async fn may_withdraw(d: &Deals, amount: AttoFil) -> Result<(), Refused> {
-    let failed = |error: String| Refused::Failed(error);
-    let funds = d.chain.funds().await.map_err(|fault| failed(in_words(&fault)))?;
-    let free = funds.free().map_err(|error| failed(error.to_string()))?;
-    let unpublished = d.records.unpublished_cost().await.map_err(|error| failed(error.to_string()))?;
-    let committed = unpublished.spoken_for(funds.locked);
-    within(amount, free, committed)
+    let rows = d.records.unpublished_cost().await.map_err(failed)?;
+    within(d, amount, |funds| {
+        let free = funds.free().map_err(failed)?;
+        Ok((free, rows.spoken_for(funds.locked)))
+    })
+    .await
 }
 
 /// Whether `amount` may leave the wallet: never its reserve, nor what escrow still lacks.
 pub(crate) async fn may_leave_wallet(d: &Deals, amount: AttoFil) -> Result<(), Refused> {
-    let failed = |error: String| Refused::Failed(error);
-    let funds = d.chain.funds().await.map_err(|fault| failed(in_words(&fault)))?;
-    let free = funds.free().map_err(|error| failed(error.to_string()))?;
-    let unpublished = d.records.unpublished_cost().await.map_err(|error| failed(error.to_string()))?;
-    let open = d.records.open_top_up().await.map_err(|error| failed(error.to_string()))?;
-    let committed = unpublished.spoken_for(funds.locked);
-    let lacking = committed.checked_sub(free).unwrap_or_default();
-    let needed = lacking.max(open.map_or(AttoFil::ZERO, |open| open.amount));
-    let needed = needed.checked_add(d.settings.deals.wallet_reserve);
-    within(amount, funds.wallet, needed.unwrap_or(funds.wallet))
+    let rows = d.records.unpublished_cost().await.map_err(failed)?;
+    let open = d.records.open_top_up().await.map_err(failed)?;
+    within(d, amount, |funds| {
+        let free = funds.free().map_err(failed)?;
+        let lacking = rows.spoken_for(funds.locked).checked_sub(free).unwrap_or_default();
+        let needed = lacking.max(open.map_or(AttoFil::ZERO, |open| open.amount));
+        let needed = needed.checked_add(d.settings.deals.wallet_reserve);
+        Ok((funds.wallet, needed.unwrap_or(funds.wallet)))
+    })
+    .await
 }
 
-fn within(asked: AttoFil, there: AttoFil, committed: AttoFil) -> Result<(), Refused> {
-    let free = there.checked_sub(committed).unwrap_or_default();
-    if asked <= free { Ok(()) } else { Err(Refused::Committed { asked, free, committed }) }
+/// Whether `asked` is there beside what is committed, at the head and at finality. `of` says both of one of the two.
+async fn within(
+    d: &Deals,
+    asked: AttoFil,
+    of: impl Fn(Funds) -> Result<(AttoFil, AttoFil), Refused>,
+) -> Result<(), Refused> {
+    let funds = d.chain.funds().await.map_err(of_chain)?;
+    let free_of = |(there, committed): (AttoFil, AttoFil)| there.checked_sub(committed).unwrap_or_default();
+    let at_head = of(funds.head)?;
+    let (free, committed) = (free_of(at_head), at_head.1);
+    if asked > free {
+        return Err(Refused::Committed { asked, free, committed });
+    }
+    let lasting = free_of(of(funds.last_final)?);
+    if asked <= lasting { Ok(()) } else { Err(Refused::NotFinal { asked, lasting }) }
+}
+
+fn failed(error: impl std::fmt::Display) -> Refused {
+    Refused::Failed(error.to_string())
+}
+
+fn of_chain(fault: Fault) -> Refused {
+    Refused::Failed(in_words(&fault))
 }
 
 /// A message of the operator's: what leaves is checked, and its gas is reserved under the caps before it is sent. The same
 /// intent again is the same message, whatever may leave by then. The switch does not hold it up: it is the operator's.
 pub(crate) async fn operators_call(d: &Deals, intent: &str, call: &FundsCall) -> Result<Sent, Refused> {
-    let failed = |error: String| Refused::Failed(error);
-    let of_chain = |fault: Fault| Refused::Failed(in_words(&fault));
     // One after the other: two that are checked at once would both take what one may.
     let _turn = d.operators_turn.lock().await;
     d.operators_calls.fetch_add(1, Ordering::AcqRel);
@@ -288,14 +332,14 @@ pub(crate) async fn operators_call(d: &Deals, intent: &str, call: &FundsCall) ->
         && matches!(&call, FundsCall::Settle(deals) if deals.is_empty())
     {
         // Which deals it names was settled when it was signed.
-        settle(d, sent).await.map_err(|error| failed(error.to_string()))?;
+        settle(d, sent).await.map_err(failed)?;
         return Ok(sent.clone());
     }
     if known.is_none() {
         name_locked(d, &mut call).await?;
         permit(d, intent, &call).await?;
         let reserved = d.records.reserve_gas(intent, d.chain.max_fee(), d.caps()).await;
-        reserved.map_err(|error| failed(error.to_string()))??;
+        reserved.map_err(failed)??;
     }
     let sent = match d.chain.send(intent, &call).await {
         Ok(sent) => sent,
@@ -309,7 +353,7 @@ pub(crate) async fn operators_call(d: &Deals, intent: &str, call: &FundsCall) ->
             return Err(of_chain(fault));
         }
     };
-    settle(d, &sent).await.map_err(|error| failed(error.to_string()))?;
+    settle(d, &sent).await.map_err(failed)?;
     d.look_due.notify_one();
     Ok(sent)
 }
@@ -318,7 +362,7 @@ pub(crate) async fn operators_call(d: &Deals, intent: &str, call: &FundsCall) ->
 async fn name_locked(d: &Deals, call: &mut FundsCall) -> Result<(), Refused> {
     let FundsCall::Settle(deals) = call else { return Ok(()) };
     if deals.is_empty() {
-        *deals = d.records.locked_deals().await.map_err(|error| Refused::Failed(error.to_string()))?;
+        *deals = d.records.locked_deals().await.map_err(failed)?;
         deals.truncate(limits::SETTLED_AT_ONCE);
     }
     if deals.is_empty() { Err(Refused::NothingLocked) } else { Ok(()) }
@@ -331,7 +375,7 @@ async fn permit(d: &Deals, intent: &str, call: &FundsCall) -> Result<(), Refused
         return Ok(());
     }
     let pending = operators_pending(d, Some(intent)).await;
-    if let Some(pending) = pending.map_err(|fault| Refused::Failed(in_words(&fault)))? {
+    if let Some(pending) = pending.map_err(of_chain)? {
         return Err(Refused::Pending(pending));
     }
     match call {

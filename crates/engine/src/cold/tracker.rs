@@ -359,7 +359,7 @@ async fn gauges(d: &Deals) {
         metrics::gauge!("floe_attofil_reserved").set(totals.lifetime.reserved.get() as f64);
         metrics::gauge!("floe_attofil_spent").set(totals.lifetime.spent.get() as f64);
     }
-    if let Some(funds) = d.funds() {
+    if let Some(funds) = d.funds().map(|funds| funds.head) {
         metrics::gauge!("floe_attofil_wallet").set(funds.wallet.get() as f64);
         metrics::gauge!("floe_attofil_escrow").set(funds.escrow.get() as f64);
         metrics::gauge!("floe_attofil_locked").set(funds.locked.get() as f64);

@@ -265,7 +265,7 @@ impl Engine {
             *deals.entry(state.word()).or_default() += count;
         }
         let totals = records.totals().await?;
-        let funds = self.dealing.as_ref().and_then(|dealing| dealing.funds());
+        let funds = self.dealing.as_ref().and_then(|dealing| dealing.funds()).map(|funds| funds.head);
         let paused = match &self.dealing {
             Some(dealing) => dealing.may_spend().await.err().map(|paused| paused.to_string()),
             None => None,

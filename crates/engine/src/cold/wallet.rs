@@ -18,6 +18,10 @@ pub struct Wallet {
     pub locked: AttoFil,
     /// Of that, what is free.
     pub free: AttoFil,
+    /// Of what is free, what was there at the last final epoch too: new deals and withdrawals use no more than this.
+    pub free_final: AttoFil,
+    /// Of what is in the wallet, the same: no more leaves it.
+    pub wallet_final: AttoFil,
     /// What proposals that are not published yet will lock, those that were refused with them: whoever holds their bytes
     /// can publish them.
     pub committed: AttoFil,
@@ -58,7 +62,7 @@ impl From<Sent> for WalletCall {
 }
 
 impl Engine {
-    /// What the wallet has, at the head.
+    /// What the wallet has, at the head, and what of it is final.
     ///
     /// # Errors
     /// [`Error::NoFilecoin`], [`Error::Filecoin`]; [`Error::Records`].
@@ -66,13 +70,16 @@ impl Engine {
         let cold = self.ctx.cold.as_ref().ok_or(Error::NoFilecoin)?;
         let seen = cold.chain.look().await?;
         let funds = cold.chain.funds().await?;
-        let committed = self.ctx.records.unpublished_cost().await?.spoken_for(funds.locked);
+        let now = funds.head;
+        let committed = self.ctx.records.unpublished_cost().await?.spoken_for(now.locked);
         Ok(Wallet {
             address: cold.proposer.wallet(),
-            wallet: funds.wallet,
-            escrow: funds.escrow,
-            locked: funds.locked,
-            free: funds.escrow.checked_sub(funds.locked).unwrap_or_default(),
+            wallet: now.wallet,
+            escrow: now.escrow,
+            locked: now.locked,
+            free: now.free().map_err(Fault::from)?,
+            free_final: funds.least(|funds| funds.free().map_err(Fault::from))?,
+            wallet_final: now.wallet.min(funds.last_final.wallet),
             committed,
             max_gas: cold.chain.max_fee(),
             head: seen.head,

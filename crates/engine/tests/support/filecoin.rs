@@ -114,6 +114,8 @@ pub struct State {
     pub deals: Vec<MarketDeal>,
     pub providers: BTreeMap<u64, Provider>,
     pub messages: BTreeMap<String, Message>,
+    /// What there was at the end of each epoch.
+    funds_at: BTreeMap<i64, Funds>,
     pub lies: Lies,
     /// All that was signed, by deal.
     pub signed: BTreeMap<DealUuid, Vec<Vec<u8>>>,
@@ -174,6 +176,7 @@ impl Filecoin {
             deals: Vec::new(),
             providers,
             messages: BTreeMap::new(),
+            funds_at: BTreeMap::new(),
             lies: Lies::default(),
             signed: BTreeMap::new(),
             terms: HashMap::new(),
@@ -242,7 +245,22 @@ impl State {
         self.deals.iter().filter(|deal| deal.gone.is_none()).map(|deal| cost(&deal.terms)).sum()
     }
 
+    fn funds(&self) -> Funds {
+        Funds {
+            wallet: AttoFil::new(self.wallet),
+            escrow: AttoFil::new(self.escrow),
+            locked: AttoFil::new(self.locked()),
+        }
+    }
+
+    fn final_funds(&self) -> Funds {
+        let at = self.last_final();
+        let known = self.funds_at.range(..=at).next_back().or_else(|| self.funds_at.first_key_value());
+        known.map_or_else(|| self.funds(), |(_, funds)| *funds)
+    }
+
     fn step(&mut self) {
+        self.funds_at.insert(self.head, self.funds());
         self.head += 1;
         let head = self.head;
         let waits = |m: &&mut Message| m.applied.is_none() && !m.is_missing && m.at < head;
@@ -410,13 +428,11 @@ impl Chain for Filecoin {
         Box::pin(self.call("collateral", |_| Ok(AttoFil::new(COLLATERAL))))
     }
 
-    fn funds(&self) -> Boxed<'_, Result<Funds, Fault>> {
+    fn funds(&self) -> Boxed<'_, Result<FundsView, Fault>> {
         Box::pin(self.call("funds", |state| {
-            Ok(state.lies.funds.unwrap_or(Funds {
-                wallet: AttoFil::new(state.wallet),
-                escrow: AttoFil::new(state.escrow),
-                locked: AttoFil::new(state.locked()),
-            }))
+            let (head, last_final) = (state.funds(), state.final_funds());
+            let told = state.lies.funds.map(|lie| FundsView { head: lie, last_final: lie });
+            Ok(told.unwrap_or(FundsView { head, last_final }))
         }))
     }
 

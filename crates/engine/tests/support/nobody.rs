@@ -28,7 +28,7 @@ impl Chain for Nobody {
     fn collateral(&self, _: PaddedSize) -> BoxFuture<'_, Result<AttoFil, Fault>> {
         away()
     }
-    fn funds(&self) -> BoxFuture<'_, Result<Funds, Fault>> {
+    fn funds(&self) -> BoxFuture<'_, Result<FundsView, Fault>> {
         away()
     }
     fn published(&self, _: Epoch, _: Epoch) -> BoxFuture<'_, Result<Option<Vec<PublishedDeal>>, Fault>> {

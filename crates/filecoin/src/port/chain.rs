@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use floe_core::clock::BoxFuture;
 use floe_core::cold::{
-    self, ChainProvider, ChainView, DealOnChain, Fault, Funds, FundsCall, MessageProgress, OwnDeal,
-    PublishedDeal, Sent, SignedDeal, is_operators,
+    self, ChainProvider, ChainView, DealOnChain, Fault, Funds, FundsCall, FundsView, MessageProgress,
+    OwnDeal, PublishedDeal, Sent, SignedDeal, is_operators,
 };
 use floe_core::{ActorId, Clock, FailureCode, PieceCid};
 use multiaddr::Multiaddr;
@@ -259,11 +259,17 @@ impl LotusChain {
         Ok(bounds.min)
     }
 
-    async fn funds_now(&self) -> Result<Funds, Fault> {
+    async fn funds_now(&self) -> Result<FundsView, Fault> {
         let look = self.last()?;
-        let (wallet, head) = (self.signer.address(), &look.view.head.key);
-        let actor = self.lotus.actor(&wallet, head).await?;
-        let market = self.lotus.market_balance(&wallet, head).await?;
+        let head = self.funds_at(&look.view.head.key).await?;
+        let last_final = self.funds_at(&look.view.last_final.key).await?;
+        Ok(FundsView { head, last_final })
+    }
+
+    async fn funds_at(&self, at: &TipSetKey) -> Result<Funds, Fault> {
+        let wallet = self.signer.address();
+        let actor = self.lotus.actor(&wallet, at).await?;
+        let market = self.lotus.market_balance(&wallet, at).await?;
         market.free()?;
         let wallet = actor.map_or(AttoFil::ZERO, |actor| actor.balance);
         if wallet.checked_add(market.escrow).is_none_or(|sum| sum > ALL_FIL) {
@@ -525,7 +531,7 @@ impl cold::Chain for LotusChain {
         Box::pin(self.collateral_now(size))
     }
 
-    fn funds(&self) -> BoxFuture<'_, Result<Funds, Fault>> {
+    fn funds(&self) -> BoxFuture<'_, Result<FundsView, Fault>> {
         Box::pin(self.funds_now())
     }
 

@@ -4,7 +4,7 @@
 //!   head        the highest head that was ever seen: a node that falls behind it is stale
 //!   scan        the next height at which published deals are looked for
 //!   spending    `on` or `off`, and who said so; nobody: as the configuration says
-//!   epoch       of the ledger: one more at each start that may spend
+//!   epoch       of the ledger: one more at each start that may spend. It is the lease of the wallet: see [`fence`]
 //!   lead        the longest start lead that a deal was ever given
 //!   top_up      the number of the last top-up of escrow, and its amount while it is on its way
 //!   restored    these rows are older than what was done with the wallet since: see [`Restored`]
@@ -116,16 +116,17 @@ impl Records {
         .await
     }
 
-    /// Begins a new epoch of the ledger, at a start that may spend. Returns its number.
+    /// Begins a new epoch of the ledger, at a start that may spend. Returns its number. From then on whoever began an
+    /// earlier one gets [`Error::Fenced`] for all that commits money.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn begin_ledger_epoch(&self) -> Result<u64, Error> {
         self.write(Urgency::Takes, |tx| {
             Box::pin(async move {
-                let last = read(&mut tx.conn, "epoch").await?;
-                let next = last.and_then(|(value, _)| value.parse::<u64>().ok()).unwrap_or(0) + 1;
+                let next = ledger_epoch(&mut tx.conn).await?.saturating_add(1);
                 store(tx, "epoch", &next.to_string()).await?;
+                tx.ledger_epoch = Some(next);
                 Ok(next)
             })
         })
@@ -155,6 +156,7 @@ impl Records {
     pub async fn begin_top_up(&self, amount: AttoFil) -> Result<TopUp, Error> {
         self.write(Urgency::Takes, move |tx| {
             Box::pin(async move {
+                fence(tx).await?;
                 let (last, open) = top_up(&mut tx.conn).await?;
                 if let Some(open) = open {
                     return Ok(open);
@@ -270,6 +272,20 @@ impl Records {
         })
         .await
     }
+}
+
+/// One writer for each wallet: the lock of the data directory keeps a second process out, and where it does not (a
+/// network's file system, rows on a shared disk) the first that began to spend stops here, in the same transaction as
+/// what it was about to commit. All that reserves, signs or sends passes it; what happened may be noted all the same.
+pub(crate) async fn fence(tx: &mut Tx) -> Result<(), Error> {
+    let (found, ours) = (ledger_epoch(&mut tx.conn).await?, tx.ledger_epoch.unwrap_or(0));
+    if ours != 0 && found == ours { Ok(()) } else { Err(Error::Fenced { found, ours }) }
+}
+
+/// The epoch of the ledger that was begun last; 0 for none.
+async fn ledger_epoch(conn: &mut SqliteConnection) -> Result<u64, Error> {
+    let Some((value, _)) = read(conn, "epoch").await? else { return Ok(0) };
+    value.parse().map_err(|_| Error::Damaged("the epoch of the ledger cannot be read".into()))
 }
 
 /// How the switch stands, inside whatever asks.

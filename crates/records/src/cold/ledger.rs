@@ -24,6 +24,7 @@ use floe_core::{AccountId, ActorId, AttoFil, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
+use super::facts;
 use crate::pins::row::{db, digest_field};
 use crate::writer::{Tx, Urgency};
 use crate::{Error, Records, limits};
@@ -219,6 +220,7 @@ impl Records {
         self.write(Urgency::Takes, move |tx| {
             let id = id.clone();
             Box::pin(async move {
+                facts::fence(tx).await?;
                 let before = held(&mut tx.conn, &id).await?.into_iter().next();
                 if before.as_ref().is_some_and(Part::counts) {
                     return Ok(Ok(()));

@@ -8,6 +8,7 @@ use floe_core::{Cid, Epoch};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
+use super::facts;
 use crate::pins::row::{db, digest_field, num};
 use crate::writer::{Tx, Urgency};
 use crate::{Error, Records, limits};
@@ -199,6 +200,7 @@ impl Records {
 }
 
 async fn add(tx: &mut Tx, row: &MessageRow, most: u32) -> Result<(), Error> {
+    facts::fence(tx).await?;
     let conflict = |what: &str| Err(Error::Conflict(format!("the message for {:?}: {what}", row.intent)));
     let [version] = row.versions.as_slice() else { return conflict("it begins with one version") };
     if by_intent(&mut tx.conn, &row.intent).await?.is_some() {
@@ -272,6 +274,7 @@ async fn open_one(conn: &mut SqliteConnection, intent: &str) -> Result<MessageRo
 }
 
 async fn add_version(tx: &mut Tx, intent: &str, seen: u32, version: &MessageVersion) -> Result<(), Error> {
+    facts::fence(tx).await?;
     let row = open_one(&mut tx.conn, intent).await?;
     if row.versions.len() as u64 != u64::from(seen) {
         return Err(Error::Conflict(format!("the message for {intent:?} was replaced in the meantime")));

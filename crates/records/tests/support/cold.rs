@@ -96,6 +96,7 @@ pub(crate) async fn chosen(
         end: Epoch::new(601_000),
         weights: BTreeMap::from([(account, 1)]),
     };
+    records.begin_ledger_epoch().await.unwrap();
     match records.choose_deal(new, &caps).await.unwrap() {
         Chosen::Deal(deal) => *deal,
         other => panic!("{other:?}"),

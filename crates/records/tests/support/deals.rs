@@ -19,8 +19,9 @@ pub(crate) fn signed(deal: DealUuid) -> SignedDeal {
     SignedDeal { bytes: deal.0.as_bytes().to_vec(), signed_cid: cid }
 }
 
-/// An aggregate of one pin of two accounts.
+/// An aggregate of one pin of two accounts, in rows that may spend.
 pub(crate) async fn packed(records: &Records) -> Uuid {
+    records.begin_ledger_epoch().await.unwrap();
     let bob = records.create_account("bob", None, None).await.unwrap().id;
     for (n, account) in [(1, default_account(records).await), (2, bob)] {
         let policy = PolicyChoice { name: "p".into(), replicas: 3 };

@@ -292,6 +292,7 @@ async fn messages(records: &Records) {
         step: MessageStep::Signed,
         versions: vec![version(900)],
     };
+    records.begin_ledger_epoch().await.unwrap();
     records.add_message(row.clone(), 2).await.unwrap();
     records.message_step(row.intent.clone(), MessageStep::Pooled, Some(Epoch::new(101))).await.unwrap();
     records.add_message_version(row.intent.clone(), 1, version(901)).await.unwrap();

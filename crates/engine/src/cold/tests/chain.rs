@@ -247,7 +247,7 @@ async fn t38_a_price_is_not_let_go_of_because_a_deal_is_missing_once() {
 #[tokio::test]
 async fn t38_a_head_that_is_not_believed_is_not_remembered() {
     let world = World::new(settings(1), &[Script::NeverPublishes]).await;
-    world.rounds(6).await;
+    world.rounds(PAID + 6).await;
     let deal = world.in_state(DealState::Accepted).await.remove(0);
     let far = 1_000_000_000;
     world.chain.state().lies.view = Some(view(far, far + 1));

@@ -36,6 +36,9 @@ const START: u64 = 1_780_000_000_000;
 /// Of a piece of a GiB at the price that providers ask, for the shortest term.
 const COST: u128 = 50 * 518_400;
 
+/// Rounds in which a deal waits until the top-up that pays for it is final.
+const PAID: usize = 6;
+
 /// Rows, workers and a Filecoin.
 struct World {
     chain: Filecoin,

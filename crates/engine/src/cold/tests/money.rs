@@ -215,6 +215,66 @@ async fn nothing_is_signed_while_a_withdrawal_is_on_its_way() {
     world.stored_and_paid_once().await;
 }
 
+/// Escrow that came in a moment ago covered deals, and a reorg could take it back: a signed deal was then not covered. So it
+/// counts once it is final, and what goes out counts at once.
+#[tokio::test]
+async fn t39_what_came_in_counts_once_it_is_final() {
+    let world = World::new(settings(1), &good(1)).await;
+    world.chain.step(10);
+    world.chain.state().wallet = 0;
+    world.chain.state().escrow = COST;
+    for epoch in 0..5 {
+        world.passes().await;
+        let (chosen, free) =
+            (world.in_state(DealState::Chosen).await.len(), world.d.chain.funds().await.unwrap());
+        assert_eq!((chosen, world.signatures()), (1, 0), "{epoch}: {free:?}");
+        let withdrawn = funds::may_withdraw(&world.d, AttoFil::new(1)).await;
+        assert!(
+            matches!(withdrawn, Err(Refused::Committed { .. } | Refused::NotFinal { .. })),
+            "{withdrawn:?}"
+        );
+        world.chain.step(1);
+    }
+    world.passes().await;
+    assert_eq!(world.signatures(), 1, "five epochs later it is final");
+}
+
+/// FIL that was just sent to the wallet is not sent on, and the operator is told what it waits for.
+#[tokio::test]
+async fn t39_a_top_up_waits_until_what_pays_for_it_is_final() {
+    let world = World::new(settings(1), &good(1)).await;
+    world.chain.state().wallet = 0;
+    world.passes().await;
+    world.chain.step(10);
+    world.chain.state().wallet = 10_u128.pow(18);
+    for epoch in 0..5 {
+        world.passes().await;
+        assert!(world.chain.state().messages.is_empty(), "{epoch}");
+        let told = world.board().into_iter().find(|w| w.name == "tracker").unwrap().last_error.unwrap();
+        assert!(told.contains("it waits until") && told.contains("send FIL to it"), "{told}");
+        let send = funds::may_leave_wallet(&world.d, AttoFil::new(1)).await;
+        assert!(matches!(send, Err(Refused::NotFinal { lasting: AttoFil::ZERO, .. })), "{send:?}");
+        world.chain.step(1);
+    }
+    world.passes().await;
+    assert_eq!(world.chain.state().messages.len(), 1);
+    world.until(AggregateState::Stored, 80).await;
+    world.stored_and_paid_once().await;
+}
+
+/// The operator's own top-up is at the head and not final: another for the same need would be one too many.
+#[tokio::test]
+async fn t39_what_the_operator_put_in_is_not_put_in_again() {
+    let world = World::new(settings(1), &good(1)).await;
+    tracker::pass(&world.d).await;
+    let fund = FundsCall::TopUp(AttoFil::new(2 * COST));
+    funds::operators_call(&world.d, "operator-1", &fund).await.unwrap();
+    world.until(AggregateState::Stored, 80).await;
+    let messages: Vec<String> = world.chain.state().messages.keys().cloned().collect();
+    assert_eq!(messages, ["operator-1"]);
+    world.stored_and_paid_once().await;
+}
+
 /// Gas was reserved, and the message could not be made: the reservation stayed for life, and took its part of every cap.
 #[tokio::test]
 async fn gas_that_nothing_was_signed_for_is_let_go_of() {
@@ -301,7 +361,7 @@ async fn t43_a_restored_backup_waits_for_what_it_does_not_know() {
         World::new(settings(2), &[Script::NeverPublishes, Script::NeverPublishes, Script::Good]).await;
     tracker::pass(&world.d).await;
     let world = backed_up(world).await;
-    world.rounds(8).await;
+    world.rounds(PAID + 8).await;
     let (signed, head) = (world.signatures(), world.chain.state().head);
     assert_eq!(signed, 2);
     let world = restored(world).await;
@@ -322,7 +382,7 @@ async fn t43_deals_that_a_restored_backup_forgot_are_taken_over() {
     let world = World::new(settings(2), &good(4)).await;
     tracker::pass(&world.d).await;
     let world = backed_up(world).await;
-    world.rounds(7).await;
+    world.rounds(PAID + 7).await;
     assert_eq!(world.signatures(), 2);
     let world = restored(world).await;
     world.until(AggregateState::Stored, 90).await;
@@ -393,7 +453,7 @@ async fn t43_what_a_restored_backup_had_begun_is_not_gone_on_with() {
 async fn t43_nothing_goes_out_again_while_restored_rows_wait() {
     for script in [Script::LosesReplies(99), Script::NeverPublishes] {
         let world = World::new(settings(1), std::slice::from_ref(&script)).await;
-        world.rounds(6).await;
+        world.rounds(PAID + 6).await;
         let out = [DealState::Unknown, DealState::Accepted];
         assert!(out.contains(&world.deals().await[0].state));
         let world = restored(backed_up(world).await).await;
@@ -418,7 +478,7 @@ async fn t43_nothing_goes_out_again_while_restored_rows_wait() {
 async fn t43_the_operators_word_ends_the_wait() {
     let world = World::new(settings(1), &[Script::Good]).await;
     world.records.mark_restored("a backup was restored").await.unwrap();
-    world.rounds(5).await;
+    world.rounds(PAID + 5).await;
     assert_eq!(world.signatures(), 0);
     world.records.restore_settled("the operator").await.unwrap();
     world.until(AggregateState::Stored, 60).await;
@@ -428,7 +488,7 @@ async fn t43_the_operators_word_ends_the_wait() {
 #[tokio::test]
 async fn nothing_is_sent_with_other_bytes_than_those_that_are_stored() {
     let world = World::new(settings(1), &[Script::Good]).await;
-    world.rounds(6).await;
+    world.rounds(PAID + 6).await;
     let deal = world.deals().await.remove(0);
     let stored = deal.signed.clone().unwrap();
     let mut other = stored.clone();

@@ -47,7 +47,7 @@ async fn a_refusal_goes_to_the_next_provider_and_its_reservation_stays() {
     let text = "client not allowed by provider";
     let world = World::new(settings(1), &[Script::Refuses(text), Script::Good]).await;
     prefer(&world, 1_000).await;
-    world.rounds(8).await;
+    world.rounds(PAID + 8).await;
     let refused = world.in_state(DealState::Refused).await.remove(0);
     let error = refused.error.clone().unwrap();
     assert_eq!((error.code, error.text.as_str()), (FailureCode::RejectedAllowlist, text));
@@ -151,7 +151,8 @@ async fn a_provider_that_forgot_the_deal_gets_the_same_bytes_again() {
     let world = World::new(settings(1), &[Script::Forgets, Script::Good]).await;
     prefer(&world, 1_000).await;
     world.chain.state().providers.get_mut(&1_000).unwrap().script = Script::NeverPublishes;
-    world.rounds(5).await;
+    world.rounds(PAID + 3).await;
+    assert_eq!(world.signatures(), 1, "it has the deal");
     world.chain.state().providers.get_mut(&1_000).unwrap().script = Script::Forgets;
     world.clock.advance(Duration::from_secs(300));
     world.until(AggregateState::Stored, 60).await;
@@ -292,7 +293,7 @@ async fn a_spare_is_placed_where_the_policy_permits_one() {
 #[tokio::test]
 async fn a_provider_that_will_not_take_a_piece_is_asked_again_when_the_operator_says_so() {
     let world = World::new(settings(1), &[Script::Refuses("client not allowed by provider")]).await;
-    world.rounds(5).await;
+    world.rounds(PAID + 5).await;
     let refused = world.in_state(DealState::Refused).await.remove(0);
     let early = world.records.forgive_deal(refused.uuid).await;
     assert!(matches!(early, Err(floe_records::Error::Conflict(_))), "its bytes are out");

@@ -14,14 +14,41 @@ async fn a_look_is_what_the_answers_are_about() {
     // The state at a tipset is that before its messages: one height later they count.
     assert_eq!(view.head.since(view.last_final), FINALITY as u64 + 1);
     let before = world.chain.funds().await.unwrap();
-    assert!(before.wallet > AttoFil::ZERO);
+    assert!(before.head.wallet > AttoFil::ZERO);
     world.fund("one", 1_000_000).await;
     let after = world.chain.funds().await.unwrap();
-    assert_eq!(after.escrow, before.escrow.checked_add(AttoFil::new(1_000_000)).unwrap());
-    assert_eq!(after.locked, AttoFil::ZERO);
+    assert_eq!(after.head.escrow, before.head.escrow.checked_add(AttoFil::new(1_000_000)).unwrap());
+    assert_eq!(after.head.locked, AttoFil::ZERO);
     let status = world.chain.status();
     assert_eq!((status.offers_client_calls, status.trouble), (false, None));
     assert!(status.network.unwrap().starts_with("devnet"));
+}
+
+/// A balance is read at the head and at the last final tipset: what came in between the two may be taken back.
+#[tokio::test]
+async fn t39_what_came_in_is_final_later_than_it_is_there() {
+    let world = World::start(&[Manner::Curio]).await;
+    world.look().await;
+    let before = world.chain.funds().await.unwrap();
+    assert_eq!(before.head, before.last_final);
+    let amount = AttoFil::new(9_000);
+    world.chain.send("one", &FundsCall::TopUp(amount)).await.unwrap();
+    let mut seen = None;
+    for epoch in 0.. {
+        assert!(epoch < 4 * FINALITY, "it never counted");
+        world.epoch(true).await;
+        let funds = world.chain.funds().await.unwrap();
+        if funds.head.escrow == amount {
+            seen.get_or_insert(epoch);
+        }
+        if funds.last_final.escrow == amount {
+            assert!(epoch - seen.unwrap() >= FINALITY, "{seen:?} {epoch}");
+            assert_eq!(funds.head, funds.last_final);
+            break;
+        }
+        // What it cost is gone at once, and both are told apart all the while.
+        assert_eq!(funds.last_final, before.last_final);
+    }
 }
 
 #[tokio::test]
@@ -54,7 +81,7 @@ async fn each_call_happens_once() {
     let sent = world.chain.send("back", &FundsCall::Withdraw(AttoFil::new(2_000))).await.unwrap();
     assert_eq!((sent.progress, sent.max_fee), (MessageProgress::Pending, MAX_FEE));
     assert_eq!(world.settled("back").await, MessageProgress::Final(Ok(())));
-    assert_eq!(world.chain.funds().await.unwrap().escrow, AttoFil::new(3_000));
+    assert_eq!(world.chain.funds().await.unwrap().head.escrow, AttoFil::new(3_000));
 
     let to = Address::Secp256k1([7; 20]).to_string();
     let call = FundsCall::Send { to: to.clone(), amount: AttoFil::new(77) };
@@ -86,7 +113,7 @@ async fn r15_a_lost_reply_and_a_restart_pay_once() {
     after.look().await.unwrap();
     after.send("once", &FundsCall::TopUp(AttoFil::new(9_000))).await.unwrap();
     assert_eq!(world.settled("once").await, MessageProgress::Final(Ok(())));
-    assert_eq!(world.chain.funds().await.unwrap().escrow, AttoFil::new(9_000));
+    assert_eq!(world.chain.funds().await.unwrap().head.escrow, AttoFil::new(9_000));
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ async fn r13_a_deal_over_http_becomes_active() {
         let deal = world.chain.deal(id, &signed).await.unwrap().unwrap();
         assert!(deal.sector.is_some() && !deal.is_faulty, "{deal:?}");
         assert_eq!(world.chain.deal(id + 1_000, &signed).await.unwrap(), None);
-        let locked = world.chain.funds().await.unwrap().locked;
+        let locked = world.chain.funds().await.unwrap().head.locked;
         assert_eq!(locked.get(), terms.price_per_epoch.get() * u128::from(terms.end.since(terms.start)));
     }
 }
@@ -136,15 +136,15 @@ async fn settling_frees_what_an_expired_deal_locks() {
     let signed = world.signed(&terms).await;
     world.market.propose(&world.contact(0), &signed).await.unwrap();
     let id = world.published().await;
-    let locked = world.chain.funds().await.unwrap().locked;
+    let locked = world.chain.funds().await.unwrap().head.locked;
     assert!(locked > AttoFil::ZERO);
     let left = terms.start.since(world.look().await.head) + 1;
     world.step(left).await;
     world.look().await;
-    assert_eq!(world.chain.funds().await.unwrap().locked, locked, "an epoch went by, and nothing else");
+    assert_eq!(world.chain.funds().await.unwrap().head.locked, locked, "an epoch went by, and nothing else");
     world.chain.send("settle", &FundsCall::Settle(vec![id])).await.unwrap();
     assert_eq!(world.settled("settle").await, MessageProgress::Final(Ok(())));
-    assert_eq!(world.chain.funds().await.unwrap().locked, AttoFil::ZERO);
+    assert_eq!(world.chain.funds().await.unwrap().head.locked, AttoFil::ZERO);
 }
 
 /// Each reason that a provider may have, in its own words.

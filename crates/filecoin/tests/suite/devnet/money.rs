@@ -11,7 +11,7 @@ impl World {
     }
 
     /// One epoch as the engine takes it.
-    async fn epoch(&self, may_send: bool) {
+    pub(super) async fn epoch(&self, may_send: bool) {
         self.step(1).await;
         self.look().await;
         self.chain.tick(may_send).await.unwrap();
@@ -94,7 +94,7 @@ async fn t43_a_stuck_message_is_replaced_and_paid_once() {
     assert!(new.gas_fee_cap > AttoFil::new(1_000_000) && new.max_fee().unwrap() <= MAX_FEE, "{new:?}");
     assert_eq!(world.settled("one").await, MessageProgress::Final(Ok(())));
     assert_eq!(world.entry("one").await.versions.len(), 2, "it is replaced once");
-    assert_eq!(world.chain.funds().await.unwrap().escrow, AttoFil::new(9_000), "paid once");
+    assert_eq!(world.chain.funds().await.unwrap().head.escrow, AttoFil::new(9_000), "paid once");
 }
 
 /// A message was replaced, and the first version is what the chain took in the end. Lotus says of the second, when it is
@@ -118,7 +118,7 @@ async fn t43_the_version_that_landed_counts_whichever_it_is() {
     assert!(pushed["result"].is_object(), "{pushed}");
     world.node_faults(json!({})).await;
     assert_eq!(world.settled("one").await, MessageProgress::Final(Ok(())));
-    assert_eq!(world.chain.funds().await.unwrap().escrow, AttoFil::new(9_000), "paid once");
+    assert_eq!(world.chain.funds().await.unwrap().head.escrow, AttoFil::new(9_000), "paid once");
 }
 
 /// A reorg takes a top-up off the chain, and out of the pool too: the same bytes are pushed again, and escrow grows once.

@@ -233,6 +233,7 @@ impl Records {
 }
 
 async fn choose(tx: &mut Tx, new: &NewDeal, caps: &Caps) -> Result<Chosen, Error> {
+    facts::fence(tx).await?;
     if !facts::switch(&mut tx.conn).await?.on {
         return Ok(Chosen::Off);
     }
@@ -265,6 +266,7 @@ async fn choose(tx: &mut Tx, new: &NewDeal, caps: &Caps) -> Result<Chosen, Error
 }
 
 async fn store(tx: &mut Tx, deal: DealUuid, signed: SignedDeal) -> Result<DealRow, Error> {
+    facts::fence(tx).await?;
     let mut row = one(&mut tx.conn, deal).await?;
     match &row.signed {
         Some(kept) if *kept == signed => return Ok(row),
@@ -297,6 +299,7 @@ async fn begin_sending(
     head: Epoch,
     retry_at: Timestamp,
 ) -> Result<Option<DealRow>, Error> {
+    facts::fence(tx).await?;
     let mut row = one(&mut tx.conn, deal).await?;
     let waits = matches!(row.state, DealState::Chosen | DealState::Unknown | DealState::Accepted);
     let waits = waits && row.signed.is_some();
