@@ -5,7 +5,7 @@
 use axum::Json;
 use axum::extract::State;
 use floe_core::AttoFil;
-use floe_core::cold::{FundsCall, OPERATORS};
+use floe_core::cold::FundsCall;
 use floe_engine::cold::{Wallet, WalletCall};
 use serde::Deserialize;
 
@@ -103,6 +103,5 @@ async fn call(
             "Idempotency-Key: what is paid needs one, so that it is not paid twice where an answer is lost",
         ));
     };
-    let intent = format!("{OPERATORS}{}", key.key);
-    Ok(Json(state.engine.wallet_call(&intent, &call).await?.into()))
+    Ok(Json(state.engine.wallet_call(&key.key, &call).await?.into()))
 }

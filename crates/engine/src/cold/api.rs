@@ -194,21 +194,13 @@ impl Engine {
         }
     }
 
-    /// Whether `amount` may leave escrow: never what deals that can still be published need.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    pub async fn may_withdraw(&self, amount: AttoFil) -> Result<(), Refused> {
-        funds::may_withdraw(self.dealing_or()?, amount).await
-    }
-
     /// Sends a message of the operator's from the wallet: what leaves is checked, its gas is reserved under the caps. The
-    /// same intent again is the same message.
+    /// same key again is the same message.
     ///
     /// # Errors
     /// [`Refused`]: nothing was sent by this call.
-    pub async fn wallet_call(&self, intent: &str, call: &FundsCall) -> Result<Sent, Refused> {
-        funds::operators_call(self.dealing_or()?, intent, call).await
+    pub async fn wallet_call(&self, key: &str, call: &FundsCall) -> Result<Sent, Refused> {
+        funds::operators_call(self.dealing_or()?, key, call).await
     }
 
     fn dealing_or(&self) -> Result<&Dealing, Refused> {

@@ -22,7 +22,7 @@
 
 use std::sync::atomic::Ordering;
 
-use floe_core::cold::{ChainView, Fault, Funds, FundsCall, MessageProgress, Sent};
+use floe_core::cold::{ChainView, Fault, Funds, FundsCall, MessageProgress, OPERATORS, Sent, is_operators};
 use floe_core::escrow::{self, Alarm, Plan, State};
 use floe_core::{AttoFil, FailureCode};
 use floe_records::cold::{TopUp, Unpublished};
@@ -155,7 +155,7 @@ pub(crate) async fn operator_is_at_it(d: &Deals) -> Result<bool, Fault> {
 async fn operators_pending(d: &Deals, but: Option<&str>) -> Result<Option<String>, Fault> {
     let open = d.records.open_gas().await;
     let open = open.map_err(|error| Fault::new(FailureCode::FundsWallet, error.to_string()))?;
-    for held in open.into_iter().filter(|held| !is_top_up(held) && Some(held.as_str()) != but) {
+    for held in open.into_iter().filter(|held| is_operators(held) && Some(held.as_str()) != but) {
         let sent = d.chain.message(&held).await?;
         if sent.is_some_and(|sent| sent.progress == MessageProgress::Pending) {
             return Ok(Some(held));
@@ -206,14 +206,7 @@ async fn alarm(d: &Deals, alarm: Option<String>) {
 }
 
 fn intent(top_up: TopUp) -> String {
-    format!("{TOP_UP}{}", top_up.number)
-}
-
-/// What the intents of our own top-ups begin with. The operator's begin with another word.
-const TOP_UP: &str = "top-up-";
-
-fn is_top_up(intent: &str) -> bool {
-    intent.starts_with(TOP_UP)
+    format!("top-up-{}", top_up.number)
 }
 
 /// Sends an open top-up, or asks how far it is. What stands in its way, in words.
@@ -321,8 +314,9 @@ fn of_chain(fault: Fault) -> Refused {
 }
 
 /// A message of the operator's: what leaves is checked, and its gas is reserved under the caps before it is sent. The same
-/// intent again is the same message, whatever may leave by then. The switch does not hold it up: it is the operator's.
-pub(crate) async fn operators_call(d: &Deals, intent: &str, call: &FundsCall) -> Result<Sent, Refused> {
+/// key again is the same message, whatever may leave by then. The switch does not hold it up: it is the operator's.
+pub(crate) async fn operators_call(d: &Deals, key: &str, call: &FundsCall) -> Result<Sent, Refused> {
+    let intent = &format!("{OPERATORS}{key}");
     // One after the other: two that are checked at once would both take what one may.
     let _turn = d.operators_turn.lock().await;
     d.operators_calls.fetch_add(1, Ordering::AcqRel);
@@ -370,10 +364,6 @@ async fn name_locked(d: &Deals, call: &mut FundsCall) -> Result<(), Refused> {
 
 /// Whether a new call of the operator's may be sent now.
 async fn permit(d: &Deals, intent: &str, call: &FundsCall) -> Result<(), Refused> {
-    // Settling takes nothing.
-    if matches!(call, FundsCall::Settle(_)) {
-        return Ok(());
-    }
     let pending = operators_pending(d, Some(intent)).await;
     if let Some(pending) = pending.map_err(of_chain)? {
         return Err(Refused::Pending(pending));
@@ -381,6 +371,7 @@ async fn permit(d: &Deals, intent: &str, call: &FundsCall) -> Result<(), Refused
     match call {
         FundsCall::Withdraw(amount) => may_withdraw(d, *amount).await,
         FundsCall::Send { amount, .. } | FundsCall::TopUp(amount) => may_leave_wallet(d, *amount).await,
+        // Settling takes nothing.
         FundsCall::Settle(_) => Ok(()),
     }
 }

@@ -65,7 +65,7 @@ pub enum Progress {
     },
     /// The chain is past this number for good, and the node finds no version of it: another message had the number, or
     /// this node does not look back far enough (a gateway looks back 20 epochs). Not settled, and never a reason to
-    /// sign anew: a full node, or the operator, says which.
+    /// sign anew: a full node, or the operator, says which. It waits for nothing, so that it counts to no limit.
     Missing,
 }
 
@@ -73,6 +73,11 @@ impl Progress {
     /// Whether nothing can change any more.
     pub fn is_settled(&self) -> bool {
         matches!(self, Self::Final { .. })
+    }
+
+    /// Whether it still waits for a block, or for finality.
+    pub fn waits(&self) -> bool {
+        !matches!(self, Self::Final { .. } | Self::Missing)
     }
 }
 
@@ -102,7 +107,7 @@ pub trait Journal: Send + Sync + 'static {
     fn unsettled(&self, from: Address) -> BoxFuture<'_, Result<Vec<Entry>, JournalError>>;
 
     /// Adds an entry. Refuses an intent that is there, a nonce that is not the next or above it, and more than
-    /// [`MAX_UNCONFIRMED`].
+    /// [`MAX_UNCONFIRMED`] that wait.
     fn add<'a>(&'a self, entry: &'a Entry) -> BoxFuture<'a, Result<(), JournalError>>;
 
     /// Adds a version behind the others. Refuses another nonce or call than the entry has, bytes that are there, and more
@@ -158,7 +163,7 @@ impl Entries {
         if self.next_nonce(entry.from).is_some_and(|next| entry.nonce < next) {
             return Err(conflict("the nonce is taken"));
         }
-        if self.of(entry.from).filter(|entry| !entry.progress.is_settled()).count() >= MAX_UNCONFIRMED {
+        if self.of(entry.from).filter(|entry| entry.progress.waits()).count() >= MAX_UNCONFIRMED {
             limits::hit("unconfirmed_messages");
             return Err(JournalError::Full);
         }

@@ -14,6 +14,9 @@ use crate::types::{AttoFil, Epoch, Message, SignedMessage, TipSetKey};
 
 /// The most gas that a block has room for: a message with a higher limit can never run.
 const BLOCK_GAS_LIMIT: u64 = 10_000_000_000;
+/// A message that is missing is searched while it is younger than so many times finality: each search goes back to when it
+/// was signed, and what no node has found by then was another's number.
+const SEARCHED_FOR: i64 = 4;
 /// Epochs that the search goes beyond what is known; twice this is what a gateway permits.
 const SEARCH_SLACK: i64 = 10;
 
@@ -278,6 +281,9 @@ impl Sender {
     }
 
     async fn follow(&self, entry: &Entry, view: &View, may_send: bool) -> Result<Progress, MessageError> {
+        if entry.progress == Progress::Missing && is_given_up(entry, view) {
+            return Ok(Progress::Missing);
+        }
         if let Some((version, found)) = self.search(entry, view).await? {
             let height = found.height;
             let is_final = height <= view.last_final.height;
@@ -346,6 +352,12 @@ impl Sender {
         let actor = self.lotus.actor(&entry.from, &view.last_final.key).await?;
         Ok(actor.is_some_and(|actor| actor.nonce > entry.nonce))
     }
+}
+
+/// Whether a missing message is searched no more.
+fn is_given_up(entry: &Entry, view: &View) -> bool {
+    let finality = view.head.height.since(view.last_final.height);
+    view.head.height.since(entry.since) > finality.saturating_mul(SEARCHED_FOR.unsigned_abs())
 }
 
 /// Premium and fee cap of a replacement: the premium a tenth and one more, or the pool refuses it; the cap no lower than

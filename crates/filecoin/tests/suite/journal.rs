@@ -109,4 +109,10 @@ async fn so_many_wait(journal: &dyn Journal) {
     let done = Progress::Final { version: 0, height: Epoch::new(50), exit_code: 0 };
     journal.progress(&open[0].intent, &done).await.unwrap();
     journal.add(&entry("more", 40)).await.unwrap();
+    assert_eq!(journal.add(&entry("yet more", 41)).await, Err(JournalError::Full));
+    // What is missing waits for nothing: 32 of them once ended all sending, for good. It may be found all the same.
+    journal.progress(&open[1].intent, &Progress::Missing).await.unwrap();
+    journal.add(&entry("yet more", 41)).await.unwrap();
+    assert_eq!(journal.unsettled(wallet()).await.unwrap()[0].intent, open[1].intent);
+    journal.progress(&open[1].intent, &done).await.unwrap();
 }

@@ -41,6 +41,7 @@ struct Model {
     /// By signed CID: the height at which it was executed.
     chain: BTreeMap<String, (i64, i64)>,
     pushed: Vec<SignedMessage>,
+    searched: u64,
 }
 
 type Shared = Arc<Mutex<Model>>;
@@ -65,13 +66,16 @@ fn answer(model: &mut Model, method: &str, params: &Value) -> Reply {
         }
         "ChainGetTipSetByHeight" => Reply::Result(tipset_json(params[0].as_i64().unwrap())),
         "MpoolPush" => push(model, &params[0]),
-        "StateSearchMsg" => Reply::Result(match model.chain.get(params[1]["/"].as_str().unwrap()) {
-            Some((height, exit_code)) => json!({
-                "Message": params[1], "Height": height, "TipSet": [],
-                "Receipt": {"ExitCode": exit_code, "Return": null, "GasUsed": 1}
-            }),
-            None => Value::Null,
-        }),
+        "StateSearchMsg" => {
+            model.searched += 1;
+            Reply::Result(match model.chain.get(params[1]["/"].as_str().unwrap()) {
+                Some((height, exit_code)) => json!({
+                    "Message": params[1], "Height": height, "TipSet": [],
+                    "Receipt": {"ExitCode": exit_code, "Return": null, "GasUsed": 1}
+                }),
+                None => Value::Null,
+            })
+        }
         other => panic!("{other}"),
     }
 }
@@ -123,6 +127,7 @@ async fn world(max_fee: u128) -> World {
         pool: BTreeMap::new(),
         chain: BTreeMap::new(),
         pushed: Vec::new(),
+        searched: 0,
     };
     let model = Arc::new(Mutex::new(model));
     let shared = model.clone();
@@ -267,6 +272,21 @@ async fn a_message_that_cannot_be_found_is_never_paid_twice() {
     w.include(&entry, 0, 2_001, 0);
     let landed = w.sender.tick(&view(3_002), true).await.unwrap();
     assert!(landed[0].progress.is_settled());
+}
+
+/// A message that another took the number of was searched at every look for ever, each time back to when it was signed.
+#[tokio::test]
+async fn a_message_that_is_missing_is_not_searched_for_ever() {
+    let w = world(ENOUGH).await;
+    w.sender.send("a", &call(), &view(2_000)).await.unwrap();
+    w.set(|model| model.final_nonce = 8);
+    assert_eq!(w.sender.tick(&view(3_000), true).await.unwrap()[0].progress, Progress::Missing);
+    let searched = |w: &World| w.model.lock().unwrap().searched;
+    for (head, again) in [(3_001, 1), (5_600, 1), (5_601, 0), (90_000, 0)] {
+        let before = searched(&w);
+        assert_eq!(w.sender.tick(&view(head), true).await.unwrap(), []);
+        assert_eq!(searched(&w) - before, again, "{head}");
+    }
 }
 
 #[tokio::test]

@@ -114,7 +114,7 @@ impl Records {
     ///
     /// # Errors
     /// [`Error::Conflict`] for an intent, a number or bytes that are there, or a number below one of the wallet's;
-    /// [`Error::Quota`] where `most` are not final.
+    /// [`Error::Quota`] where `most` wait for a block or for finality: one that is missing waits for nothing.
     pub async fn add_message(&self, row: MessageRow, most: u32) -> Result<(), Error> {
         self.write(Urgency::Takes, move |tx| {
             let row = row.clone();
@@ -209,10 +209,11 @@ async fn add(tx: &mut Tx, row: &MessageRow, most: u32) -> Result<(), Error> {
     if last_nonce(&mut tx.conn, &row.wallet).await?.is_some_and(|last| row.nonce <= last) {
         return conflict("the nonce is taken");
     }
-    let waiting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM messages WHERE wallet = $1 AND step <> 4")
-        .bind(&row.wallet)
-        .fetch_one(&mut tx.conn)
-        .await?;
+    let waiting: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM messages WHERE wallet = $1 AND step <> 4 AND step <> 5")
+            .bind(&row.wallet)
+            .fetch_one(&mut tx.conn)
+            .await?;
     if num(waiting) >= u64::from(most) {
         limits::hit("unconfirmed_messages");
         return Err(Error::Quota(format!("the wallet {} has {waiting} unconfirmed messages", row.wallet)));

@@ -160,7 +160,7 @@ async fn what_deals_need_leaves_neither_escrow_nor_wallet() {
     let more = AttoFil::new(free.get() + 1);
     assert!(matches!(funds::may_withdraw(&world.d, more).await, Err(Refused::Committed { .. })));
     let refused = funds::operators_call(&world.d, "w1", &FundsCall::Withdraw(more)).await;
-    assert!(refused.is_err() && !world.chain.state().messages.contains_key("w1"));
+    assert!(refused.is_err() && !world.chain.state().messages.contains_key("operator-w1"));
     funds::operators_call(&world.d, "w2", &FundsCall::Withdraw(free)).await.unwrap();
     // Its gas counts like any other.
     let before = world.records.totals().await.unwrap().lifetime;
@@ -186,7 +186,7 @@ async fn two_withdrawals_in_a_row_leave_what_deals_need() {
     let all = FundsCall::Withdraw(AttoFil::new(world.chain.state().escrow - 2 * COST));
     funds::operators_call(&world.d, "w1", &all).await.unwrap();
     let second = funds::operators_call(&world.d, "w2", &all).await;
-    assert_eq!(second, Err(Refused::Pending("w1".into())));
+    assert_eq!(second, Err(Refused::Pending("operator-w1".into())));
     let send = FundsCall::Send { to: "f1x".into(), amount: AttoFil::new(1) };
     assert!(matches!(funds::operators_call(&world.d, "s1", &send).await, Err(Refused::Pending(_))));
     let again = funds::operators_call(&world.d, "w1", &all).await.unwrap();
@@ -197,7 +197,7 @@ async fn two_withdrawals_in_a_row_leave_what_deals_need() {
     let landed = funds::operators_call(&world.d, "w1", &all).await.unwrap();
     assert_eq!(landed.progress, MessageProgress::Included);
     assert!(matches!(funds::operators_call(&world.d, "w2", &all).await, Err(Refused::Committed { .. })));
-    assert_eq!(world.chain.state().messages.keys().filter(|intent| intent.starts_with('w')).count(), 1);
+    assert_eq!(world.chain.state().messages.keys().filter(|intent| intent.contains('w')).count(), 1);
     world.rounds(10).await;
     world.sound().await;
 }
@@ -268,7 +268,7 @@ async fn t39_what_the_operator_put_in_is_not_put_in_again() {
     let world = World::new(settings(1), &good(1)).await;
     tracker::pass(&world.d).await;
     let fund = FundsCall::TopUp(AttoFil::new(2 * COST));
-    funds::operators_call(&world.d, "operator-1", &fund).await.unwrap();
+    funds::operators_call(&world.d, "1", &fund).await.unwrap();
     world.until(AggregateState::Stored, 80).await;
     let messages: Vec<String> = world.chain.state().messages.keys().cloned().collect();
     assert_eq!(messages, ["operator-1"]);
@@ -284,7 +284,7 @@ async fn gas_that_nothing_was_signed_for_is_let_go_of() {
     let before = reserved(&world).await;
     let amount = AttoFil::new(1);
     let bad = FundsCall::Send { to: "nobody".into(), amount };
-    assert!(funds::operators_call(&world.d, "operator-1", &bad).await.is_err());
+    assert!(funds::operators_call(&world.d, "1", &bad).await.is_err());
     assert_eq!(reserved(&world).await, before);
     // The process ended between the two.
     let fee = AttoFil::new(MAX_FEE);
@@ -296,7 +296,7 @@ async fn gas_that_nothing_was_signed_for_is_let_go_of() {
     assert_eq!(world.records.open_gas().await.unwrap(), ["top-up-1"]);
     // The same intent again: with its gas reserved.
     let good = FundsCall::Send { to: "f1x".into(), amount };
-    funds::operators_call(&world.d, "operator-1", &good).await.unwrap();
+    funds::operators_call(&world.d, "1", &good).await.unwrap();
     assert!(world.records.holds_gas("operator-1").await.unwrap());
     world.until(AggregateState::Stored, 60).await;
     world.sound().await;

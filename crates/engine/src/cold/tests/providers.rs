@@ -118,10 +118,12 @@ async fn settling_without_numbers_settles_what_came_to_nothing() {
     }
     let failed = world.in_state(DealState::Failed).await.remove(0);
     funds::operators_call(&world.d, "all", &all).await.unwrap();
-    let sent = world.chain.state().messages["all"].call.clone();
+    let sent = world.chain.state().messages["operator-all"].call.clone();
     assert_eq!(sent, FundsCall::Settle(vec![failed.deal_id.unwrap()]));
-    // The same again is the same message, whatever is locked by then.
+    // The same again is the same message, whatever is locked by then; and another waits for it, as all calls do.
     funds::operators_call(&world.d, "all", &all).await.unwrap();
+    let another = funds::operators_call(&world.d, "others", &all).await;
+    assert_eq!(another, Err(Refused::Pending("operator-all".into())));
 }
 
 /// It publishes and never seals: the slot goes on after the start, and the price stays locked until the market lets go.
