@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,6 +25,8 @@ const ACCOUNTS: usize = 4;
 const CLIENTS: usize = 32;
 /// Reads of each kind.
 const READS: usize = 4_000;
+/// Pairs of rounds with and without a Filecoin node.
+const ROUNDS: usize = 7;
 
 fn main() -> Result<()> {
     let pins = std::env::var("FLOE_BENCH_PINS").ok().and_then(|v| v.parse().ok()).unwrap_or(20_000usize);
@@ -51,7 +54,74 @@ async fn measure(pins: usize) -> Result<()> {
     println!("| GET /pins by name | {named} |");
     let long = load.get(READS / 40, move |_| format!("/pins?{states}&limit=1000")).await?;
     println!("| GET /pins, 1,000 of them | {long} |");
+    drop(floe);
+    beside_a_silent_lotus(dir.path()).await
+}
+
+/// R15: what a Filecoin node that takes connections and says nothing does to the API, in turns with a Floe that has none.
+async fn beside_a_silent_lotus(dir: &Path) -> Result<()> {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let lotus = silent.local_addr()?;
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok(connection) = silent.accept().await {
+            held.push(connection);
+        }
+    });
+    let none = Beside::start(&dir.join("none"), None).await?;
+    let dead = Beside::start(&dir.join("dead"), Some(lotus)).await?;
+    let mut took = Vec::new();
+    for _ in 0..ROUNDS {
+        took.push((none.read().await?, dead.read().await?));
+    }
+    println!(
+        "\n| GET /pins/{{id}} | requests/s | p50 ms | p99 ms | CPU ms a request |\n|---|---|---|---|---|"
+    );
+    let middle = |of: fn(&(Figures, Figures)) -> &Figures| {
+        let mut all: Vec<&Figures> = took.iter().map(of).collect();
+        all.sort_by_key(|figures| figures.p99);
+        all[ROUNDS / 2]
+    };
+    let (without, with) = (middle(|both| &both.0), middle(|both| &both.1));
+    println!("| no Filecoin node | {without} |\n| one that says nothing | {with} |");
+    let mut ratios: Vec<f64> =
+        took.iter().map(|(none, dead)| dead.p99.as_secs_f64() / none.p99.as_secs_f64()).collect();
+    ratios.sort_by(f64::total_cmp);
+    println!("p99, ratio: {:.2} (median of {ROUNDS} pairs)", ratios[ROUNDS / 2]);
     Ok(())
+}
+
+/// A Floe with pins that wait for replicas.
+struct Beside {
+    _floe: Floe,
+    load: Arc<Load>,
+    ids: Arc<Vec<String>>,
+}
+
+impl Beside {
+    async fn start(home: &Path, lotus: Option<SocketAddr>) -> Result<Self> {
+        let words = home.display().to_string();
+        run(&["init", "--data-dir", &words], &[])?;
+        let mut config = "[policy.default]\nreplicas = 1\nmax_price_attofil_gib_epoch = \"1\"\n".to_owned();
+        if let Some(lotus) = lotus {
+            run(&["wallet", "new", "--data-dir", &words], &[])?;
+            config.insert_str(
+                0,
+                &format!("filecoin.api = \"http://{lotus}\"\nfilecoin.look_every = \"200ms\"\n"),
+            );
+        }
+        let floe = Floe::start(home, &Options { config: Some(config), ..Options::default() })?;
+        let load =
+            Load { api: floe.api().to_owned(), pid: floe.pid(), tokens: tokens(&floe)?, http: http()? };
+        let load = Arc::new(load);
+        let (ids, _) = load.post(READS / 4).await?;
+        Ok(Self { _floe: floe, load, ids })
+    }
+
+    async fn read(&self) -> Result<Figures> {
+        let ids = self.ids.clone();
+        self.load.get(READS, move |nth| format!("/pins/{}", ids[nth % ids.len()])).await
+    }
 }
 
 fn http() -> Result<reqwest::Client> {
