@@ -163,6 +163,11 @@ impl FailureCode {
             .any(|part| text.contains(part))
     }
 
+    /// Whether a refusal is for now: the very same proposal may be taken a while later.
+    pub fn is_for_now(self) -> bool {
+        matches!(self, Self::RejectedBackpressure | Self::RejectedFunds | Self::RejectedCapacity)
+    }
+
     /// Whether the same provider may take another proposal later.
     pub fn is_passing(self) -> bool {
         matches!(

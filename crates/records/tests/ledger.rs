@@ -87,7 +87,7 @@ async fn life(seed: u64) {
                 records.store_signed(deal, signed(deal)).await.unwrap();
                 let at = floe_core::Timestamp::from_millis(START + n);
                 let sent = records.begin_sending(deal, Epoch::new(1), at).await.unwrap();
-                if sent.is_some() && model.deals[&deal].0 == DealState::Chosen {
+                if sent.is_some() && matches!(model.deals[&deal].0, DealState::Chosen | DealState::Refused) {
                     model.step(deal, DealEvent::Sending, 0);
                 }
             }

@@ -151,8 +151,12 @@ async fn fill(
         let (new, choice) = match choice {
             Ok(found) => found,
             Err(why) => {
+                match open.again(d, view, roster, slot, &deals).await? {
+                    Some(row) if escrow.covers_or_tells(d, &row).await => ready.push(row),
+                    Some(_) => {}
+                    None => d.board.error(NAME, why),
+                }
                 lacking += 1;
-                d.board.error(NAME, why);
                 continue;
             }
         };
@@ -224,15 +228,7 @@ impl Open {
         deals: &[DealRow],
     ) -> Result<Result<(NewDeal, Choice), String>, Error> {
         let (taken, tried, owners) = (slots::taken(deals), slots::tried(deals), slots::owners(deals));
-        let need = Need {
-            policy: &self.policy,
-            size: self.size,
-            now: view.head,
-            taken: &tried,
-            owners: &owners,
-            shared_owners: d.settings.deals.shared_owners,
-            tie: slots::tie(self.aggregate.id, slot, deals),
-        };
+        let need = self.need(d, view, slot, deals, (&tried, &owners));
         // Who came to nothing with this piece comes behind all who were not asked for it yet.
         let mut choice = roster.choose(d, &need).await?;
         if choice.is_err() && tried.len() > taken.len() {
@@ -261,6 +257,50 @@ impl Open {
             Ok(terms) => Ok((self.deal(d, view, slot, &choice, &terms), choice)),
             Err(unsound) => Err(format!("aggregate {}, slot {slot}: {unsound}", self.aggregate.id)),
         })
+    }
+
+    /// What goes out again for a slot that nobody else fits: the bytes that their provider refused for now, if it would be
+    /// chosen today and asks for no more than they pay.
+    async fn again(
+        &self,
+        d: &Deals,
+        view: ChainView,
+        roster: &mut Roster,
+        slot: u32,
+        deals: &[DealRow],
+    ) -> Result<Option<DealRow>, Error> {
+        let mut waiting = slots::refused_for_now(deals, slot, d.now());
+        waiting.retain(|row| has_time(d, view, row.start));
+        if waiting.is_empty() {
+            return Ok(None);
+        }
+        let mut taken = slots::taken(deals);
+        taken.retain(|id| waiting.iter().all(|row| row.provider != *id));
+        let owners = slots::owners(deals);
+        let need = self.need(d, view, slot, deals, (&taken, &owners));
+        let Ok(choice) = roster.choose(d, &need).await? else { return Ok(None) };
+        let row = waiting.into_iter().find(|row| row.provider == choice.placement.provider);
+        let asked = choice.ask.price.for_piece(self.size);
+        Ok(row.filter(|row| asked.is_some_and(|asked| asked <= row.price)).cloned())
+    }
+
+    fn need<'a>(
+        &'a self,
+        d: &Deals,
+        view: ChainView,
+        slot: u32,
+        deals: &[DealRow],
+        (taken, owners): (&'a [ActorId], &'a [ActorId]),
+    ) -> Need<'a> {
+        Need {
+            policy: &self.policy,
+            size: self.size,
+            now: view.head,
+            taken,
+            owners,
+            shared_owners: d.settings.deals.shared_owners,
+            tie: slots::tie(self.aggregate.id, slot, deals),
+        }
     }
 
     fn deal(&self, d: &Deals, view: ChainView, slot: u32, choice: &Choice, terms: &Terms) -> NewDeal {
@@ -359,6 +399,19 @@ impl Escrow {
         (self.known, self.calls) = (Some(rest.unwrap_or(left)), calls);
         Ok(rest.is_some())
     }
+
+    /// The same of a deal; where it is not covered a look is due, which tops up, and the board says so.
+    async fn covers_or_tells(&mut self, d: &Deals, row: &DealRow) -> bool {
+        match self.covers(d, row.cost).await {
+            Ok(true) => return true,
+            Ok(false) => {
+                d.look_due.notify_one();
+                d.board.error(NAME, format!("the deal {} waits for escrow", row.uuid));
+            }
+            Err(fault) => d.board.error(NAME, in_words(&fault)),
+        }
+        false
+    }
 }
 
 /// What is free beside all that is signed, at the head and at finality alike: what came in since is not there yet.
@@ -391,19 +444,7 @@ async fn prepare(
     if row.signed.is_some() {
         return Ok(Some(row));
     }
-    match escrow.covers(d, row.cost).await {
-        Ok(true) => {}
-        Ok(false) => {
-            d.look_due.notify_one();
-            d.board.error(NAME, format!("the deal {} waits for escrow", row.uuid));
-            return Ok(None);
-        }
-        Err(fault) => {
-            d.board.error(NAME, in_words(&fault));
-            return Ok(None);
-        }
-    }
-    sign(d, row).await
+    if escrow.covers_or_tells(d, &row).await { sign(d, row).await } else { Ok(None) }
 }
 
 /// Signs, once: what comes back is stored before anybody else sees it.
@@ -418,15 +459,19 @@ async fn sign(d: &Deals, row: DealRow) -> Result<Option<DealRow>, Error> {
     }
 }
 
+/// Whether what is left until the start is still most of the lead: providers need the time to seal.
+fn has_time(d: &Deals, view: ChainView, start: Epoch) -> bool {
+    let least_lead = d.settings.deals.start_lead / 4 * 3;
+    start.since(view.head) >= least_lead.unsigned_abs()
+}
+
 /// Whether the terms of a deal that nobody has seen yet are still those that would be agreed on now. An increase of any
 /// kind needs a new quote, and with it a new choice.
 async fn holds(d: &Deals, view: ChainView, row: &DealRow, fresh: Option<&Choice>) -> Result<(), Fault> {
     if fresh.is_some() {
         return Ok(());
     }
-    // What is left of the lead is still most of it: providers need the time to seal.
-    let least_lead = d.settings.deals.start_lead / 4 * 3;
-    if row.start.since(view.head) < least_lead.unsigned_abs() {
+    if !has_time(d, view, row.start) {
         let why = format!("it would start at {}, and the head is {}", row.start, view.head);
         return Err(Fault::new(FailureCode::RejectedStartEpoch, why));
     }

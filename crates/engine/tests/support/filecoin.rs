@@ -34,6 +34,8 @@ pub enum Script {
     Good,
     /// Refuses, in these words.
     Refuses(&'static str),
+    /// Refuses so many proposals in these words, keeps nothing of them, then does what it promises.
+    Busy(u32, &'static str),
     /// Refuses in these words, and publishes all the same.
     RefusesAndPublishes(&'static str),
     /// Takes so many proposals without a word, then does what it promises.
@@ -347,6 +349,10 @@ impl State {
         }
         if let Some(why) = breaks(&terms, &provider.ask, head, free, to) {
             return refused(&why);
+        }
+        if let Script::Busy(left @ 1.., text) = &mut provider.script {
+            *left -= 1;
+            return refused(text);
         }
         let publishes = !matches!(provider.script, Script::Refuses(_));
         provider.got.push((terms.uuid, deal.bytes.clone(), head, publishes));

@@ -75,6 +75,52 @@ async fn what_was_refused_and_published_all_the_same_is_an_alarm() {
     world.sound().await;
 }
 
+/// With as many providers as replicas, one that was busy for a minute kept its slot empty for the whole lead and finality: it
+/// was not asked again for that piece. It gets the same bytes again, and nothing is reserved or signed twice.
+#[tokio::test]
+async fn a_provider_that_was_busy_gets_the_same_bytes_again_where_nobody_else_fits() {
+    let busy = "deal rejected due to backpressure. Please retry in some time.";
+    let world = World::new(settings(1), &[Script::Busy(2, busy)]).await;
+    let refused = world.when(DealState::Refused).await;
+    assert_eq!(refused.error.as_ref().unwrap().code, FailureCode::RejectedBackpressure);
+    let rounds = world.until(AggregateState::Stored, 30).await;
+    assert!(rounds < 30, "long before its start");
+    let deals = world.deals().await;
+    assert_eq!((deals.len(), deals[0].uuid, world.signatures()), (1, refused.uuid, 1));
+    assert!(deals[0].error.is_none());
+    world.stored_and_paid_once().await;
+}
+
+/// Where another fits, that one has the slot, and the busy one is left alone from then on.
+#[tokio::test]
+async fn a_provider_that_was_busy_is_not_asked_again_for_a_slot_that_another_has() {
+    let busy = "deal rejected due to backpressure. Please retry in some time.";
+    let world = World::new(settings(1), &[Script::Busy(1, busy), Script::Good]).await;
+    prefer(&world, 1_000).await;
+    let refused = world.when(DealState::Refused).await;
+    world.until(AggregateState::Stored, 30).await;
+    world.clock.advance(Duration::from_secs(600));
+    let again = world.records.begin_sending(refused.uuid, Epoch::new(0), world.d.now()).await.unwrap();
+    assert_eq!(again, None, "the rows do not permit it either");
+    world.rounds(5).await;
+    assert_eq!(world.chain.state().providers[&1_000].got.len(), 0);
+    world.stored_and_paid_once().await;
+}
+
+/// What it refused for good does not go out again, nor what it asks more for by now.
+#[tokio::test]
+async fn what_was_refused_for_good_or_has_become_dearer_does_not_go_out_again() {
+    for (text, price) in [("client not allowed by provider", 50), ("deal rejected due to backpressure.", 51)] {
+        let world = World::new(settings(1), &[Script::Busy(1, text)]).await;
+        world.when(DealState::Refused).await;
+        world.chain.state().providers.get_mut(&1_000).unwrap().ask.price = AttoFil::new(price);
+        world.clock.advance(Duration::from_secs(600));
+        world.rounds(15).await;
+        assert_eq!(world.chain.state().providers[&1_000].got.len(), 0, "{text}");
+        assert_eq!(world.in_state(DealState::Refused).await.len(), 1, "{text}");
+    }
+}
+
 /// Our own fault: somebody must look.
 #[tokio::test]
 async fn a_refusal_that_tells_of_a_bug_of_ours_is_an_alarm() {

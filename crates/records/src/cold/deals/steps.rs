@@ -132,8 +132,9 @@ impl Records {
         .await
     }
 
-    /// The bytes are about to go out: `proposed` from now on, or another try of a lost one, or of one that its provider
-    /// does not know any more; with the next not before `retry_at`. `None` where they must not: spending is off, or the deal is not waiting for it.
+    /// The bytes are about to go out: `proposed` from now on, or another try of a lost one, of one that its provider does
+    /// not know any more, or of a refused one whose slot is open; with the next not before `retry_at`. `None` where they
+    /// must not: spending is off, or the deal is not waiting for it.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Damaged`].
@@ -301,15 +302,20 @@ async fn begin_sending(
 ) -> Result<Option<DealRow>, Error> {
     facts::fence(tx).await?;
     let mut row = one(&mut tx.conn, deal).await?;
-    let waits = matches!(row.state, DealState::Chosen | DealState::Unknown | DealState::Accepted);
+    let waits = match row.state {
+        DealState::Chosen | DealState::Unknown | DealState::Accepted => true,
+        // Its slot was open meanwhile: whoever has it keeps it.
+        DealState::Refused => !list::slot_waits(&mut tx.conn, row.aggregate, row.slot).await?,
+        _ => false,
+    };
     let waits = waits && row.signed.is_some();
     if !waits || !facts::switch(&mut tx.conn).await?.on {
         return Ok(None);
     }
     row.tries = row.tries.saturating_add(1);
     row.due = retry_at;
-    if row.state == DealState::Chosen {
-        row.sent = Some((tx.now, head));
+    if matches!(row.state, DealState::Chosen | DealState::Refused) {
+        row.sent = row.sent.or(Some((tx.now, head)));
         step(tx, &mut row, DealEvent::Sending, None).await?;
     } else {
         let watch = Some(row.start);
