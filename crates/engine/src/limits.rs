@@ -158,6 +158,16 @@ pub(crate) const DEALS_PER_PLAN: usize = 1_000;
 pub(crate) const ASK_FRESH: Duration = Duration::from_secs(60);
 /// Owner, peer id and addresses of a provider, which change rarely.
 pub(crate) const CHAIN_INFO_FRESH: Duration = Duration::from_secs(3_600);
+/// Epochs that a provider with Boost's default wants for sealing (a day), and an hour for the sending.
+const SEALING: i64 = 2_880 + 120;
+
+/// The least that must be left until a deal's start when it is sent: three quarters of the lead that it was chosen with, and
+/// what providers want. Networks for tests have shorter leads, and providers that seal at once.
+pub(crate) fn least_lead(start_lead: i64) -> i64 {
+    let most_of_it = start_lead / 4 * 3;
+    if start_lead < SEALING { most_of_it } else { most_of_it.max(SEALING) }
+}
+
 /// Attempts of one piece with one provider that came to nothing, after which it is not asked for this piece again.
 pub(crate) const TRIES_PER_PROVIDER: usize = 3;
 /// Wait before signed bytes whose answer was lost go out again; it doubles up to [`SEND_RETRY_MOST`].

@@ -28,7 +28,7 @@ use floe_core::{
     AccountId, ActorId, AggregateState, AttoFil, DealState, Epoch, FailureCode, PaddedSize, PieceCid,
 };
 use floe_records::Error;
-use floe_records::cold::{AggregateRow, Chosen, DealRow, NewDeal, Reply};
+use floe_records::cold::{AggregateRow, Chosen, DealRow, NewDeal, ProviderRow, Reply};
 use futures::{StreamExt as _, stream};
 
 use super::deals::{Deals, in_words};
@@ -419,9 +419,9 @@ async fn read_left(d: &Deals) -> Result<AttoFil, Fault> {
     let there = d.chain.funds().await?;
     let rows = d.records.unpublished_cost().await;
     let rows = rows.map_err(|error| Fault::new(FailureCode::FundsEscrow, error.to_string()))?;
-    there.least(|funds| {
-        let signed = rows.signed.checked_sub(rows.underway(funds.locked)).unwrap_or_default();
-        Ok(funds.free().map_err(Fault::from)?.checked_sub(signed).unwrap_or_default())
+    there.least(|funds, underway| {
+        let free = funds.free().map_err(Fault::from)?;
+        Ok(free.checked_sub(rows.signed(underway)).unwrap_or_default())
     })
 }
 
@@ -459,10 +459,10 @@ async fn sign(d: &Deals, row: DealRow) -> Result<Option<DealRow>, Error> {
     }
 }
 
-/// Whether what is left until the start is still most of the lead: providers need the time to seal.
+/// Whether what is left until the start is still most of the lead: providers need the time to seal, and by Boost's default
+/// take nothing that leaves them less than a day.
 fn has_time(d: &Deals, view: ChainView, start: Epoch) -> bool {
-    let least_lead = d.settings.deals.start_lead / 4 * 3;
-    start.since(view.head) >= least_lead.unsigned_abs()
+    start.since(view.head) >= limits::least_lead(d.settings.deals.start_lead).unsigned_abs()
 }
 
 /// Whether the terms of a deal that nobody has seen yet are still those that would be agreed on now. An increase of any
@@ -483,6 +483,7 @@ async fn holds(d: &Deals, view: ChainView, row: &DealRow, fresh: Option<&Choice>
     }
     let provider = d.records.provider(row.provider).await;
     let provider = provider.map_err(|error| Fault::new(FailureCode::SpUnresolvable, error.to_string()))?;
+    still_fits(d, row, &provider)?;
     let ask = ask_of(d, row.provider, &provider.contact(), view.head).await;
     let asked = ask.and_then(|ask| ask.price.for_piece(row.size));
     match asked {
@@ -492,6 +493,30 @@ async fn holds(d: &Deals, view: ChainView, row: &DealRow, fresh: Option<&Choice>
         }
         None => Err(Fault::new(FailureCode::SpDial, "it gives no ask any more")),
     }
+}
+
+/// Whether the policy as it is now would still choose this provider at this price, and the operator did not suspend it.
+fn still_fits(d: &Deals, row: &DealRow, provider: &ProviderRow) -> Result<(), Fault> {
+    let unfit = |why: String| Err(Fault::new(FailureCode::RejectedOther, why));
+    let Some(policy) = d.policy(&row.policy) else {
+        return unfit(format!("the configuration has no policy {:?} any more", row.policy));
+    };
+    if provider.suspended.is_some() {
+        return unfit(Unfit::Suspended.to_string());
+    }
+    if !policy.lists(provider.id) {
+        return unfit(Unfit::NotListed.to_string());
+    }
+    if !policy.is_within(&provider.regions) {
+        return unfit(Unfit::Region.to_string());
+    }
+    if policy.max_price.for_piece(row.size).is_none_or(|most| row.price > most) {
+        return unfit(format!(
+            "it was to be paid {} attoFIL an epoch, and the policy permits less now",
+            row.price
+        ));
+    }
+    Ok(())
 }
 
 /// Sends what is ready, some at a time. Says how many were refused.

@@ -263,6 +263,10 @@ impl World {
         self.chain.state().signed.values().map(Vec::len).sum()
     }
 
+    fn policy(&mut self) -> &mut Policy {
+        self.d.settings.policies.get_mut("default").unwrap()
+    }
+
     async fn account(&self, name: &str) -> AccountId {
         self.records.accounts().await.unwrap().iter().find(|a| a.name == name).unwrap().id
     }

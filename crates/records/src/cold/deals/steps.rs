@@ -252,6 +252,7 @@ async fn choose(tx: &mut Tx, new: &NewDeal, caps: &Caps) -> Result<Chosen, Error
     .fetch_one(&mut tx.conn)
     .await?;
     let generation = u32::try_from(generation).map_err(|_| Error::Conflict("too many attempts".into()))?;
+    let generation = generation.max(facts::least_generation(&mut tx.conn).await?);
     let uuid = DealUuid::of_attempt(&new.wallet, &new.piece, new.slot, generation);
     let permitted = ledger::reserve_deal(tx, uuid, new.provider, cost, &new.weights, caps).await?;
     if let Err(over) = permitted {
@@ -454,7 +455,9 @@ async fn unexpected(tx: &mut Tx, row: &DealRow) -> Result<(), Error> {
 
 async fn unlock(tx: &mut Tx, mut row: DealRow) -> Result<DealRow, Error> {
     if row.is_locked {
-        ledger::move_all(tx, row.uuid, Change::Release).await?;
+        if row.state == DealState::Failed {
+            ledger::move_all(tx, row.uuid, Change::Release).await?;
+        }
         row.is_locked = false;
         row.save(tx, row.state, None).await?;
     }
@@ -487,7 +490,8 @@ async fn step(
     let before = row.state;
     let (after, money) = before.after(event).map_err(|illegal| Error::Conflict(illegal.to_string()))?;
     match money {
-        Money::Stays => {}
+        // What its provider has not settled yet stays locked; it is paid all the same.
+        Money::Stays => row.is_locked |= after == DealState::Expired,
         // The market still has its price, until its cron or somebody settles it.
         Money::Released if before == DealState::Published => row.is_locked = true,
         Money::Released => ledger::move_all(tx, row.uuid, Change::Release).await?,
