@@ -92,6 +92,8 @@ pub struct Message {
     pub applied: Option<i64>,
     /// Another message had its number: it never comes onto the chain.
     pub is_missing: bool,
+    /// What it ends with on the chain: but for 0 it moves nothing, and its gas is burnt all the same.
+    pub exit_code: i64,
     told: bool,
 }
 
@@ -129,6 +131,8 @@ pub struct State {
     pub fault: Option<(usize, Outcome)>,
     /// Told when the head moves, where a test rings it.
     pub moved: Arc<tokio::sync::Notify>,
+    /// At each tick, whether messages might go out.
+    pub ticks: Vec<bool>,
     /// Calls go wrong by themselves, one in so many, by this seed.
     pub chaos: Option<(u64, u64)>,
 }
@@ -185,6 +189,7 @@ impl Filecoin {
             asked: Vec::new(),
             fault: None,
             moved: Arc::default(),
+            ticks: Vec::new(),
             chaos: None,
         })))
     }
@@ -267,6 +272,9 @@ impl State {
         for message in self.messages.values_mut().filter(waits) {
             message.applied = Some(head);
             self.wallet -= GAS;
+            if message.exit_code != 0 {
+                continue;
+            }
             match &message.call {
                 FundsCall::TopUp(amount) => {
                     self.wallet = self.wallet.checked_sub(amount.get()).expect("the wallet has it");
@@ -509,8 +517,14 @@ impl Chain for Filecoin {
             {
                 return Err(Fault::new(FailureCode::FundsWallet, "nothing was sent: this is no address"));
             }
-            let fresh =
-                Message { call: call.clone(), at: head, applied: None, is_missing: false, told: false };
+            let fresh = Message {
+                call: call.clone(),
+                at: head,
+                applied: None,
+                is_missing: false,
+                exit_code: 0,
+                told: false,
+            };
             let message = state.messages.entry(intent.to_owned()).or_insert(fresh);
             assert_eq!(message.call, *call, "one intent is one call");
             Ok(sent(intent, message, at))
@@ -522,8 +536,9 @@ impl Chain for Filecoin {
         Box::pin(async move { moved.notified().await })
     }
 
-    fn tick(&self, _may_send: bool) -> Boxed<'_, Result<Vec<Sent>, Fault>> {
-        Box::pin(self.call("tick", |state| {
+    fn tick(&self, may_send: bool) -> Boxed<'_, Result<Vec<Sent>, Fault>> {
+        Box::pin(self.call("tick", move |state| {
+            state.ticks.push(may_send);
             let at = state.last_final();
             let mut news = Vec::new();
             for (intent, message) in &mut state.messages {
@@ -542,6 +557,9 @@ fn sent(intent: &str, message: &Message, last_final: i64) -> Sent {
     let progress = match message.applied {
         None if message.is_missing => MessageProgress::Missing,
         None => MessageProgress::Pending,
+        Some(applied) if applied <= last_final && message.exit_code != 0 => {
+            MessageProgress::Final(Err(message.exit_code))
+        }
         Some(applied) if applied <= last_final => MessageProgress::Final(Ok(())),
         Some(_) => MessageProgress::Included,
     };

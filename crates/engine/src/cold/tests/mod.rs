@@ -7,6 +7,7 @@ mod filecoin;
 
 mod chain;
 mod crashes;
+mod gates;
 mod money;
 mod providers;
 
