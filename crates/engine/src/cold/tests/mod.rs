@@ -10,6 +10,7 @@ mod crashes;
 mod gates;
 mod money;
 mod providers;
+mod unwanted;
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
