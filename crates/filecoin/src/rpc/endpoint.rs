@@ -82,6 +82,15 @@ impl Endpoint {
         self.token.as_ref()
     }
 
+    /// A text of the node's or of the connection's, without the token: what is told of it goes into logs and rows. Before it is
+    /// cut, or half a token would stay.
+    pub(super) fn hide(&self, text: &str) -> String {
+        match &self.token {
+            Some(token) => text.replace(token.expose(), "[secret]"),
+            None => text.to_owned(),
+        }
+    }
+
     /// Whether the token goes over a network that others may read: not encrypted, and not to this machine.
     pub fn sends_token_in_clear(&self) -> bool {
         let local = match self.http.host() {
