@@ -75,7 +75,7 @@ impl Lotus {
             .with_custom_cert_store(tls()?)
             // Without jsonrpsee's own log of each request.
             .set_rpc_middleware(RpcServiceBuilder::new())
-            .set_http_middleware(ServiceBuilder::new().layer(Frames))
+            .set_http_middleware(ServiceBuilder::new().layer(Frames(endpoint.clone())))
             .build(endpoint.http())
             .map_err(|e| EndpointError(e.to_string()))?;
         Ok(Self { http: Arc::new(http), endpoint, timeout })

@@ -7,9 +7,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use bytes::Bytes;
 use url::{Host, Url};
 
-use crate::limits::MAX_ENDPOINT_BYTES;
+use crate::limits::{MAX_ENDPOINT_BYTES, MIN_HIDDEN_TOKEN};
 use crate::secret::Secret;
 
 /// The path of the interface that we speak.
@@ -88,6 +89,15 @@ impl Endpoint {
         match &self.token {
             Some(token) => text.replace(token.expose(), "[secret]"),
             None => text.to_owned(),
+        }
+    }
+
+    /// A body without the token. Only where that is as long as a real one: a short one may be a part of any answer.
+    pub(super) fn hide_in(&self, body: Bytes) -> Bytes {
+        let long = self.token.as_ref().map(Secret::expose).filter(|token| token.len() >= MIN_HIDDEN_TOKEN);
+        match (long, std::str::from_utf8(&body)) {
+            (Some(token), Ok(text)) if text.contains(token) => self.hide(text).into(),
+            _ => body,
         }
     }
 
