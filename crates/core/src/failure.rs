@@ -92,6 +92,8 @@ codes! {
     SectorFaulty = "sector_faulty",
     /// It ran to its end.
     Expired = "expired",
+    /// Nobody pins any of the piece any more.
+    Unwanted = "unwanted",
 }
 
 impl fmt::Display for FailureCode {

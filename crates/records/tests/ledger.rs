@@ -432,3 +432,49 @@ async fn t43_restored_rows_give_no_generation_a_second_time() {
     assert!(generations[2] >= 1 << 12 && generations[3] >= 1 << 12, "{generations:?}");
     assert_ne!(generations[2], generations[3], "each restore begins a line of its own");
 }
+
+/// T36: gas and the cap of an account came near their caps and nobody was told. Each cap tells of its four fifths at the
+/// reservation that reaches them, and not at those after it.
+#[tokio::test]
+async fn t36_a_cap_of_which_four_fifths_are_used_tells_once() {
+    let world = World::new();
+    let records = world.open().await;
+    let aggregate = packed(&records).await;
+    let accounts: Vec<_> = records.accounts().await.unwrap().iter().map(|account| account.id).collect();
+    let caps = Caps {
+        deal: AttoFil::new(1 << 40),
+        account_day: AttoFil::new(9_374),
+        day: AttoFil::new(17_500),
+        lifetime: AttoFil::new(100_000),
+    };
+    let told = async || -> Vec<(String, Option<floe_core::AccountId>, u64)> {
+        let events = records.events_after(0, 100).await.unwrap().into_iter();
+        let near = events.filter(|event| event.kind == "spending.near_cap");
+        let amount = |event: &floe_records::cold::Event| event.body["committed"].as_str().unwrap().parse();
+        near.map(|event| (event.subject.clone(), event.account, amount(&event).unwrap())).collect()
+    };
+    let deal = async |slot: u32, price: u128| {
+        let asked = attempt(aggregate, slot, 1_000 + u64::from(slot), price, &accounts);
+        assert!(matches!(records.choose_deal(asked, &caps).await.unwrap(), Chosen::Deal(_)), "{slot}");
+    };
+    let day = |committed| ("deals.max_per_day".to_owned(), None, committed);
+    let of_account = ("deals.max_per_account_day".to_owned(), Some(accounts[0]), 7_500);
+    // 7,500 of it are the first account's: one more than four fifths of its cap. 10,000 of the day's 14,000.
+    deal(0, 10).await;
+    assert_eq!(told().await, [of_account.clone()]);
+    // Gas is nobody's, and counts in the day.
+    for (intent, fee) in [("m1", 3_999), ("m2", 1), ("m2", 1), ("m3", 1)] {
+        records.reserve_gas(intent, AttoFil::new(fee), &caps).await.unwrap().unwrap();
+    }
+    assert_eq!(told().await, [of_account.clone(), day(14_000)]);
+    deal(1, 1).await;
+    assert_eq!(told().await.len(), 2, "both are past it: nothing new");
+    // It went below the line, and passes it once more.
+    records.gas_is_free("m1").await.unwrap();
+    records.reserve_gas("m4", AttoFil::new(3_999), &caps).await.unwrap().unwrap();
+    assert_eq!(told().await, [of_account, day(14_000), day(15_001)]);
+    // The next day begins anew.
+    world.clock.advance(std::time::Duration::from_secs(86_400));
+    records.reserve_gas("m5", AttoFil::new(14_000), &caps).await.unwrap().unwrap();
+    assert_eq!(told().await.len(), 4);
+}

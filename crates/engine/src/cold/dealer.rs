@@ -122,6 +122,11 @@ async fn begun(d: &Deals, view: ChainView, escrow: &mut Escrow) -> Result<Vec<De
     let most = limits::SENDINGS_PER_PASS as u32;
     let mut ready = Vec::new();
     for row in d.records.deals_due(DealState::Chosen, d.now(), most).await? {
+        if !d.records.has_live_pins(row.aggregate).await? {
+            let why = Fault::new(FailureCode::Unwanted, "nobody pins any of the piece any more");
+            d.records.withdraw_deal(row.uuid, why).await?;
+            continue;
+        }
         ready.extend(prepare(d, view, escrow, row, None).await?);
     }
     let lost = d.records.deals_due(DealState::Unknown, d.now(), most).await?;
@@ -140,6 +145,11 @@ async fn fill(
     ready: &mut Vec<DealRow>,
 ) -> Result<u64, Error> {
     let mut lacking = 0;
+    if !d.records.has_live_pins(aggregate.id).await? {
+        // What providers have, or may publish, goes on to its end; nothing is bought beside it or after it.
+        d.records.aggregate_unwanted(aggregate.id).await?;
+        return Ok(0);
+    }
     let Some(open) = Open::load(d, view, aggregate.clone()).await? else { return Ok(0) };
     let mut deals = open.deals.clone();
     for slot in open.slots.clone() {

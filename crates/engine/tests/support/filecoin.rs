@@ -94,6 +94,8 @@ pub struct Message {
     pub applied: Option<i64>,
     /// Another message had its number: it never comes onto the chain.
     pub is_missing: bool,
+    /// What it ends with on the chain: but for 0 it moves nothing, and its gas is burnt all the same.
+    pub exit_code: i64,
     told: bool,
     /// The most that it may cost by what was signed.
     fee: u128,
@@ -137,6 +139,8 @@ pub struct State {
     pub fault: Option<(usize, Outcome)>,
     /// Told when the head moves, where a test rings it.
     pub moved: Arc<tokio::sync::Notify>,
+    /// At each tick, whether messages might go out.
+    pub ticks: Vec<bool>,
     /// Calls go wrong by themselves, one in so many, by this seed.
     pub chaos: Option<(u64, u64)>,
 }
@@ -195,6 +199,7 @@ impl Filecoin {
             asked: Vec::new(),
             fault: None,
             moved: Arc::default(),
+            ticks: Vec::new(),
             chaos: None,
         })))
     }
@@ -277,6 +282,9 @@ impl State {
         for message in self.messages.values_mut().filter(waits) {
             message.applied = Some(head);
             self.wallet -= GAS;
+            if message.exit_code != 0 {
+                continue;
+            }
             match &message.call {
                 FundsCall::TopUp(amount) => {
                     self.wallet = self.wallet.checked_sub(amount.get()).expect("the wallet has it");
@@ -537,6 +545,7 @@ impl Chain for Filecoin {
                 at: head,
                 applied: None,
                 is_missing: false,
+                exit_code: 0,
                 told: false,
                 fee: state.max_fee,
             };
@@ -553,10 +562,11 @@ impl Chain for Filecoin {
 
     fn tick<'a>(
         &'a self,
-        _may_send: bool,
+        may_send: bool,
         gas: &'a BTreeMap<String, AttoFil>,
     ) -> Boxed<'a, Result<Vec<Sent>, Fault>> {
         Box::pin(self.call("tick", move |state| {
+            state.ticks.push(may_send);
             state.gas = gas.clone();
             let at = state.last_final();
             let (mut news, most) = (Vec::new(), state.max_fee);
@@ -577,6 +587,9 @@ fn sent(intent: &str, message: &Message, last_final: i64, max_fee: u128) -> Sent
     let progress = match message.applied {
         None if message.is_missing => MessageProgress::Missing,
         None => MessageProgress::Pending,
+        Some(applied) if applied <= last_final && message.exit_code != 0 => {
+            MessageProgress::Final(Err(message.exit_code))
+        }
         Some(applied) if applied <= last_final => MessageProgress::Final(Ok(())),
         Some(_) => MessageProgress::Included,
     };

@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 
 use floe_core::cold::DealUuid;
-use floe_core::spending::{Caps, Committed, OverCap, split};
+use floe_core::spending::{Cap, Caps, Committed, OverCap, split};
 use floe_core::{AccountId, ActorId, AttoFil, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -230,17 +230,19 @@ impl Records {
                 {
                     return Ok(Ok(()));
                 }
-                let mut beside = committed(tx).await?;
-                beside.lifetime = less(beside.lifetime, had)?;
-                if before.as_ref().is_some_and(|part| part.day == today) {
-                    beside.day = less(beside.day, had)?;
-                }
+                let all = committed(tx).await?;
+                let is_of_today = before.as_ref().is_some_and(|part| part.day == today);
+                let had_today = if is_of_today { had } else { AttoFil::ZERO };
+                let mut beside = all;
+                (beside.day, beside.lifetime) = (less(all.day, had_today)?, less(all.lifetime, had)?);
                 if let Err(over) = caps.permit_gas(&beside, fee) {
                     limits::hit(over.cap.name());
                     return Ok(Err(over));
                 }
+                near(tx, Cap::Day, caps.day, (all.day, less(fee, had_today)?), None).await?;
+                near(tx, Cap::Lifetime, caps.lifetime, (all.lifetime, less(fee, had)?), None).await?;
                 match before {
-                    Some(part) if part.day == today => {
+                    Some(part) if is_of_today => {
                         shift(tx, part, Change::Reserve, less(fee, had)?).await?;
                     }
                     Some(mut part) => {
@@ -424,6 +426,9 @@ pub(crate) async fn reserve_deal(
         return Ok(Err(over));
     }
     warn_near(tx, caps, &committed, cost).await?;
+    for ((account, share), (before, _)) in shares.iter().zip(&today) {
+        near(tx, Cap::AccountDay, caps.account_day, (*before, *share), Some(AccountId(*account))).await?;
+    }
     take(tx, &deal.to_string(), db(provider.get()), &shares).await.map(Ok)
 }
 
@@ -440,19 +445,28 @@ pub(crate) async fn reserve_anyhow(
     take(tx, &deal.to_string(), db(provider.get()), &shares).await
 }
 
-/// Tells of a cap that is passed by four fifths with this reservation, at the one that passes it.
+/// Tells of the caps of all of which four fifths are used with this reservation.
 async fn warn_near(tx: &mut Tx, caps: &Caps, before: &Committed, asked: AttoFil) -> Result<(), Error> {
-    for (name, limit, committed) in
-        [("deals.max_per_day", caps.day, before.day), ("deals.max_lifetime", caps.lifetime, before.lifetime)]
-    {
-        let line = limit.get() / 5 * 4;
-        let after = committed.get().saturating_add(asked.get());
-        if committed.get() < line && after >= line {
-            let body = serde_json::json!({ "cap": name, "limit": limit, "committed": AttoFil::new(after) });
-            super::events::insert(tx, "spending.near_cap", None, name, &body).await?;
-        }
+    near(tx, Cap::Day, caps.day, (before.day, asked), None).await?;
+    near(tx, Cap::Lifetime, caps.lifetime, (before.lifetime, asked), None).await
+}
+
+/// Tells of a cap at the reservation that brings it to four fifths, and at no other: who is warned each time reads none.
+async fn near(
+    tx: &mut Tx,
+    cap: Cap,
+    limit: AttoFil,
+    (before, asked): (AttoFil, AttoFil),
+    account: Option<AccountId>,
+) -> Result<(), Error> {
+    let line = limit.get() - limit.get() / 5;
+    let after = before.get().saturating_add(asked.get());
+    if before.get() >= line || after < line {
+        return Ok(());
     }
-    Ok(())
+    let name = cap.name();
+    let body = serde_json::json!({ "cap": name, "limit": limit, "committed": AttoFil::new(after) });
+    super::events::insert(tx, "spending.near_cap", account, name, &body).await
 }
 
 fn less(all: AttoFil, part: AttoFil) -> Result<AttoFil, Error> {

@@ -7,8 +7,10 @@ mod filecoin;
 
 mod chain;
 mod crashes;
+mod gates;
 mod money;
 mod providers;
+mod unwanted;
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};

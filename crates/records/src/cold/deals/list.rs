@@ -378,7 +378,10 @@ async fn page(conn: &mut SqliteConnection, filter: &DealFilter) -> Result<Vec<De
     Ok(whole(&sql.build().fetch_all(conn).await?))
 }
 
-pub(super) async fn of_aggregate(conn: &mut SqliteConnection, id: Uuid) -> Result<Vec<DealRow>, Error> {
+pub(in crate::cold) async fn of_aggregate(
+    conn: &mut SqliteConnection,
+    id: Uuid,
+) -> Result<Vec<DealRow>, Error> {
     let sql = format!("{SELECT} WHERE d.aggregate = $1 ORDER BY d.slot, d.generation");
     let rows = sqlx::query(AssertSqlSafe(sql)).bind(key(id)).fetch_all(conn).await?;
     rows.iter().map(DealRow::read).collect()
