@@ -1,7 +1,8 @@
 //! Reachability, relays, and floods.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 
+use floe_bitswap::wire;
 use futures::StreamExt as _;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{NetworkBehaviour, Swarm, SwarmEvent};
@@ -11,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::PrivateAddresses;
-use crate::limits::MAX_EXTERNAL;
+use crate::limits::{MAX_EXTERNAL, MEMORY_CLOSE_BATCH};
 use crate::task::Command;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,26 +250,42 @@ async fn a_node_is_reached_through_its_relay() {
     task.abort();
 }
 
+/// A peer that served a pin could go before strangers that only took up memory, and nothing noticed: it was enough that
+/// all were gone in the end.
 #[tokio::test(flavor = "multi_thread")]
-async fn t07_the_guard_closes_inbound_connections() {
-    let full = Arc::new(AtomicBool::new(false));
-    let measure = full.clone();
+async fn t07_the_guard_closes_inbound_connections_and_that_of_a_peer_that_serves_a_pin_last() {
+    // Looks that find too much in use.
+    let over = Arc::new(AtomicUsize::new(0));
+    let measure = over.clone();
+    let used = move || {
+        let is_over =
+            measure.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+        if is_over { 1 << 40 } else { 0 }
+    };
     let mut world = world();
-    world.memory = Memory::with(1 << 40, move || if measure.load(Ordering::Relaxed) { 1 << 40 } else { 0 });
+    world.memory = Memory::with(1 << 40, used);
     let server = Peer::start_in(|_| {}, world).await;
-    let pinned = Peer::start(|_| {}).await;
-    // A peer that serves a pin, and who dials in himself.
+    let address: Multiaddr = tcp(&server).parse().unwrap();
+    let serving = Peer::start(|_| {}).await;
     let root = *block(8).cid();
-    let origin = format!("/p2p/{}", pinned.node.peer_id());
-    let mut pin = server.open(root, &[origin], true);
+    let mut pin = server.open(root, &[format!("/p2p/{}", serving.node.peer_id())], true);
     pin.want(&[root]);
-    let mut sessions = Vec::new();
-    for client in [&pinned, &Peer::start(|_| {}).await] {
-        let mut session = client.open(root, &server.addresses(), true);
-        session.want(&[root]);
-        sessions.push(session);
+    let mut strangers = Vec::new();
+    // As many as one look closes. Half come before the peer that serves the pin, so that its age decides nothing.
+    for count in 0..MEMORY_CLOSE_BATCH {
+        if count == MEMORY_CLOSE_BATCH / 2 {
+            serving.open(root, &server.addresses(), true).want(&[root]);
+            until(|| serving.node.status().peers == 1).await;
+        }
+        strangers.push(wire::Peer::dial(address.clone()).await);
     }
-    until(|| server.node.status().peers == 2).await;
-    full.store(true, Ordering::Relaxed);
+    until(|| server.node.status().peers == MEMORY_CLOSE_BATCH + 1).await;
+    over.store(1, Ordering::Relaxed);
+    for stranger in &mut strangers {
+        soon(async { while stranger.inbound.recv().await.is_some() {} }).await;
+    }
+    until(|| server.node.status().peers == 1).await;
+    assert_eq!(serving.node.status().peers, 1, "it serves a pin");
+    over.store(1, Ordering::Relaxed);
     until(|| server.node.status().peers == 0).await;
 }
