@@ -16,9 +16,16 @@ pub(crate) const HEALS_PER_NODE: usize = 4;
 pub(crate) const FIRST_BLOCK_WITHIN: Duration = Duration::from_secs(20);
 /// The same for the *first* attempt of a DAG while others wait for a slot. A hundred dead pins of one account
 /// pass its ten slots in 40 s at this value, so a findable pin behind them is pinned within 60 s; what can be
-/// had only slowly gets the full time in its second attempt, 30 s later.
+/// had only slowly gets the full time in its second attempt, 30 s later. While others wait, an attempt that had
+/// blocks has no more patience than one that had none, this or [`FIRST_BLOCK_WITHIN`]: a tree that lacks one leaf
+/// is as dead as one that lacks its root.
 pub(crate) const FIRST_BLOCK_WITHIN_CONTENDED: Duration = Duration::from_secs(4);
-/// An attempt that had blocks parks after so long without another (limits.md, "no-progress timer per pin").
+/// What each block gives back of that patience. A peer that sends one in this time, be it 64 KiB/s in blocks of
+/// 256 KiB, keeps the slot; one that sends a block just before the time is up, each time, does not. Doubled: half as
+/// much holds a slot for ever; halved: slow lines take turns with those that wait.
+pub(crate) const PATIENCE_PER_BLOCK: Duration = FIRST_BLOCK_WITHIN_CONTENDED;
+/// An attempt that had blocks parks after so long without another, where nobody waits for its slot (limits.md,
+/// "no-progress timer per pin").
 pub(crate) const NO_PROGRESS_WITHIN: Duration = Duration::from_secs(120);
 /// Wait after the first attempt without a block; doubles with each.
 pub(crate) const BACKOFF_FIRST: Duration = Duration::from_secs(30);
