@@ -5,6 +5,8 @@
 
 #![allow(clippy::print_stdout, reason = "a suite speaks to a person")]
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,10 +24,14 @@ use floe_tests::seeder::{Seeder, reads_back};
 use floe_tests::{dag, noise, skipped};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, stream};
 use libp2p::Multiaddr;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 const SOON: Duration = Duration::from_secs(60);
+
+/// A peer of an origin, whom nobody meets.
+const PEER: &str = "12D3KooWGjMCwJJvQmQ7mGEGCtmRsJDkYxHDpn2tWkDCbqk2Pkye";
 
 /// Peers that connect side by side: a handshake costs a millisecond of CPU on each side.
 const DIALS_AT_ONCE: usize = 16;
@@ -350,4 +356,100 @@ async fn t08_a_flood_of_dials_leaves_api_and_exchange_working() -> Result<()> {
     ensure!(through > 0, "no dial got through: this was no flood");
     ensure!(slowest < Duration::from_secs(2), "an API request took {slowest:?}");
     peers(&floe, |count| count < 10).await
+}
+
+/// Every series of `/metrics`: a name with its labels.
+async fn series(floe: &Floe) -> Result<BTreeSet<String>> {
+    let ops = floe.endpoints["ops"].as_str().context("no ops address")?;
+    let text = reqwest::get(format!("{ops}/metrics")).await?.text().await?;
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    Ok(lines.filter_map(|line| line.rsplit_once(' ')).map(|(series, _)| series.to_owned()).collect())
+}
+
+/// The first address in a text that is of use behind this machine's own door alone.
+fn private_address(text: &str) -> Option<&str> {
+    let mut words = text.split(|c: char| !(c.is_ascii_hexdigit() || matches!(c, '.' | ':')));
+    words.find(|word| {
+        let ip = word.parse::<IpAddr>().ok().or_else(|| word.parse::<SocketAddr>().ok().map(|at| at.ip()));
+        match ip {
+            Some(IpAddr::V4(ip)) => {
+                ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified()
+            }
+            Some(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+            None => false,
+        }
+    })
+}
+
+/// So many pins of blocks that nobody has, under a hostile name and from an address of the inner network, and so many
+/// peers that want others. What each was called.
+async fn name_much(floe: &Floe, pins: usize, guests: usize, first: usize) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for n in first..first + pins {
+        let cid = nowhere(usize::MAX, n).to_string();
+        let name = format!("pin {n}\n{{\"level\":\"ERROR\"}}\r\u{1b}[2J\u{7f}");
+        let origins = [format!("/ip4/10.99.0.{}/tcp/4001/p2p/{PEER}", 1 + n % 200)];
+        let body = json!({ "cid": cid, "name": name, "origins": origins, "meta": { "\u{7f}": "\n" } });
+        let (status, answer) = floe.call("POST", "/pins", Some(body)).await?;
+        ensure!(status == 202, "POST /pins answered {status}: {answer}");
+        names.push(cid);
+    }
+    for (peer, number) in connect(floe, guests).await?.iter().zip(first..) {
+        want_all(peer, number, 50).await?;
+        names.push(peer.id.to_string());
+        names.push(nowhere(number, 0).to_string());
+    }
+    Ok(names)
+}
+
+/// A label for each CID fills the memory of whoever collects the figures; a line that is no JSON, or an address of the
+/// inner network, is what no test of the running binary looked for. A path with a DEL in it made such a line.
+#[tokio::test(flavor = "multi_thread")]
+async fn t31_t45_what_strangers_name_makes_no_series_and_breaks_no_line_of_the_log() -> Result<()> {
+    const HOSTILE: &str = "floe\u{7f}\n{}\u{1b}[2J";
+    let keep = tempfile::tempdir()?;
+    let (dir, log) = (keep.path().join(HOSTILE), keep.path().join("stderr"));
+    let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+    let options = Options {
+        args: words(&["--log-format", "json", "--log-filter", "debug"]),
+        // Stdout is for the operator; stderr has the log alone.
+        under: words(&["sh", "-c", r#"exec "$0" "$@" 2>>"$STDERR_TO""#]),
+        env: vec![("STDERR_TO".into(), log.display().to_string())],
+        ..Options::default()
+    };
+    ensure!(Floe::start(&dir, &options)?.stop()? == 0, "it stops");
+    // The next start tells of this, with the path.
+    std::fs::remove_file(dir.join("pin.token"))?;
+    let floe = Floe::start(&dir, &options)?;
+
+    // The first bring what is there once; so does the first look.
+    name_much(&floe, 12, 4, 0).await?;
+    series(&floe).await?;
+    let before = series(&floe).await?;
+    let names = name_much(&floe, 50, 20, 100).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let after = series(&floe).await?;
+    let new: Vec<_> = after.difference(&before).collect();
+    ensure!(new.len() < 10, "50 pins and 20 peers made {} series: {new:?}", new.len());
+    for name in &names {
+        let named = after.iter().find(|series| series.contains(name.as_str()));
+        ensure!(named.is_none(), "{named:?} names what a stranger named");
+    }
+    let ops = floe.endpoints["ops"].as_str().context("no ops address")?;
+    let all = reqwest::get(format!("{ops}/metrics")).await?.text().await?;
+    ensure!(private_address("no 8.8.8.8, but 10.99.0.7:4001").is_some_and(|found| found.starts_with("10.")));
+    ensure!(private_address(&all).is_none(), "the metrics tell of {:?}", private_address(&all));
+    ensure!(!all.contains("[2J"), "a name is in the metrics");
+
+    ensure!(floe.stop()? == 0, "it stops");
+    let text = std::fs::read_to_string(&log)?;
+    let mut hostile = 0;
+    for line in text.lines() {
+        let event: Value = serde_json::from_str(line).with_context(|| format!("no document: {line:?}"))?;
+        ensure!(event["level"].is_string() && event["timestamp"].is_string(), "no event: {line}");
+        ensure!(!line.contains(|c: char| c.is_control()), "{line:?}");
+        hostile += usize::from(event["message"].as_str().is_some_and(|said| said.contains(HOSTILE)));
+    }
+    ensure!(hostile > 0, "no line has the path in it: {text}");
+    Ok(())
 }

@@ -54,6 +54,9 @@ pub(crate) const EVENT_SILENCE: Duration = Duration::from_secs(45);
 /// How often `--wait` asks where there is no stream of events.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often the bar of `--wait` moves while nothing new is known: often enough to be seen alive.
+pub(crate) const BAR_TICK: Duration = Duration::from_millis(120);
+
 /// How long `--wait` is quiet after it was told that it asks too often.
 pub(crate) const BUSY_PAUSE: Duration = Duration::from_secs(5);
 

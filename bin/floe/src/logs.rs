@@ -22,8 +22,12 @@ const BLANK: &[u8] = b"floe_[redacted]";
 pub(crate) fn start(settings: &Log) {
     let filter = EnvFilter::try_new(&settings.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = settings.format == LogFormat::Text && io::stderr().is_terminal();
+    let form = match settings.format {
+        LogFormat::Text => Form::Text { ansi },
+        LogFormat::Json => Form::Json,
+    };
     let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(Guarded { ansi });
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(Guarded { form });
     // A second call would mean two logs in one process: the first one stays.
     let _ = match settings.format {
         LogFormat::Text => builder.try_init(),
@@ -31,22 +35,31 @@ pub(crate) fn start(settings: &Log) {
     };
 }
 
+/// How a control character is written.
+#[derive(Clone, Copy)]
+enum Form {
+    /// `ansi`: the colours are ours, and stay.
+    Text { ansi: bool },
+    /// A document stays one: it knows no `\x7f`.
+    Json,
+}
+
 #[derive(Clone, Copy)]
 struct Guarded {
-    ansi: bool,
+    form: Form,
 }
 
 impl<'a> MakeWriter<'a> for Guarded {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line { ansi: self.ansi, bytes: Vec::new() }
+        Line { form: self.form, bytes: Vec::new() }
     }
 }
 
 /// One event, written out when it is whole.
 struct Line {
-    ansi: bool,
+    form: Form,
     bytes: Vec<u8>,
 }
 
@@ -65,12 +78,12 @@ impl Drop for Line {
     fn drop(&mut self) {
         if !self.bytes.is_empty() {
             // A log that cannot be written must not stop what it tells of.
-            let _ = io::stderr().lock().write_all(&clean(&self.bytes, self.ansi));
+            let _ = io::stderr().lock().write_all(&clean(&self.bytes, self.form));
         }
     }
 }
 
-fn clean(bytes: &[u8], ansi: bool) -> Vec<u8> {
+fn clean(bytes: &[u8], form: Form) -> Vec<u8> {
     let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let mut out = Vec::with_capacity(body.len() + 1);
     let mut at = 0;
@@ -80,11 +93,17 @@ fn clean(bytes: &[u8], ansi: bool) -> Vec<u8> {
             at += length;
             continue;
         }
-        match body[at] {
-            // Colours are ours; a name's own escape was escaped by the formatter.
-            0x1b if ansi => out.push(0x1b),
-            control @ (0..=0x1f | 0x7f) => out.extend_from_slice(format!("\\x{control:02x}").as_bytes()),
-            byte => out.push(byte),
+        match (body[at], form) {
+            // A name's own escape was escaped by the formatter.
+            (0x1b, Form::Text { ansi: true }) => out.push(0x1b),
+            (control @ (0..=0x1f | 0x7f), Form::Text { .. }) => {
+                out.extend_from_slice(format!("\\x{control:02x}").as_bytes());
+            }
+            // The formatter escapes all but 0x7f.
+            (control @ (0..=0x1f | 0x7f), Form::Json) => {
+                out.extend_from_slice(format!("\\u{control:04x}").as_bytes());
+            }
+            (byte, _) => out.push(byte),
         }
         at += 1;
     }
@@ -119,7 +138,7 @@ mod tests {
     use super::*;
 
     fn cleaned(text: &str) -> String {
-        String::from_utf8(clean(text.as_bytes(), false)).unwrap()
+        String::from_utf8(clean(text.as_bytes(), Form::Text { ansi: false })).unwrap()
     }
 
     #[test]
@@ -140,5 +159,15 @@ mod tests {
     #[test]
     fn t31_an_event_is_one_line() {
         assert_eq!(cleaned("name=a\nINFO forged\r\u{1b}[2J\n"), "name=a\\x0aINFO forged\\x0d\\x1b[2J\n");
+    }
+
+    /// A path with a DEL in it made a line that no collector could read: `\x7f` is no escape of JSON.
+    #[test]
+    fn t31_a_document_stays_one() {
+        let line = serde_json::json!({ "message": "a\u{7f}b\nc\u{1b}[2J" }).to_string();
+        let cleaned = String::from_utf8(clean(format!("{line}\n").as_bytes(), Form::Json)).unwrap();
+        assert!(!cleaned.trim_end().contains(char::is_control), "{cleaned}");
+        let read: serde_json::Value = serde_json::from_str(&cleaned).unwrap();
+        assert_eq!(read["message"], "a\u{7f}b\nc\u{1b}[2J");
     }
 }

@@ -459,6 +459,9 @@ fn accounts_have_bounds_and_can_be_shut_out() {
         "30d",
     ];
     let made = node.json(0, &args);
+    let at = |key: &str| made["token"][key].as_u64().unwrap_or_default();
+    let days = at("expires").saturating_sub(at("created")) as f64 / 86_400_000.0;
+    assert!((29.99..30.01).contains(&days), "{days} days: {made}");
     let secret = made["secret"].as_str().unwrap();
     node.cli(0, &["pin", "add", EMPTY, "--token", secret]);
     let dir_arg = dir.display().to_string();

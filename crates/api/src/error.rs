@@ -223,7 +223,8 @@ impl From<PullError> for ApiError {
         match error {
             PullError::Unknown => Self::not_found(),
             PullError::Over => Self::gone(PullError::Over.to_string()),
-            // A provider takes anything but this for the end of the deal.
+            // A provider takes anything but these for the end of the deal.
+            PullError::Restored => Self::busy(PullError::Restored.to_string(), limits::PULL_AGAIN),
             PullError::Trouble(_) => Self::busy("the piece cannot be read now", limits::PULL_AGAIN),
         }
     }
@@ -303,6 +304,7 @@ mod tests {
         for (error, want) in [
             (PullError::Unknown, "404 NOT_FOUND"),
             (PullError::Over, "410 GONE"),
+            (PullError::Restored, "503 UNAVAILABLE, after 30 s"),
             (PullError::Trouble(PieceError::Busy), "503 UNAVAILABLE, after 30 s"),
             (PullError::Trouble(missing), "503 UNAVAILABLE, after 30 s"),
         ] {

@@ -332,7 +332,7 @@ mod tests {
 
     use super::public_host;
     use crate::limits::{HEADER_BYTES, HEADER_FIELDS};
-    use crate::testing::{Options, front};
+    use crate::testing::{Options, front, front_for_pulls};
 
     fn request(method: &str, uri: &str) -> Request<Body> {
         Request::builder().method(method).uri(uri).header(HOST, "localhost:4780").body(Body::empty()).unwrap()
@@ -508,6 +508,30 @@ mod tests {
         assert_eq!(from("1.2.3.5").await.unwrap().status(), 200);
         drop(held);
         assert_eq!(from("1.2.3.4").await.unwrap().status(), 200);
+    }
+
+    /// A 429 ends a transfer of Boost's for good, and with it the deal: of the pull listener each bound on requests is a 503.
+    #[tokio::test]
+    async fn a_provider_over_a_bound_of_requests_is_told_to_come_back() {
+        for (per_client, all) in [(1, 9), (9, 1)] {
+            let mut options = Options::default();
+            (options.pace.requests_per_client, options.pace.requests) = (per_client, all);
+            let app = front_for_pulls(&options).into_service();
+            let ask = |uri: &str| {
+                let mut request = request("GET", uri);
+                request.extensions_mut().insert(crate::client::Peer([203, 0, 113, 5].into()));
+                app.clone().oneshot(request)
+            };
+            let held = ask("/endless").await.unwrap();
+            let second = ask("/ok").await.unwrap();
+            assert_eq!(
+                (second.status().as_u16(), &second.headers()["retry-after"]),
+                (503, &HeaderValue::from(30)),
+                "{per_client} of one, {all} of all"
+            );
+            drop(held);
+            assert_eq!(ask("/ok").await.unwrap().status(), 200);
+        }
     }
 
     #[tokio::test]

@@ -93,6 +93,10 @@ fn refused(deal: DealUuid, error: PullError) -> ApiError {
             tracing::warn!(%deal, %cause, "the piece of deal {deal} is not sent: {cause}");
             count("trouble");
         }
+        PullError::Restored => {
+            tracing::warn!(%deal, "the deal {deal} is asked for, and these rows were restored and do not know it");
+            count("restored");
+        }
         PullError::Over => count("over"),
         PullError::Unknown => count("unknown"),
     }

@@ -98,6 +98,14 @@ pub(crate) fn front(options: &Options) -> Front {
     Front::new(routes(), host, prefixes, trusted, places, Arc::<Counting>::default())
 }
 
+/// The same routes behind what providers pass.
+pub(crate) fn front_for_pulls(options: &Options) -> Front {
+    let trusted = TrustedProxies::new(options.trusted.clone());
+    let clients = Clients::new(options.pace.requests_per_client, "test");
+    let places = Places::new(options.pace.requests, "test", clients);
+    Front::for_pulls(routes(), trusted, places, Arc::<Counting>::default())
+}
+
 /// Serves on a free port.
 pub(crate) async fn serve(options: Options) -> (Running, SocketAddr) {
     let listener = Listener::bind("test", SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();

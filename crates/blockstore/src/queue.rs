@@ -42,6 +42,8 @@ pub(crate) enum Op {
     Restore { hash: Key, loc: Loc, len: u32, done: Sender<Result<(), Error>> },
     /// Begins a new pack.
     Roll { done: Sender<Result<(), Error>> },
+    /// Ends the pack that compaction fills, so that it can have holes.
+    SealCopies { done: Sender<Result<(), Error>> },
     /// Writes the index down.
     Checkpoint { done: Sender<Result<(), Error>> },
     /// Remembers that a block is damaged.
@@ -90,7 +92,9 @@ impl Op {
             Self::Copy { done, .. } | Self::Displace { done, .. } | Self::Restore { done, .. } => {
                 done.send(Err(error));
             }
-            Self::Roll { done } | Self::Checkpoint { done } => done.send(Err(error)),
+            Self::Roll { done } | Self::SealCopies { done } | Self::Checkpoint { done } => {
+                done.send(Err(error));
+            }
             Self::Step { done, .. } | Self::Reap { done, .. } => done.send(Err(error)),
             Self::Damaged { .. } | Self::Stop => {}
         }

@@ -19,10 +19,11 @@ use uuid::Uuid;
 use crate::ManifestTotals;
 use crate::index::{IndexError, Layered};
 use crate::limits;
+use crate::packs;
 use crate::record::{Key, Loc, Member, Reader, Record, State, Tomb, record_len};
 
 /// The version of everything in the index. Another version is thrown away and built again.
-const INDEX_VERSION: u32 = 2;
+const INDEX_VERSION: u32 = 3;
 pub(crate) const CHECKPOINT_KEY: &[u8] = b"s";
 
 /// What the index says of a block.
@@ -66,6 +67,9 @@ pub(crate) struct PackStat {
     pub(crate) negative: u64,
     /// Given back to the volume by punching.
     pub(crate) punched: u64,
+    /// What punching has still to give back: the whole pages of large blocks that were removed. Which they are is in the
+    /// tombstones; this says that it is worth looking for them.
+    pub(crate) unpunched: u64,
 }
 
 /// How far the pack that compaction fills is applied and durable. Its groups have numbers of their own.
@@ -82,6 +86,19 @@ pub(crate) struct Freed {
     pub(crate) loc: Loc,
     pub(crate) key_len: usize,
     pub(crate) len: u32,
+}
+
+impl Freed {
+    /// The bytes that punching gives back, where that is worth it.
+    pub(crate) fn hole(&self) -> Option<std::ops::Range<u64>> {
+        let pages = packs::whole_pages(self.loc, self.key_len, self.len);
+        (u64::from(self.len) >= limits::PUNCH_BYTES && !pages.is_empty()).then_some(pages)
+    }
+
+    /// How many bytes that is.
+    pub(crate) fn hole_bytes(&self) -> u64 {
+        self.hole().map_or(0, |pages| pages.end - pages.start)
+    }
 }
 
 /// Reads a chunk's members back. `None` where its record is damaged.
@@ -332,7 +349,8 @@ impl Tables {
         self.copies = Some(copies).filter(|c| c.pack != 0);
         for _ in 0..r.u32()? {
             let pack = r.u32()?;
-            let stat = PackStat { total: r.u64()?, live: r.u64()?, negative: r.u64()?, punched: r.u64()? };
+            let (total, live, negative) = (r.u64()?, r.u64()?, r.u64()?);
+            let stat = PackStat { total, live, negative, punched: r.u64()?, unpunched: r.u64()? };
             self.packs.insert(pack, stat);
         }
         for _ in 0..r.u32()? {
@@ -360,7 +378,7 @@ impl Tables {
         put(&mut w, &[u32::try_from(self.packs.len()).unwrap_or(u32::MAX)]);
         for (pack, s) in &self.packs {
             put(&mut w, &[*pack]);
-            put64(&mut w, &[s.total, s.live, s.negative, s.punched]);
+            put64(&mut w, &[s.total, s.live, s.negative, s.punched, s.unpunched]);
         }
         put(&mut w, &[u32::try_from(self.zero.len()).unwrap_or(u32::MAX)]);
         for hash in &self.zero {
@@ -619,7 +637,11 @@ impl Tables {
             // Only in a rebuild whose order compaction has changed: a later record says where it is now.
             self.set_entry(&tomb.hash, &Entry { loc: Loc::default(), ..entry });
         }
-        Ok(Some(Freed { loc: entry.loc, key_len: tomb.hash.len(), len: entry.len }))
+        let freed = Freed { loc: entry.loc, key_len: tomb.hash.len(), len: entry.len };
+        if let Some(stat) = self.packs.get_mut(&freed.loc.pack) {
+            stat.unpunched += freed.hole_bytes();
+        }
+        Ok(Some(freed))
     }
 
     fn forget(&mut self, hash: &[u8]) -> Result<(), IndexError> {

@@ -256,6 +256,7 @@ impl Writer {
                 done.send(self.shared.tables.lock().restore(&hash, loc, len).map_err(index_error));
             }
             Op::Roll { done } => done.send(self.roll_if_used()),
+            Op::SealCopies { done } => done.send(self.seal_copies()),
             Op::Checkpoint { done } => self.checkpoint(Some(done)),
             Op::Damaged { hash } => {
                 self.shared.kv.set(crate::tables::damage_key(&hash), Some(Box::default()))

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   open ──packed──> packed ──placing──> placing ──enough──> stored ──too few──> degraded
-//!                                          │ ^                  ^                  │  │
-//!                                          │ └──────placing─────┼──────────────────┘  │
-//!                                          │                    └───────enough────────┤
-//!                                          └─────────none left──> lost <──none left───┘
+//!                       │                  │ ^                  ^                  │  │
+//!                       │                  │ └──────placing─────┼──────────────────┘  │
+//!                       │                  │                    └───────enough────────┤
+//!                       └─────none left────┴──> lost <──none left─────────────────────┘
 //! ```
+//!
+//! `none left`: no replica is there or on its way, and none will come: the blocks are gone, or nobody pins any of it.
 //!
 //! `enough`: as many replicas are active at finality as the policy asks for. An aggregate protects its blocks in the
 //! blockstore from `packed` until it is `stored`, or lost: providers pull them from there.
@@ -27,7 +29,7 @@ pub enum AggregateState {
     Stored,
     /// It was stored, and has too few replicas now.
     Degraded,
-    /// No replica is left and its blocks are not here: nobody can give it back.
+    /// No replica is left, and its blocks are not here or nobody pins any of them any more.
     Lost,
 }
 
@@ -42,7 +44,7 @@ pub enum AggregateEvent {
     Enough,
     /// Fewer are.
     TooFew,
-    /// None is, none is on its way, and the blocks are gone.
+    /// None is, none is on its way, and the blocks are gone or nobody wants them.
     NoneLeft,
 }
 
@@ -102,7 +104,7 @@ impl AggregateState {
             (Self::Packed | Self::Placing | Self::Degraded, E::Placing) => Ok(Self::Placing),
             (Self::Placing | Self::Degraded, E::Enough) => Ok(Self::Stored),
             (Self::Stored, E::TooFew) => Ok(Self::Degraded),
-            (Self::Placing | Self::Degraded, E::NoneLeft) => Ok(Self::Lost),
+            (Self::Packed | Self::Placing | Self::Degraded, E::NoneLeft) => Ok(Self::Lost),
             (state, event) => Err(IllegalAggregateEvent { state, event }),
         }
     }
@@ -117,6 +119,7 @@ mod tests {
         let legal = [
             (S::Open, E::Packed, S::Packed),
             (S::Packed, E::Placing, S::Placing),
+            (S::Packed, E::NoneLeft, S::Lost),
             (S::Placing, E::Placing, S::Placing),
             (S::Placing, E::Enough, S::Stored),
             (S::Placing, E::NoneLeft, S::Lost),

@@ -10,6 +10,8 @@
 //! engine's. Bytes that were signed pass through as they are ([`SignedDeal`]): only the adapter knows what is in them,
 //! and nobody makes them a second time.
 
+use std::collections::BTreeMap;
+
 use crate::Cid;
 use crate::clock::BoxFuture;
 use crate::failure::FailureCode;
@@ -114,12 +116,19 @@ pub struct FundsView {
 }
 
 impl FundsView {
-    /// The lesser of what `of` makes of the two.
+    /// What the head locks and the last final epoch does not: deals of ours that are published and not final, which are in
+    /// no row yet. Less than that where others ended meanwhile. What is locked at finality is of deals that are known, that
+    /// ended and wait to be settled, or that are none of ours: it covers nothing that is signed.
+    pub fn underway(&self) -> AttoFil {
+        self.head.locked.checked_sub(self.last_final.locked).unwrap_or_default()
+    }
+
+    /// The lesser of what `of` makes of the two, given of each what is underway there.
     ///
     /// # Errors
     /// Those of `of`.
-    pub fn least<E>(&self, of: impl Fn(Funds) -> Result<AttoFil, E>) -> Result<AttoFil, E> {
-        Ok(of(self.head)?.min(of(self.last_final)?))
+    pub fn least<E>(&self, of: impl Fn(Funds, AttoFil) -> Result<AttoFil, E>) -> Result<AttoFil, E> {
+        Ok(of(self.head, self.underway())?.min(of(self.last_final, AttoFil::ZERO)?))
     }
 }
 
@@ -297,11 +306,16 @@ pub trait Chain: Send + Sync + 'static {
     }
 
     /// Looks after messages that are not final; once an epoch. Says what changed. Without `may_send` it looks on alone:
-    /// nothing is pushed again, and nothing is signed that would replace what is stuck.
+    /// nothing is pushed again, and nothing is signed that would replace what is stuck. A replacement may cost what `gas`
+    /// has for its intent and no more: what was reserved.
     ///
     /// # Errors
     /// [`Fault`] of the group «node».
-    fn tick(&self, may_send: bool) -> BoxFuture<'_, Result<Vec<Sent>, Fault>>;
+    fn tick<'a>(
+        &'a self,
+        may_send: bool,
+        gas: &'a BTreeMap<String, AttoFil>,
+    ) -> BoxFuture<'a, Result<Vec<Sent>, Fault>>;
 
     /// Completes when there is something new to look at; never, where the chain has no way to say so. Dropping it loses
     /// nothing. A hint: whoever waits looks from time to time all the same.

@@ -7,6 +7,7 @@
 //!      v                  │   │ refused                                   v
 //!    failed <──start passed┘  v                                         failed
 //!      ^────start passed──── refused ──published──> published (one replica too many)
+//!                               └──sending──> proposed (the same bytes, where it was busy and nobody else fits)
 //! ```
 //!
 //! What makes the difference between the states is what may still cost money. Whoever holds the signed bytes can publish
@@ -48,7 +49,7 @@ pub enum DealState {
 /// What can happen to a deal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DealEvent {
-    /// The bytes are about to be sent, for the first time.
+    /// The bytes are about to be sent, for the first time; or again, after a refusal that was for now.
     Sending,
     /// It was given up before a byte was sent.
     Withdrawn,
@@ -172,7 +173,7 @@ impl DealState {
         use DealEvent as E;
         use Money::{Released, RestRefunded, Spent, Stays};
         match (self, event) {
-            (Self::Chosen, E::Sending) => Ok((Self::Proposed, Stays)),
+            (Self::Chosen | Self::Refused, E::Sending) => Ok((Self::Proposed, Stays)),
             (Self::Chosen, E::Withdrawn) => Ok((Self::Failed, Released)),
             (Self::Proposed | Self::Unknown, E::Accepted) => Ok((Self::Accepted, Stays)),
             // Accepted too: one that forgot what it took gets the same bytes again, and may then not want them.
@@ -234,6 +235,7 @@ mod tests {
             (S::Accepted, E::Refused, S::Refused, M::Stays),
             (S::Accepted, E::Published, S::Published, M::Stays),
             (S::Accepted, E::StartPassed, S::Failed, M::Released),
+            (S::Refused, E::Sending, S::Proposed, M::Stays),
             (S::Refused, E::Published, S::Published, M::Stays),
             (S::Refused, E::StartPassed, S::Failed, M::Released),
             (S::Published, E::Activated, S::Active, M::Spent),

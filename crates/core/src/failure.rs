@@ -92,6 +92,8 @@ codes! {
     SectorFaulty = "sector_faulty",
     /// It ran to its end.
     Expired = "expired",
+    /// Nobody pins any of the piece any more.
+    Unwanted = "unwanted",
 }
 
 impl fmt::Display for FailureCode {
@@ -161,6 +163,11 @@ impl FailureCode {
         ["doesn't match padded piece size", "get deal transfer host", "incorrect provider", "PieceCID"]
             .iter()
             .any(|part| text.contains(part))
+    }
+
+    /// Whether a refusal is for now: the very same proposal may be taken a while later.
+    pub fn is_for_now(self) -> bool {
+        matches!(self, Self::RejectedBackpressure | Self::RejectedFunds | Self::RejectedCapacity)
     }
 
     /// Whether the same provider may take another proposal later.

@@ -156,12 +156,11 @@ fn mix(number: u64) -> u64 {
 /// Why not.
 pub fn screen(need: &Need<'_>, candidate: &Candidate) -> Result<(), Unfit> {
     let policy = need.policy;
-    fails(!policy.providers.is_empty() && !policy.providers.contains(&candidate.provider), Unfit::NotListed)?;
+    fails(!policy.lists(candidate.provider), Unfit::NotListed)?;
     fails(candidate.is_suspended, Unfit::Suspended)?;
     fails(need.taken.contains(&candidate.provider), Unfit::Taken)?;
     fails(!need.shared_owners && need.owners.contains(&candidate.owner), Unfit::SameOwner)?;
-    let in_region = policy.regions.is_empty() || candidate.regions.iter().any(|r| policy.regions.contains(r));
-    fails(!in_region, Unfit::Region)?;
+    fails(!policy.is_within(&candidate.regions), Unfit::Region)?;
     fails(candidate.rests_until.is_some_and(|until| need.now < until), Unfit::Resting)
 }
 

@@ -53,6 +53,16 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Whether a provider is one of those that it names, where it names any.
+    pub fn lists(&self, provider: ActorId) -> bool {
+        self.providers.is_empty() || self.providers.contains(&provider)
+    }
+
+    /// Whether one of a provider's tags is a region that it asks for, where it asks for any.
+    pub fn is_within(&self, regions: &[String]) -> bool {
+        self.regions.is_empty() || regions.iter().any(|region| self.regions.contains(region))
+    }
+
     /// The most replicas that a pin may ask for under this policy, whose account may have `account` of each pin. The
     /// account's bound goes before the policy's own number, upwards too; but what goes nowhere gets no terms to go
     /// under, and where providers are listed there are no others.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use floe_core::cid::code;
 use floe_core::{Block, Cid};
 use floe_dag::limits::HELD_LINKS as MAX_LINKS_HELD;
-use floe_dag::{Budget, Next, Walk, WalkError};
+use floe_dag::{Budget, Next, Walk, WalkError, scan};
 
 const ROOMY: Budget = Budget { max_blocks: 10_000_000, max_bytes: u64::MAX, max_depth: 2_000_000 };
 
@@ -155,6 +155,47 @@ fn a_walk_goes_on_from_any_checkpoint() {
         drive(&mut again, &store, &mut seen).unwrap();
         assert_eq!(seen.len(), all.len(), "stopped after {stop} steps");
     }
+}
+
+/// Plain CBOR (0x51) and JSON (0x0200) were on the list of what is walked, and no test would have missed them there, nor
+/// seen what looks like a link in them followed.
+#[test]
+fn each_walked_codec_is_walked_as_a_root_and_as_a_child() {
+    let below = raw(1);
+    let link = below.cid().to_bytes();
+    let tagged = [&[0x81, 0xd8, 42, 0x58, link.len() as u8 + 1, 0][..], &link].concat();
+    let named = format!(r#"[{{"/":"{}"}}]"#, below.cid());
+    let of = |codec, data: &[u8]| Block::of(codec, Bytes::copy_from_slice(data)).unwrap();
+    let table = [
+        (0x55, raw(2), false),
+        (0x70, pb(&[*below.cid()]), true),
+        (0x71, of(0x71, &tagged), true),
+        (0x0129, of(0x0129, named.as_bytes()), true),
+        // The same bytes, which mean no link here; and bytes that are neither.
+        (0x51, of(0x51, &tagged), false),
+        (0x51, of(0x51, b"\xff\x00"), false),
+        (0x0200, of(0x0200, named.as_bytes()), false),
+        (0x0200, of(0x0200, b"{ not JSON"), false),
+    ];
+    for (codec, block, has_link) in &table {
+        assert_eq!(block.cid().codec(), *codec);
+        // A walk does not look into what cannot have links; who reads the links of a block does.
+        let mut links = 0;
+        scan(*codec, block.data(), &mut |_| links += 1).unwrap_or_else(|e| panic!("{codec:#x}: {e}"));
+        assert_eq!(links, usize::from(*has_link), "{codec:#x}");
+        let parent = pb(&[*block.cid()]);
+        let store = store(&[below.clone(), block.clone(), parent.clone()]);
+        for (root, above) in [(block, 0), (&parent, 1)] {
+            let mut seen = HashSet::new();
+            let mut walk = Walk::new(*root.cid(), ROOMY).unwrap_or_else(|e| panic!("{codec:#x}: {e}"));
+            drive(&mut walk, &store, &mut seen).unwrap_or_else(|e| panic!("{codec:#x}: {e}"));
+            assert_eq!(seen.len(), 1 + above + usize::from(*has_link), "{codec:#x} under {above}");
+            assert_eq!(seen.contains(below.cid()), *has_link, "{codec:#x}");
+        }
+    }
+    let mut walked: Vec<u64> = table.iter().map(|(codec, ..)| *codec).collect();
+    walked.dedup();
+    assert_eq!(HashSet::from_iter(walked), HashSet::from(code::WALKED), "none is without its row");
 }
 
 #[test]

@@ -182,6 +182,21 @@ impl Engine {
         Ok(Self { ctx, dealing, tasks: Arc::new(tokio::sync::Mutex::new(tasks)) })
     }
 
+    /// What a request with this key was answered, if it was. Asked before anything that may refuse a new request, also
+    /// while the disk is full and while the engine stops. `specs` are those of the retry, whatever their policy.
+    ///
+    /// # Errors
+    /// [`floe_records::Error::KeyReused`] where the key came with another body.
+    pub async fn answer_of(
+        &self,
+        who: &Principal,
+        specs: Vec<PinSpec>,
+        local_request: bool,
+        key: IdempotencyKey,
+    ) -> Result<Option<Vec<PinRow>>, Error> {
+        Ok(self.ctx.records.answer_of(who.account.id, specs, local_request, key).await?)
+    }
+
     /// Adds pins: all or none, durable on return. Dropping the future leaves it open whether they were added; if they
     /// were, they are fetched at once all the same.
     ///

@@ -16,9 +16,16 @@ pub(crate) const HEALS_PER_NODE: usize = 4;
 pub(crate) const FIRST_BLOCK_WITHIN: Duration = Duration::from_secs(20);
 /// The same for the *first* attempt of a DAG while others wait for a slot. A hundred dead pins of one account
 /// pass its ten slots in 40 s at this value, so a findable pin behind them is pinned within 60 s; what can be
-/// had only slowly gets the full time in its second attempt, 30 s later.
+/// had only slowly gets the full time in its second attempt, 30 s later. While others wait, an attempt that had
+/// blocks has no more patience than one that had none, this or [`FIRST_BLOCK_WITHIN`]: a tree that lacks one leaf
+/// is as dead as one that lacks its root.
 pub(crate) const FIRST_BLOCK_WITHIN_CONTENDED: Duration = Duration::from_secs(4);
-/// An attempt that had blocks parks after so long without another (limits.md, "no-progress timer per pin").
+/// What each block gives back of that patience. A peer that sends one in this time, be it 64 KiB/s in blocks of
+/// 256 KiB, keeps the slot; one that sends a block just before the time is up, each time, does not. Doubled: half as
+/// much holds a slot for ever; halved: slow lines take turns with those that wait.
+pub(crate) const PATIENCE_PER_BLOCK: Duration = FIRST_BLOCK_WITHIN_CONTENDED;
+/// An attempt that had blocks parks after so long without another, where nobody waits for its slot (limits.md,
+/// "no-progress timer per pin").
 pub(crate) const NO_PROGRESS_WITHIN: Duration = Duration::from_secs(120);
 /// Wait after the first attempt without a block; doubles with each.
 pub(crate) const BACKOFF_FIRST: Duration = Duration::from_secs(30);
@@ -158,6 +165,16 @@ pub(crate) const DEALS_PER_PLAN: usize = 1_000;
 pub(crate) const ASK_FRESH: Duration = Duration::from_secs(60);
 /// Owner, peer id and addresses of a provider, which change rarely.
 pub(crate) const CHAIN_INFO_FRESH: Duration = Duration::from_secs(3_600);
+/// Epochs that a provider with Boost's default wants for sealing (a day), and an hour for the sending.
+const SEALING: i64 = 2_880 + 120;
+
+/// The least that must be left until a deal's start when it is sent: three quarters of the lead that it was chosen with, and
+/// what providers want. Networks for tests have shorter leads, and providers that seal at once.
+pub(crate) fn least_lead(start_lead: i64) -> i64 {
+    let most_of_it = start_lead / 4 * 3;
+    if start_lead < SEALING { most_of_it } else { most_of_it.max(SEALING) }
+}
+
 /// Attempts of one piece with one provider that came to nothing, after which it is not asked for this piece again.
 pub(crate) const TRIES_PER_PROVIDER: usize = 3;
 /// Wait before signed bytes whose answer was lost go out again; it doubles up to [`SEND_RETRY_MOST`].

@@ -558,4 +558,13 @@ async fn only_a_signed_url_of_a_live_deal_is_answered() {
     use floe_engine::cold::PullError;
     assert!(matches!(world.engine.open_pull(deal, signature).await, Err(PullError::Unknown)), "no such deal");
     assert!(matches!(world.engine.open_pull(deal, "00").await, Err(PullError::Unknown)));
+    // Restored rows may not know a deal that is being pulled, and its end would be the end of the deal.
+    world.records.mark_restored("a backup was restored").await.unwrap();
+    assert!(matches!(world.engine.open_pull(deal, signature).await, Err(PullError::Restored)));
+    assert!(
+        matches!(world.engine.open_pull(deal, "00").await, Err(PullError::Unknown)),
+        "nobody signed that"
+    );
+    world.records.restore_settled("the operator").await.unwrap();
+    assert!(matches!(world.engine.open_pull(deal, signature).await, Err(PullError::Unknown)));
 }

@@ -43,6 +43,64 @@ async fn a_findable_pin_behind_a_hundred_dead_ones_is_pinned_within_a_minute() {
     world.reaches(&bob, row.id, PinStatus::Pinned).await;
 }
 
+/// A hundred trees whose root came and one leaf of which nobody had held up a findable pin for twenty minutes: what had
+/// had a block kept its slot for two minutes without another, whoever waited.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_findable_pin_behind_a_hundred_that_lack_a_leaf_is_pinned_within_a_minute() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let dead: Vec<_> = (0..100).map(|n| tree(1_000 + n, 3, 100, 3)).collect();
+    for dag in &dead {
+        world.net.has(&dag.blocks[1..]);
+        world.add(&alice, &dag.root()).await;
+    }
+    // Behind them in the first round, and again once they all come back: then each attempt has more time.
+    for (round, seed) in [(0, 26), (1, 27)] {
+        let late = tree(seed, 10, 300, 10);
+        world.net.has(&late.blocks);
+        let row = world.add(&alice, &late.root()).await;
+        let start = world.clock.monotonic();
+        let pinned = || async { world.status(&alice, row.id).await == PinStatus::Pinned };
+        while !pinned().await {
+            until("every slot is taken", || async { world.net.open_sessions() == 10 || pinned().await })
+                .await;
+            world.clock.advance(SECOND / 2);
+            let took = world.clock.monotonic() - start;
+            assert!(took <= MINUTE, "round {round}: {took:?}");
+        }
+        if round == 0 {
+            until("every dead one was tried", || async {
+                world.clock.advance(SECOND / 2);
+                dead.iter().all(|dag| world.net.asked(dag.blocks[0].cid()) > 0)
+            })
+            .await;
+            // Those that were tried come back, and are all that is tried.
+            world.net.forget_asked();
+            until("ten are tried again", || async {
+                world.clock.advance(SECOND / 2);
+                dead.iter().filter(|dag| world.net.asked(dag.blocks[0].cid()) > 0).count() >= 10
+            })
+            .await;
+        }
+    }
+
+    // What came of them stayed: the leaf is all that is missing.
+    world.net.forget_asked();
+    let leaves: Vec<_> = dead.iter().map(|dag| dag.blocks[0].clone()).collect();
+    world.net.has(&leaves);
+    let all = || async {
+        world
+            .engine
+            .pins(&alice, floe_engine::PinFilter { limit: 1, ..Default::default() })
+            .await
+            .unwrap()
+            .count
+            == 102
+    };
+    world.advance_until(SECOND, HOUR, all).await;
+    assert!(world.net.asked_in_all() <= 100, "only what was missing: {}", world.net.asked_in_all());
+}
+
 /// The clock stands still, so none of these searches ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_dags_of_an_account_and_64_of_the_node_are_fetched_at_once() {

@@ -49,6 +49,10 @@ pub const MAX_CONCURRENT_CALLS: usize = 32;
 /// Characters of a node's or provider's text that are kept: it goes into rows and logs.
 pub const MAX_FOREIGN_TEXT: usize = 1_024;
 
+/// Characters of a token from which on it is taken out of whole answers. A token of Lotus' has over a hundred; half of this
+/// may be a field's name or a part of an address, and the answer would be another one.
+pub const MIN_HIDDEN_TOKEN: usize = 16;
+
 /// How long a subscription to the head may be silent before it counts as dead: five epochs of 30 s. A node that
 /// closed it says nothing.
 pub const NOTIFY_SILENCE: Duration = Duration::from_secs(150);

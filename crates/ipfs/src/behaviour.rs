@@ -50,10 +50,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) kad: Option<Store>,
     pub(crate) refuse_bytes: usize,
     pub(crate) connections: Connections,
-    /// A closed network.
+    /// A closed network: peers hear of every address that is listened on.
     pub(crate) private_allowed: bool,
-    /// Whether peers hear of every address that is listened on, those of the inner network with them.
-    pub(crate) tells_listeners: bool,
     pub(crate) entropy: &'a Arc<dyn Entropy>,
     pub(crate) clock: &'a Arc<dyn Clock>,
 }
@@ -97,7 +95,7 @@ impl Behaviour {
             bitswap: parts.bitswap,
             streams: streams::Behaviour::default(),
             kad: parts.kad.map(|store| kad::Behaviour::with_config(peer, store, kad_config())).into(),
-            identify: Identify::new(identify_config(parts.key, parts.tells_listeners), parts.private_allowed),
+            identify: Identify::new(identify_config(parts.key, parts.private_allowed), parts.private_allowed),
             ping: ping::Behaviour::default(),
             relay: parts.relay,
             dcutr: dcutr::Behaviour::new(peer),
@@ -123,12 +121,14 @@ fn kad_config() -> kad::Config {
     config
 }
 
-fn identify_config(key: &Keypair, tells_listeners: bool) -> identify::Config {
+fn identify_config(key: &Keypair, private_allowed: bool) -> identify::Config {
     identify::Config::new("ipfs/0.1.0".into(), key.public())
         .with_agent_version(crate::AGENT.into())
         .with_push_listen_addr_updates(true)
-        // What is confirmed from outside, and what the operator announces, is told in any case.
-        .with_hide_listen_addrs(!tells_listeners)
+        // What is listened on are addresses of this machine and of the networks behind it, and identify says the same to
+        // every peer, be it a stranger of the DHT (threat T45). Who pins from this machine is told by `delegates`, one
+        // request at a time. What is confirmed from outside, and what the operator announces, is told in any case.
+        .with_hide_listen_addrs(!private_allowed)
         // Addresses that peers claim are kept by nobody but the DHT's table, where they are bounded.
         .with_cache_size(0)
 }

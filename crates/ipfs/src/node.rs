@@ -297,7 +297,6 @@ impl Plan {
             refuse_bytes: world.memory.refuse_bytes(),
             connections: world.connections,
             private_allowed: self.private_allowed,
-            tells_listeners: self.private_allowed || self.local_requests_are_trusted(),
             entropy: &self.components.entropy,
             clock: &self.components.clock,
         });

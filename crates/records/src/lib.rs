@@ -156,6 +156,24 @@ impl Records {
         self.writer()?.add(self.adding(account, specs, local_request, key)).await
     }
 
+    /// What a request with this key was answered, if it was: a retry is to be told so whatever became of the disk and of
+    /// the policies since. The pins are as they are now, and those removed since as `specs` say, which are the first
+    /// request's own if the key's body is. `None` also while the first try is under way: [`Records::add_pins`] and
+    /// [`Records::replace_pin`] look again.
+    ///
+    /// # Errors
+    /// [`Error::KeyReused`] where it came with another body; [`Error::Damaged`].
+    pub async fn answer_of(
+        &self,
+        account: AccountId,
+        specs: Vec<PinSpec>,
+        local_request: bool,
+        key: IdempotencyKey,
+    ) -> Result<Option<Vec<PinRow>>, Error> {
+        let request = self.adding(account, specs, local_request, Some(key));
+        pins::keys::look(&mut *self.reader().await?, self.inner.clock.now(), &request).await
+    }
+
     /// Replaces a pin in any status: the old id is gone at once, its DAG stays until the new pin is pinned. If
     /// the new pin fails, it stays until that is removed or replaced in turn. What the old pin was charged is
     /// charged on for as long.

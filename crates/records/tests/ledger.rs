@@ -41,7 +41,7 @@ impl Model {
         let [_, reserved, spent, released] = &mut self.sum;
         let mut is_locked = locked;
         match money {
-            Money::Stays => {}
+            Money::Stays => is_locked |= next == DealState::Expired,
             Money::Released if state == DealState::Published => is_locked = true,
             Money::Released => (*reserved, *released) = (*reserved - cost, *released + cost),
             Money::Spent => (*reserved, *spent) = (*reserved - cost, *spent + cost),
@@ -60,7 +60,7 @@ async fn life(seed: u64) {
     let most = |dice: &mut Dice, n: u64| AttoFil::new(u128::from(dice.roll(n)) * 1_000);
     let lifetime = AttoFil::new(1 + most(&mut dice, 400).get());
     let caps = Caps { deal: AttoFil::new(60_000), account_day: lifetime, day: lifetime, lifetime };
-    let (mut model, mut gas) = (Model::default(), BTreeMap::<String, [u128; 2]>::new());
+    let (mut model, mut gas) = (Model::default(), BTreeMap::<String, [u128; 3]>::new());
     for n in 0..80_u64 {
         let picked = model.deals.keys().nth(dice.roll(8) as usize).copied();
         match (dice.roll(16), picked) {
@@ -87,7 +87,7 @@ async fn life(seed: u64) {
                 records.store_signed(deal, signed(deal)).await.unwrap();
                 let at = floe_core::Timestamp::from_millis(START + n);
                 let sent = records.begin_sending(deal, Epoch::new(1), at).await.unwrap();
-                if sent.is_some() && model.deals[&deal].0 == DealState::Chosen {
+                if sent.is_some() && matches!(model.deals[&deal].0, DealState::Chosen | DealState::Refused) {
                     model.step(deal, DealEvent::Sending, 0);
                 }
             }
@@ -119,8 +119,10 @@ async fn life(seed: u64) {
                 if seen == OnChain::Unlocked {
                     if locked {
                         model.deals.insert(deal, (state, cost, false));
-                        model.sum[1] -= cost;
-                        model.sum[3] += cost;
+                        // The price of one that ran to its end is paid, whoever settles it.
+                        let back = if state == DealState::Failed { cost } else { 0 };
+                        model.sum[1] -= back;
+                        model.sum[3] += back;
                     }
                 } else {
                     // Each account's part is rounded down.
@@ -141,19 +143,24 @@ async fn life(seed: u64) {
             }
             (14, _) => {
                 let (intent, fee) = (format!("m{}", dice.roll(6)), u128::from(dice.roll(9_000)));
-                let fits = model.sum[1] + model.sum[2] + fee <= lifetime.get();
+                let today = u128::from(floe_core::Clock::now(&world.clock).as_millis() / 86_400_000);
+                let [had, spent, day] = gas.get(&intent).copied().unwrap_or([0, 0, today]);
+                let fits = model.sum[1] + model.sum[2] - had + fee <= lifetime.get();
                 let reserved = records.reserve_gas(&intent, AttoFil::new(fee), &caps).await.unwrap();
-                if gas.get(&intent).is_none_or(|held| *held == [0, 0]) {
+                if spent == 0 && (had == 0 || had < fee) {
                     assert_eq!(reserved.is_ok(), fits);
                     if fits {
-                        model.sum[0] += fee;
-                        model.sum[1] += fee;
-                        gas.insert(intent, [fee, 0]);
+                        // What was reserved on another day moves to this one.
+                        let moved = if day == today { 0 } else { had };
+                        model.sum[0] += fee - had + moved;
+                        model.sum[1] += fee - had;
+                        model.sum[3] += moved;
+                        gas.insert(intent, [fee, 0, today]);
                     }
                 }
             }
             (15, _) => {
-                let Some((intent, [reserved, spent])) = gas.iter_mut().nth(dice.roll(6) as usize) else {
+                let Some((intent, [reserved, spent, _])) = gas.iter_mut().nth(dice.roll(6) as usize) else {
                     continue;
                 };
                 let way = dice.roll(3);
@@ -247,7 +254,7 @@ async fn r12_gas_that_was_let_go_of_is_reserved_anew() {
         records.reserve_gas("m", fee, &caps).await.unwrap().unwrap();
         let totals = records.totals().await.unwrap();
         assert_eq!((totals.day.reserved, totals.lifetime.reserved), (fee, fee), "{round}");
-        assert_eq!(records.open_gas().await.unwrap(), ["m"]);
+        assert_eq!(records.open_gas().await.unwrap(), BTreeMap::from([("m".to_owned(), fee)]));
         records.gas_is_free("m").await.unwrap();
         assert!(!records.holds_gas("m").await.unwrap() && records.open_gas().await.unwrap().is_empty());
         world.clock.advance(std::time::Duration::from_secs(20 * 86_400 * (round % 2)));
@@ -257,6 +264,44 @@ async fn r12_gas_that_was_let_go_of_is_reserved_anew() {
     records.gas_is_spent("m").await.unwrap();
     records.reserve_gas("m", fee, &caps).await.unwrap().unwrap();
     assert_eq!(records.totals().await.unwrap().lifetime.committed().unwrap(), fee, "spent is spent");
+    assert_eq!(records.verify().await.unwrap().findings, Vec::<String>::new());
+}
+
+/// T36: `deals.max_gas` was raised while a message waited, and nothing more was set aside for it. What is added counts, under
+/// the caps, and on the day on which it is added.
+#[tokio::test]
+async fn t36_gas_is_raised_under_the_caps() {
+    let world = World::new();
+    let records = world.open().await;
+    records.begin_ledger_epoch().await.unwrap();
+    let atto = AttoFil::new;
+    let caps = |day, lifetime| Caps {
+        deal: atto(99),
+        account_day: atto(99),
+        day: atto(day),
+        lifetime: atto(lifetime),
+    };
+    records.reserve_gas("m", atto(5), &caps(12, 20)).await.unwrap().unwrap();
+    records.reserve_gas("other", atto(4), &caps(12, 20)).await.unwrap().unwrap();
+    let over = records.reserve_gas("m", atto(9), &caps(12, 20)).await.unwrap().unwrap_err();
+    assert_eq!(over.cap.name(), "deals.max_per_day", "{over}");
+    assert_eq!(records.open_gas().await.unwrap()["m"], atto(5), "what is reserved stays");
+    records.reserve_gas("m", atto(8), &caps(12, 20)).await.unwrap().unwrap();
+    assert_eq!(records.totals().await.unwrap().day.reserved, atto(12));
+    records.reserve_gas("m", atto(3), &caps(12, 20)).await.unwrap().unwrap();
+    assert_eq!(records.open_gas().await.unwrap()["m"], atto(8), "never less");
+    for day in 1..4_u128 {
+        world.clock.advance(std::time::Duration::from_secs(86_400));
+        let over = records.reserve_gas("m", atto(8 + day), &caps(12, 11 + day)).await.unwrap().unwrap_err();
+        assert_eq!(over.cap.name(), "deals.max_lifetime", "{over}");
+        let over = records.reserve_gas("m", atto(8 + day), &caps(7 + day, 99)).await.unwrap().unwrap_err();
+        assert_eq!(over.cap.name(), "deals.max_per_day", "all of it counts today: {over}");
+        records.reserve_gas("m", atto(8 + day), &caps(8 + day, 12 + day)).await.unwrap().unwrap();
+        let totals = records.totals().await.unwrap();
+        assert_eq!((totals.day.reserved, totals.lifetime.reserved), (atto(8 + day), atto(12 + day)));
+    }
+    records.gas_is_spent("m").await.unwrap();
+    assert_eq!(records.totals().await.unwrap().lifetime.spent, atto(11));
     assert_eq!(records.verify().await.unwrap().findings, Vec::<String>::new());
 }
 
@@ -361,4 +406,75 @@ fn message(intent: &str) -> MessageRow {
         step: MessageStep::Signed,
         versions: vec![version],
     }
+}
+
+/// A deal's id is made of wallet, piece, slot and generation: restored rows gave the id of an attempt that they did not know
+/// to another one, and its provider took that for the first ("deal has the same uuid").
+#[tokio::test]
+async fn t43_restored_rows_give_no_generation_a_second_time() {
+    let world = World::new();
+    let records = world.open().await;
+    let aggregate = packed(&records).await;
+    let accounts: Vec<_> = records.accounts().await.unwrap().iter().map(|account| account.id).collect();
+    let most = AttoFil::new(1 << 60);
+    let caps = Caps { deal: most, account_day: most, day: most, lifetime: most };
+    let mut generations = Vec::new();
+    for slot in 0..4 {
+        let asked = attempt(aggregate, slot, 1_000 + u64::from(slot), 1, &accounts);
+        let Chosen::Deal(row) = records.choose_deal(asked, &caps).await.unwrap() else { panic!("{slot}") };
+        generations.push(row.generation);
+        if slot > 0 {
+            records.mark_restored("a test").await.unwrap();
+            records.restore_settled("a test").await.unwrap();
+        }
+    }
+    assert_eq!(generations[..2], [0, 0]);
+    assert!(generations[2] >= 1 << 12 && generations[3] >= 1 << 12, "{generations:?}");
+    assert_ne!(generations[2], generations[3], "each restore begins a line of its own");
+}
+
+/// T36: gas and the cap of an account came near their caps and nobody was told. Each cap tells of its four fifths at the
+/// reservation that reaches them, and not at those after it.
+#[tokio::test]
+async fn t36_a_cap_of_which_four_fifths_are_used_tells_once() {
+    let world = World::new();
+    let records = world.open().await;
+    let aggregate = packed(&records).await;
+    let accounts: Vec<_> = records.accounts().await.unwrap().iter().map(|account| account.id).collect();
+    let caps = Caps {
+        deal: AttoFil::new(1 << 40),
+        account_day: AttoFil::new(9_374),
+        day: AttoFil::new(17_500),
+        lifetime: AttoFil::new(100_000),
+    };
+    let told = async || -> Vec<(String, Option<floe_core::AccountId>, u64)> {
+        let events = records.events_after(0, 100).await.unwrap().into_iter();
+        let near = events.filter(|event| event.kind == "spending.near_cap");
+        let amount = |event: &floe_records::cold::Event| event.body["committed"].as_str().unwrap().parse();
+        near.map(|event| (event.subject.clone(), event.account, amount(&event).unwrap())).collect()
+    };
+    let deal = async |slot: u32, price: u128| {
+        let asked = attempt(aggregate, slot, 1_000 + u64::from(slot), price, &accounts);
+        assert!(matches!(records.choose_deal(asked, &caps).await.unwrap(), Chosen::Deal(_)), "{slot}");
+    };
+    let day = |committed| ("deals.max_per_day".to_owned(), None, committed);
+    let of_account = ("deals.max_per_account_day".to_owned(), Some(accounts[0]), 7_500);
+    // 7,500 of it are the first account's: one more than four fifths of its cap. 10,000 of the day's 14,000.
+    deal(0, 10).await;
+    assert_eq!(told().await, [of_account.clone()]);
+    // Gas is nobody's, and counts in the day.
+    for (intent, fee) in [("m1", 3_999), ("m2", 1), ("m2", 1), ("m3", 1)] {
+        records.reserve_gas(intent, AttoFil::new(fee), &caps).await.unwrap().unwrap();
+    }
+    assert_eq!(told().await, [of_account.clone(), day(14_000)]);
+    deal(1, 1).await;
+    assert_eq!(told().await.len(), 2, "both are past it: nothing new");
+    // It went below the line, and passes it once more.
+    records.gas_is_free("m1").await.unwrap();
+    records.reserve_gas("m4", AttoFil::new(3_999), &caps).await.unwrap().unwrap();
+    assert_eq!(told().await, [of_account, day(14_000), day(15_001)]);
+    // The next day begins anew.
+    world.clock.advance(std::time::Duration::from_secs(86_400));
+    records.reserve_gas("m5", AttoFil::new(14_000), &caps).await.unwrap().unwrap();
+    assert_eq!(told().await.len(), 4);
 }

@@ -348,3 +348,65 @@ async fn r04_damaged_rows_of_aggregates_are_not_believed() {
         records.sections(id, n, 0).await.unwrap();
     }
 }
+
+/// An aggregate whose pins were all removed kept its blocks and had all its deals bought. It is given up, and a pin that
+/// comes later is packed anew.
+#[tokio::test]
+async fn an_aggregate_that_nobody_pins_is_given_up() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    let (first, second) = (pinned(&records, account, 1).await, pinned(&records, account, 2).await);
+    let id = begin(&records, &measured(&records, 1).await).await;
+    pack(&records, id).await;
+    records.remove_pin(account, first).await.unwrap();
+    assert!(records.has_live_pins(id).await.unwrap());
+    assert!(!records.aggregate_unwanted(id).await.unwrap(), "one is left");
+    // Who joins it keeps it.
+    let joins = pinned(&records, account, 1).await;
+    records.remove_pin(account, second).await.unwrap();
+    assert!(!records.aggregate_unwanted(id).await.unwrap());
+    assert_eq!(released(&records).await, 0);
+    records.remove_pin(account, joins).await.unwrap();
+    assert!(!records.has_live_pins(id).await.unwrap());
+    assert!(records.aggregate_unwanted(id).await.unwrap());
+    assert!(!records.aggregate_unwanted(id).await.unwrap(), "once");
+    assert_eq!(records.aggregate(id).await.unwrap().state, S::Lost);
+    assert_eq!(released(&records).await, 2);
+    let told = records.events_after(0, 99).await.unwrap();
+    assert_eq!(told.iter().filter(|event| event.kind == "aggregate.unwanted").count(), 1);
+    let late = pinned(&records, account, 1).await;
+    assert!(records.lot_of_pin(late).await.unwrap().is_some(), "it waits for another");
+    assert_sound(&records).await;
+}
+
+/// A pin of a DAG in parts waits for the rest: what is in pieces already is wanted before it is told of them.
+#[tokio::test]
+async fn a_pin_that_waits_for_the_rest_wants_the_first_part() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    let pin = pinned(&records, account, 1).await;
+    let id = begin(&records, &measured(&records, 2).await).await;
+    pack(&records, id).await;
+    assert!(records.has_live_pins(id).await.unwrap());
+    records.remove_pin(account, pin).await.unwrap();
+    assert!(!records.has_live_pins(id).await.unwrap());
+}
+
+/// The event was illegal from `packed`: an aggregate whose blocks were gone before its first deal was tried at each pass, and
+/// never given up.
+#[tokio::test]
+async fn a_packed_aggregate_without_its_blocks_is_lost() {
+    let world = World::new();
+    let records = world.open().await;
+    let account = default_account(&records).await;
+    pinned(&records, account, 1).await;
+    let id = begin(&records, &measured(&records, 1).await).await;
+    records.aggregate_lost(id).await.unwrap();
+    assert_eq!(records.aggregate(id).await.unwrap().state, S::Open, "it is packed anew");
+    pack(&records, id).await;
+    records.aggregate_lost(id).await.unwrap();
+    assert_eq!(records.aggregate(id).await.unwrap().state, S::Lost);
+    assert_sound(&records).await;
+}

@@ -4,6 +4,7 @@
 //! The built binary against `floe devnet`, or against a network outside (`floe_tests::filecoin` says how). The judge
 //! is the node: Floe's word is only compared with its.
 
+mod canary;
 mod operator;
 
 use std::collections::{BTreeMap, BTreeSet};

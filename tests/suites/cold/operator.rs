@@ -17,7 +17,7 @@ use super::{Plan, asked, deals, is_active, of_pin, pin_noise, prepare, stored, w
 const FUNDED: u128 = 1_000_000_000_000_000;
 
 /// Whether the suite has a network outside, where these are not run.
-fn is_outside(what: &str) -> bool {
+pub(crate) fn is_outside(what: &str) -> bool {
     let is_outside = std::env::var_os("FLOE_TEST_LOTUS").is_some();
     if is_outside {
         skipped(what, "it needs a chain of its own");
@@ -204,7 +204,7 @@ async fn escrow_is(network: &Network, address: &str, wanted: u128) -> Result<()>
         .await
 }
 
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let begun = now();
     while !is_so().await? {
         ensure!(begun.elapsed() < Duration::from_secs(90), "not in 90 s: {what}");

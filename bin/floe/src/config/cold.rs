@@ -95,10 +95,10 @@ fn only_in_tests(layers: &Layers, filecoin: &Filecoin) -> Result<(), ConfigError
     if filecoin.finality_lookback < FINALITY {
         return needs("filecoin.finality_lookback", "less than the 900 epochs of the network's finality");
     }
-    if !(DAY..=14 * DAY).contains(&filecoin.start_lead) {
+    if !(2 * DAY..=14 * DAY).contains(&filecoin.start_lead) {
         return needs(
             "filecoin.start_lead",
-            "less than 2880 epochs (a day), or more than 40320 (two weeks),",
+            "less than 5760 epochs (two days), or more than 40320 (two weeks),",
         );
     }
     if filecoin.shared_owners {

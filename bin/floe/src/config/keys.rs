@@ -505,8 +505,8 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Count,
         default: Default::Is("11520"),
         about: "Epochs from a proposal to the start of its deal, within which the provider pulls, publishes and seals.",
-        reason: "Four days. Providers want a day at least, and take no more than two weeks; less than 2880 needs \
-                 filecoin.test_network.",
+        reason: "Four days. Providers want a day for sealing at least, and what came into escrow lately is not spent for \
+                 most of one; they take no more than two weeks. Less than 5760 needs filecoin.test_network.",
         flag: None,
         env: "FLOE_FILECOIN_START_LEAD",
     },

@@ -47,7 +47,7 @@ fn other_value(key: &Key) -> &'static str {
         "filecoin.api_token_file" | "filecoin.wallet" | "filecoin.passphrase_file" => r#""/etc/floe/file""#,
         "filecoin.test_network" | "filecoin.shared_owners" | "deals.enabled" => "true",
         "filecoin.finality_lookback" => "901",
-        "filecoin.start_lead" => "2880",
+        "filecoin.start_lead" => "5760",
         "filecoin.look_every" => r#""15s""#,
         name if name.starts_with("deals.") => r#""77""#,
         "serve.stop_within" => r#""5s""#,

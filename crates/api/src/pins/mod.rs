@@ -1,7 +1,9 @@
 //! `/pins`: the Pinning Service API and its extensions.
 //!
 //! A handler extracts, makes one call into the engine, and encodes. The order of the extractors is the order
-//! of the refusals: token, request id, content type, body.
+//! of the refusals: token, request id, content type, body. A request that was answered under its `Idempotency-Key`
+//! gets that answer before anything else is looked at: the disk may be full by now, the pin that it replaced is gone,
+//! and the policies may be others.
 
 pub(crate) mod events;
 pub(crate) mod policy;
@@ -15,7 +17,7 @@ use axum::Json;
 use axum::extract::{FromRequestParts, RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use floe_core::{PolicyChoice, RequestId};
-use floe_engine::{PinRow, PinSpec, Principal, RecordsError};
+use floe_engine::{IdempotencyKey, PinRow, PinSpec, Principal, RecordsError};
 use http::StatusCode;
 use http::request::Parts;
 use serde::Serialize;
@@ -71,9 +73,15 @@ pub(crate) async fn add(
     path: OfPath,
     sent: Sent<PinBody>,
 ) -> Accepted<PinStatusBody> {
-    let choosing = Choosing::new(state.engine.policies(), &caller.who, &path);
-    let specs = vec![sent.value.check(&choosing)?];
-    let rows = state.engine.add_pins(&caller.who, specs, local.0, sent.key).await?;
+    let said = || sent.value.said().map(|spec| vec![spec]);
+    let rows = match answered(&state, &caller.who, said, local, sent.key.as_ref()).await? {
+        Some(rows) => rows,
+        None => {
+            let choosing = Choosing::new(state.engine.policies(), &caller.who, &path);
+            let specs = vec![sent.value.check(&choosing)?];
+            state.engine.add_pins(&caller.who, specs, local.0, sent.key).await?
+        }
+    };
     let added = encode(&state, rows, local).await?.pop();
     let added = added.ok_or_else(|| ApiError::internal("the engine added no pin and said nothing"))?;
     Ok((StatusCode::ACCEPTED, Json(added)))
@@ -86,9 +94,15 @@ pub(crate) async fn add_batch(
     path: OfPath,
     sent: Sent<BatchBody>,
 ) -> Result<Response, ApiError> {
-    let choosing = Choosing::new(state.engine.policies(), &caller.who, &path);
-    let specs: Vec<PinSpec> = sent.value.check(&choosing)?;
-    let rows = state.engine.add_pins(&caller.who, specs, local.0, sent.key).await?;
+    let said = || sent.value.said();
+    let rows = match answered(&state, &caller.who, said, local, sent.key.as_ref()).await? {
+        Some(rows) => rows,
+        None => {
+            let choosing = Choosing::new(state.engine.policies(), &caller.who, &path);
+            let specs = sent.value.check(&choosing)?;
+            state.engine.add_pins(&caller.who, specs, local.0, sent.key).await?
+        }
+    };
     let results = BatchResults { results: encode(&state, rows, local).await? };
     Ok(sent.room.kept_by((StatusCode::ACCEPTED, Json(results)).into_response()))
 }
@@ -111,11 +125,31 @@ pub(crate) async fn replace(
     path: OfPath,
     sent: Sent<PinBody>,
 ) -> Accepted<PinStatusBody> {
-    let choosing = Choosing::new(state.engine.policies(), &caller.who, &path);
+    // Asked before the key is: a first try that ends in between has its answer there by then.
     let inherited = policy_of(&state, &caller.who, old).await?;
+    let said = || sent.value.said().map(|spec| vec![spec]);
+    let told = answered(&state, &caller.who, said, local, sent.key.as_ref()).await?;
+    if let Some(row) = told.and_then(|mut rows| rows.pop()) {
+        return Ok((StatusCode::ACCEPTED, Json(encode_one(&state, row, local).await?)));
+    }
+    let choosing = Choosing::new(state.engine.policies(), &caller.who, &path);
     let spec = sent.value.check(&choosing.replacing(inherited))?;
     let row = state.engine.replace_pin(&caller.who, old, spec, local.0, sent.key).await?;
     Ok((StatusCode::ACCEPTED, Json(encode_one(&state, row, local).await?)))
+}
+
+/// What a request was answered that came before under the same key. A body that is wrong was never answered: it is told
+/// what is wrong with it.
+async fn answered(
+    state: &ApiState,
+    who: &Principal,
+    said: impl FnOnce() -> Option<Vec<PinSpec>>,
+    local: Local,
+    key: Option<&IdempotencyKey>,
+) -> Result<Option<Vec<PinRow>>, ApiError> {
+    let Some(key) = key else { return Ok(None) };
+    let Some(specs) = said() else { return Ok(None) };
+    Ok(state.engine.answer_of(who, specs, local.0, key.clone()).await?)
 }
 
 /// What a pin was given that is to be replaced: it never changes, so the rows that are changed need not be asked. One

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use floe_core::PolicyChoice;
 use floe_engine::PinSpec;
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,7 +15,7 @@ use crate::error::ApiError;
 use crate::limits;
 
 /// The body of `POST /pins` and `POST /pins/{requestid}`.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct PinBody {
     cid: String,
     name: Option<String>,
@@ -33,20 +34,36 @@ impl PinBody {
         self.checked(choosing).map_err(ApiError::bad_request)
     }
 
+    /// What it says by itself, under no policy. `None` where something is wrong with it.
+    pub(crate) fn said(&self) -> Option<PinSpec> {
+        self.clone().read().ok()
+    }
+
     fn checked(self, choosing: &Choosing<'_>) -> Result<PinSpec, String> {
+        let spec = self.read()?;
+        let policy = choosing.choose(&spec.meta)?;
+        Ok(PinSpec { policy, ..spec })
+    }
+
+    fn read(self) -> Result<PinSpec, String> {
         let cid = floe_core::cid::parse(&self.cid).map_err(|error| format!("cid: {error}"))?;
         let meta = self.meta.unwrap_or_default();
         if let Some(name) = &self.name {
             check_name(name)?;
         }
         check_meta(&meta)?;
-        let policy = choosing.choose(&meta)?;
+        let policy = PolicyChoice::default();
         let origins = origins(self.origins.unwrap_or_default());
         Ok(PinSpec { cid_text: self.cid, cid, name: self.name, origins, meta, policy })
     }
 }
 
 impl BatchBody {
+    /// What its pins say by themselves, under no policy. `None` where something is wrong with one.
+    pub(crate) fn said(&self) -> Option<Vec<PinSpec>> {
+        self.pins.iter().map(PinBody::said).collect()
+    }
+
     /// All or none: the first pin that is wrong is named.
     pub(crate) fn check(self, choosing: &Choosing<'_>) -> Result<Vec<PinSpec>, ApiError> {
         let (count, most) = (self.pins.len(), limits::BATCH_PINS);

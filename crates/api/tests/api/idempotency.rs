@@ -1,6 +1,7 @@
 //! `Idempotency-Key`: a request that is sent again is one request (T46).
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use floe_core::Seeded;
@@ -58,10 +59,6 @@ async fn t46_batch_and_replace_take_a_key_too() {
         json!({ "pins": [{ "cid": leaf("a").cid().to_string() }, { "cid": leaf("b").cid().to_string() }] });
     let first = post(&alice, "/pins/batch", "batch", &batch).await;
     let again = post(&alice, "/pins/batch", "batch", &batch).await;
-    let ids = |reply: &Reply| -> Vec<String> {
-        let results = reply.json["results"].as_array().unwrap();
-        results.iter().map(|pin| pin["requestid"].as_str().unwrap().to_owned()).collect()
-    };
     assert_eq!(ids(&first), ids(&again));
 
     let path = format!("/pins/{}", ids(&first)[0]);
@@ -75,6 +72,72 @@ async fn t46_batch_and_replace_take_a_key_too() {
     );
     let (count, _) = alice.list("status=queued,pinning,pinned").await;
     assert_eq!(count, 2);
+}
+
+/// The story: a pin was accepted, its answer was lost, and by the time of the retry the disk had fallen under its reserve:
+/// the retry got 507, and the client held a pin that was there for one that was refused.
+#[tokio::test]
+async fn t46_a_retry_gets_its_answer_on_a_full_disk() {
+    let world = World::new().await;
+    let alice = world.alice().await;
+    let pin = |text: &str| json!({ "cid": leaf(text).cid().to_string(), "name": text });
+    let old = post(&alice, "/pins", "old", &pin("old")).await.id();
+    let (add, batch, replace) = (pin("a"), json!({ "pins": [pin("b"), pin("c")] }), pin("d"));
+    let path = format!("/pins/{old}");
+    let requests = [("/pins", &add), ("/pins/batch", &batch), (path.as_str(), &replace)];
+    let mut first = Vec::new();
+    for (path, body) in requests {
+        first.push(post(&alice, path, path, body).await);
+    }
+
+    world.free.store(0, Ordering::SeqCst);
+    while world.engine.ready().await.is_ok() {
+        world.clock.advance(Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for ((path, body), first) in requests.into_iter().zip(&first) {
+        let again = post(&alice, path, path, body).await;
+        again.is_status(202);
+        assert_eq!(ids(&again), ids(first), "{path}");
+        post(&alice, path, path, &json!({ "cid": "bafkqaaa", "pins": [pin("x")] }))
+            .await
+            .is(422, "UNPROCESSABLE");
+        post(&alice, path, "new", body).await.is(507, "INSUFFICIENT_STORAGE");
+    }
+    // A pin that is gone is shown as it was made.
+    alice.delete(&format!("/pins/{}", ids(&first[0])[0])).await.is_status(202);
+    let again = post(&alice, "/pins", "/pins", &add).await;
+    assert_eq!((ids(&again), &again.json["pin"]["name"]), (ids(&first[0]), &json!("a")));
+
+    // The node stops: whoever is still answered is told the same.
+    world.free.store(1 << 40, Ordering::SeqCst);
+    world.engine.stop().await;
+    assert_eq!(ids(&post(&alice, "/pins", "/pins", &add).await), ids(&first[0]));
+    assert_eq!(post(&alice, "/pins", "new", &add).await.status, 503);
+}
+
+/// The story: a replacement inherited its policy and said how many replicas. The pin that it inherited from was gone by
+/// the time of the retry, no policy was there to have replicas under, and the retry got 400.
+#[tokio::test]
+async fn t46_a_retry_of_a_replacement_does_not_choose_its_policy_again() {
+    let world = World::with_policies(&[("gold", 3)]).await;
+    let alice = world.alice().await;
+    let old = alice.post("/p/gold/pins", json!({ "cid": "bafkqaaa" })).await.id();
+    let path = format!("/pins/{old}");
+    let body = json!({ "cid": leaf("a").cid().to_string(), "meta": { "replicas": "2" } });
+    let first = post(&alice, &path, "key", &body).await;
+    first.is_status(202);
+    let again = post(&alice, &path, "key", &body).await;
+    again.is_status(202);
+    assert_eq!(again.id(), first.id());
+    let other = json!({ "cid": leaf("a").cid().to_string(), "meta": { "replicas": "1" } });
+    post(&alice, &path, "key", &other).await.is(422, "UNPROCESSABLE");
+}
+
+/// The request ids of an answer, of one pin or of a batch.
+fn ids(reply: &Reply) -> Vec<String> {
+    let Some(results) = reply.json["results"].as_array() else { return vec![reply.id()] };
+    results.iter().map(|pin| pin["requestid"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Clients that lose patience, that ask again, and that ask twice at once: ten thousand requests under a thousand keys.

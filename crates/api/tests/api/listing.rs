@@ -63,6 +63,26 @@ async fn m14_m15_count_and_page_obey_before_and_after_strictly() {
     let (count, _) = alice.list(&format!("after={third}")).await;
     assert_eq!(count, 1);
     assert!(alice.ids(&format!("before={first}")).await.is_empty());
+
+    // Between two ends the order is that of a list without any: the newest come first, also where a page cuts the window.
+    let last = created(&ids[4]).await;
+    let window = format!("after={first}&before={last}");
+    assert_eq!(alice.ids(&window).await, newest_first(&ids, &[3, 2, 1]));
+    let (count, page) = alice.list(&format!("{window}&limit=2")).await;
+    assert_eq!((count, &page[0]["requestid"], &page[1]["requestid"]), (3, &json!(ids[3]), &json!(ids[2])));
+
+    // The Go client's pager moves `before` to the oldest pin of each page, and lets its caller's `after` stay.
+    for (after, which) in [(&first, &[4, 3, 2, 1][..]), (&third, &[4, 3])] {
+        let (mut before, mut seen) = ("2100-01-01T00:00:00.000Z".to_owned(), Vec::new());
+        loop {
+            let query = format!("status=queued,pinning,pinned,failed&after={after}&before={before}&limit=2");
+            let (_, page) = alice.list(&query).await;
+            let Some(oldest) = page.last() else { break };
+            before = oldest["created"].as_str().unwrap().to_owned();
+            seen.extend(page.iter().map(|pin| pin["requestid"].as_str().unwrap().to_owned()));
+        }
+        assert_eq!(seen, newest_first(&ids, which));
+    }
 }
 
 #[tokio::test]

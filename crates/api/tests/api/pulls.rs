@@ -15,6 +15,8 @@ use reqwest::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE, RETRY_AFTER,
 };
 use reqwest::{Method, Response};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{World, node};
 
@@ -258,6 +260,76 @@ async fn trouble_of_ours_is_a_503_for_a_live_deal() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("it is not mended");
+}
+
+/// A request on a connection of its own that takes little of the answer. Its head, and the connection, which keeps it open.
+async fn asked(provider: &Provider, method: &str) -> (String, TcpStream) {
+    let addr = provider.world.server.pull_addr().unwrap();
+    let path = provider.url.strip_prefix(&format!("http://{addr}")).unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stream = socket.connect(addr).await.unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: pull.example.org\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"\r\n\r\n") {
+        heard.push(stream.read_u8().await.unwrap());
+    }
+    (String::from_utf8(heard).unwrap().to_lowercase(), stream)
+}
+
+/// Asks again and again, and lets go of nothing, until it is refused: how often it was answered before that. The refusal is
+/// one after which a provider comes back.
+async fn until_refused(provider: &Provider, method: &str, held: &mut Vec<TcpStream>) -> usize {
+    for answered in 0..100 {
+        let (head, stream) = asked(provider, method).await;
+        held.push(stream);
+        if !head.starts_with("http/1.1 200") {
+            assert!(head.starts_with("http/1.1 503"), "{head}");
+            assert!(head.contains("\r\nretry-after: 30\r\n"), "{head}");
+            return answered;
+        }
+    }
+    panic!("it is never too much");
+}
+
+/// A 429 is a 4xx, and any of these ends a transfer of Boost's for good: where seats or connections are taken it is told to
+/// come back.
+#[tokio::test]
+async fn a_provider_that_finds_all_places_taken_is_told_to_come_back() {
+    let provider = Provider::new().await;
+    let mut held = Vec::new();
+    let pulls = until_refused(&provider, "GET", &mut held).await;
+    assert!(pulls >= 10, "two times five ranges fit: {pulls}");
+    // Who asks how much there is takes no seat, but a connection.
+    until_refused(&provider, "HEAD", &mut held).await;
+    assert!(held.len() > 50, "{} connections", held.len());
+    drop(held);
+    for _ in 0..500 {
+        if provider.ask(Method::GET, None).await.status() == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the places are not given back");
+}
+
+/// A 404 ended the transfer of a deal that the rows of a backup did not know.
+#[tokio::test]
+async fn t43_a_signed_url_that_restored_rows_do_not_know_is_a_503() {
+    let provider = Provider::new().await;
+    let base = format!("http://{}", provider.world.server.pull_addr().unwrap());
+    let unknown = PullKey::new(KEY).url(&base, DealUuid(uuid::Uuid::from_u128(7)));
+    let foreign = PullKey::new([1; 32]).url(&base, DealUuid(uuid::Uuid::from_u128(7)));
+    provider.world.records.mark_restored("a backup was restored").await.unwrap();
+    for method in [Method::HEAD, Method::GET] {
+        let answer = provider.http.request(method, &unknown).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), number(answer.headers(), RETRY_AFTER)), (503, 30));
+    }
+    assert_eq!(provider.http.get(&foreign).send().await.unwrap().status(), 404, "nobody signed that");
+    assert_eq!(provider.ask(Method::HEAD, None).await.status(), 200, "what they know is sent");
+    provider.world.records.restore_settled("the operator").await.unwrap();
+    assert_eq!(provider.http.get(&unknown).send().await.unwrap().status(), 404);
 }
 
 /// Turns a bit of a block on the disk, behind the store's back.

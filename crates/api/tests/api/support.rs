@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use floe_api::{Components, Server, Settings};
 use floe_blockstore::BlockStore;
+use floe_blockstore::testing::Watched;
 use floe_core::policy::Hot;
 use floe_core::{AttoFil, Block, Cid, Clock, ManualClock, Policy, Seeded, Timestamp, cid::code};
 use floe_engine::{Engine, Scope};
@@ -20,6 +22,8 @@ use crate::{leaks, schema};
 pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) clock: ManualClock,
+    /// What is free on the disk.
+    pub(crate) free: Arc<AtomicU64>,
     pub(crate) peers: Peers,
     pub(crate) records: Records,
     pub(crate) engine: Engine,
@@ -83,7 +87,8 @@ impl World {
         let clock = ManualClock::new(Timestamp::from_millis(1_780_000_000_000));
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let entropy = || Arc::new(Seeded::new(7));
-        let blocks = open_blocks(&dir, reserve_bytes, Arc::clone(&shared)).await;
+        let free = Arc::new(AtomicU64::new(1 << 40));
+        let blocks = open_blocks(&dir, reserve_bytes, &free, Arc::clone(&shared)).await;
         let settings = floe_records::Settings::at(dir.path().join("pins-1.sqlite"));
         let components = floe_records::Components { clock: Arc::clone(&shared), entropy: entropy() };
         let records = Records::open(settings, components).await.unwrap();
@@ -98,12 +103,12 @@ impl World {
             cold: engine.cold.pull_key.is_some().then(crate::nobody::components),
         };
         let engine = Engine::start(engine, components).await.unwrap();
-        let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut settings = Settings { api_addr: free, ops_addr: free, ..Settings::default() };
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut settings = Settings { api_addr: any, ops_addr: any, ..Settings::default() };
         change(&mut settings);
         let components = Components { engine: engine.clone(), entropy: entropy(), metrics };
         let server = floe_api::bind(settings).await.unwrap().start(components);
-        Self { dir, clock, peers, records, engine, server }
+        Self { dir, clock, free, peers, records, engine, server }
     }
 
     pub(crate) fn base(&self) -> String {
@@ -161,14 +166,21 @@ fn policy(name: &str, replicas: u8) -> Policy {
     }
 }
 
-async fn open_blocks(dir: &tempfile::TempDir, reserve_bytes: u64, clock: Arc<dyn Clock>) -> BlockStore {
+async fn open_blocks(
+    dir: &tempfile::TempDir,
+    reserve_bytes: u64,
+    free: &Arc<AtomicU64>,
+    clock: Arc<dyn Clock>,
+) -> BlockStore {
     let settings = floe_blockstore::Settings {
         dir: dir.path().join("blocks-1"),
         index: floe_blockstore::IndexKind::Redb,
         pack_bytes: 64 << 20,
         reserve_bytes: Some(reserve_bytes),
     };
-    let disk = Arc::new(floe_blockstore::RealDisk);
+    let free = Arc::clone(free);
+    let space = move || floe_blockstore::Space { free: free.load(Ordering::SeqCst), total: 1 << 41 };
+    let disk = Arc::new(Watched::with_space(floe_blockstore::RealDisk, space));
     let entropy = Arc::new(floe_core::Seeded::new(1));
     let components = floe_blockstore::Components { disk, clock, entropy };
     tokio::task::spawn_blocking(|| BlockStore::open(settings, components)).await.unwrap().unwrap()

@@ -28,7 +28,7 @@ use floe_core::{
     AccountId, ActorId, AggregateState, AttoFil, DealState, Epoch, FailureCode, PaddedSize, PieceCid,
 };
 use floe_records::Error;
-use floe_records::cold::{AggregateRow, Chosen, DealRow, NewDeal, Reply};
+use floe_records::cold::{AggregateRow, Chosen, DealRow, NewDeal, ProviderRow, Reply};
 use futures::{StreamExt as _, stream};
 
 use super::deals::{Deals, in_words};
@@ -122,6 +122,11 @@ async fn begun(d: &Deals, view: ChainView, escrow: &mut Escrow) -> Result<Vec<De
     let most = limits::SENDINGS_PER_PASS as u32;
     let mut ready = Vec::new();
     for row in d.records.deals_due(DealState::Chosen, d.now(), most).await? {
+        if !d.records.has_live_pins(row.aggregate).await? {
+            let why = Fault::new(FailureCode::Unwanted, "nobody pins any of the piece any more");
+            d.records.withdraw_deal(row.uuid, why).await?;
+            continue;
+        }
         ready.extend(prepare(d, view, escrow, row, None).await?);
     }
     let lost = d.records.deals_due(DealState::Unknown, d.now(), most).await?;
@@ -140,6 +145,11 @@ async fn fill(
     ready: &mut Vec<DealRow>,
 ) -> Result<u64, Error> {
     let mut lacking = 0;
+    if !d.records.has_live_pins(aggregate.id).await? {
+        // What providers have, or may publish, goes on to its end; nothing is bought beside it or after it.
+        d.records.aggregate_unwanted(aggregate.id).await?;
+        return Ok(0);
+    }
     let Some(open) = Open::load(d, view, aggregate.clone()).await? else { return Ok(0) };
     let mut deals = open.deals.clone();
     for slot in open.slots.clone() {
@@ -151,8 +161,12 @@ async fn fill(
         let (new, choice) = match choice {
             Ok(found) => found,
             Err(why) => {
+                match open.again(d, view, roster, slot, &deals).await? {
+                    Some(row) if escrow.covers_or_tells(d, &row).await => ready.push(row),
+                    Some(_) => {}
+                    None => d.board.error(NAME, why),
+                }
                 lacking += 1;
-                d.board.error(NAME, why);
                 continue;
             }
         };
@@ -224,15 +238,7 @@ impl Open {
         deals: &[DealRow],
     ) -> Result<Result<(NewDeal, Choice), String>, Error> {
         let (taken, tried, owners) = (slots::taken(deals), slots::tried(deals), slots::owners(deals));
-        let need = Need {
-            policy: &self.policy,
-            size: self.size,
-            now: view.head,
-            taken: &tried,
-            owners: &owners,
-            shared_owners: d.settings.deals.shared_owners,
-            tie: slots::tie(self.aggregate.id, slot, deals),
-        };
+        let need = self.need(d, view, slot, deals, (&tried, &owners));
         // Who came to nothing with this piece comes behind all who were not asked for it yet.
         let mut choice = roster.choose(d, &need).await?;
         if choice.is_err() && tried.len() > taken.len() {
@@ -261,6 +267,50 @@ impl Open {
             Ok(terms) => Ok((self.deal(d, view, slot, &choice, &terms), choice)),
             Err(unsound) => Err(format!("aggregate {}, slot {slot}: {unsound}", self.aggregate.id)),
         })
+    }
+
+    /// What goes out again for a slot that nobody else fits: the bytes that their provider refused for now, if it would be
+    /// chosen today and asks for no more than they pay.
+    async fn again(
+        &self,
+        d: &Deals,
+        view: ChainView,
+        roster: &mut Roster,
+        slot: u32,
+        deals: &[DealRow],
+    ) -> Result<Option<DealRow>, Error> {
+        let mut waiting = slots::refused_for_now(deals, slot, d.now());
+        waiting.retain(|row| has_time(d, view, row.start));
+        if waiting.is_empty() {
+            return Ok(None);
+        }
+        let mut taken = slots::taken(deals);
+        taken.retain(|id| waiting.iter().all(|row| row.provider != *id));
+        let owners = slots::owners(deals);
+        let need = self.need(d, view, slot, deals, (&taken, &owners));
+        let Ok(choice) = roster.choose(d, &need).await? else { return Ok(None) };
+        let row = waiting.into_iter().find(|row| row.provider == choice.placement.provider);
+        let asked = choice.ask.price.for_piece(self.size);
+        Ok(row.filter(|row| asked.is_some_and(|asked| asked <= row.price)).cloned())
+    }
+
+    fn need<'a>(
+        &'a self,
+        d: &Deals,
+        view: ChainView,
+        slot: u32,
+        deals: &[DealRow],
+        (taken, owners): (&'a [ActorId], &'a [ActorId]),
+    ) -> Need<'a> {
+        Need {
+            policy: &self.policy,
+            size: self.size,
+            now: view.head,
+            taken,
+            owners,
+            shared_owners: d.settings.deals.shared_owners,
+            tie: slots::tie(self.aggregate.id, slot, deals),
+        }
     }
 
     fn deal(&self, d: &Deals, view: ChainView, slot: u32, choice: &Choice, terms: &Terms) -> NewDeal {
@@ -359,6 +409,19 @@ impl Escrow {
         (self.known, self.calls) = (Some(rest.unwrap_or(left)), calls);
         Ok(rest.is_some())
     }
+
+    /// The same of a deal; where it is not covered a look is due, which tops up, and the board says so.
+    async fn covers_or_tells(&mut self, d: &Deals, row: &DealRow) -> bool {
+        match self.covers(d, row.cost).await {
+            Ok(true) => return true,
+            Ok(false) => {
+                d.look_due.notify_one();
+                d.board.error(NAME, format!("the deal {} waits for escrow", row.uuid));
+            }
+            Err(fault) => d.board.error(NAME, in_words(&fault)),
+        }
+        false
+    }
 }
 
 /// What is free beside all that is signed, at the head and at finality alike: what came in since is not there yet.
@@ -366,9 +429,9 @@ async fn read_left(d: &Deals) -> Result<AttoFil, Fault> {
     let there = d.chain.funds().await?;
     let rows = d.records.unpublished_cost().await;
     let rows = rows.map_err(|error| Fault::new(FailureCode::FundsEscrow, error.to_string()))?;
-    there.least(|funds| {
-        let signed = rows.signed.checked_sub(rows.underway(funds.locked)).unwrap_or_default();
-        Ok(funds.free().map_err(Fault::from)?.checked_sub(signed).unwrap_or_default())
+    there.least(|funds, underway| {
+        let free = funds.free().map_err(Fault::from)?;
+        Ok(free.checked_sub(rows.signed(underway)).unwrap_or_default())
     })
 }
 
@@ -391,19 +454,7 @@ async fn prepare(
     if row.signed.is_some() {
         return Ok(Some(row));
     }
-    match escrow.covers(d, row.cost).await {
-        Ok(true) => {}
-        Ok(false) => {
-            d.look_due.notify_one();
-            d.board.error(NAME, format!("the deal {} waits for escrow", row.uuid));
-            return Ok(None);
-        }
-        Err(fault) => {
-            d.board.error(NAME, in_words(&fault));
-            return Ok(None);
-        }
-    }
-    sign(d, row).await
+    if escrow.covers_or_tells(d, &row).await { sign(d, row).await } else { Ok(None) }
 }
 
 /// Signs, once: what comes back is stored before anybody else sees it.
@@ -418,15 +469,19 @@ async fn sign(d: &Deals, row: DealRow) -> Result<Option<DealRow>, Error> {
     }
 }
 
+/// Whether what is left until the start is still most of the lead: providers need the time to seal, and by Boost's default
+/// take nothing that leaves them less than a day.
+fn has_time(d: &Deals, view: ChainView, start: Epoch) -> bool {
+    start.since(view.head) >= limits::least_lead(d.settings.deals.start_lead).unsigned_abs()
+}
+
 /// Whether the terms of a deal that nobody has seen yet are still those that would be agreed on now. An increase of any
 /// kind needs a new quote, and with it a new choice.
 async fn holds(d: &Deals, view: ChainView, row: &DealRow, fresh: Option<&Choice>) -> Result<(), Fault> {
     if fresh.is_some() {
         return Ok(());
     }
-    // What is left of the lead is still most of it: providers need the time to seal.
-    let least_lead = d.settings.deals.start_lead / 4 * 3;
-    if row.start.since(view.head) < least_lead.unsigned_abs() {
+    if !has_time(d, view, row.start) {
         let why = format!("it would start at {}, and the head is {}", row.start, view.head);
         return Err(Fault::new(FailureCode::RejectedStartEpoch, why));
     }
@@ -438,6 +493,7 @@ async fn holds(d: &Deals, view: ChainView, row: &DealRow, fresh: Option<&Choice>
     }
     let provider = d.records.provider(row.provider).await;
     let provider = provider.map_err(|error| Fault::new(FailureCode::SpUnresolvable, error.to_string()))?;
+    still_fits(d, row, &provider)?;
     let ask = ask_of(d, row.provider, &provider.contact(), view.head).await;
     let asked = ask.and_then(|ask| ask.price.for_piece(row.size));
     match asked {
@@ -447,6 +503,30 @@ async fn holds(d: &Deals, view: ChainView, row: &DealRow, fresh: Option<&Choice>
         }
         None => Err(Fault::new(FailureCode::SpDial, "it gives no ask any more")),
     }
+}
+
+/// Whether the policy as it is now would still choose this provider at this price, and the operator did not suspend it.
+fn still_fits(d: &Deals, row: &DealRow, provider: &ProviderRow) -> Result<(), Fault> {
+    let unfit = |why: String| Err(Fault::new(FailureCode::RejectedOther, why));
+    let Some(policy) = d.policy(&row.policy) else {
+        return unfit(format!("the configuration has no policy {:?} any more", row.policy));
+    };
+    if provider.suspended.is_some() {
+        return unfit(Unfit::Suspended.to_string());
+    }
+    if !policy.lists(provider.id) {
+        return unfit(Unfit::NotListed.to_string());
+    }
+    if !policy.is_within(&provider.regions) {
+        return unfit(Unfit::Region.to_string());
+    }
+    if policy.max_price.for_piece(row.size).is_none_or(|most| row.price > most) {
+        return unfit(format!(
+            "it was to be paid {} attoFIL an epoch, and the policy permits less now",
+            row.price
+        ));
+    }
+    Ok(())
 }
 
 /// Sends what is ready, some at a time. Says how many were refused.

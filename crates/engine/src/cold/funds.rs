@@ -20,12 +20,13 @@
 //! The price of a deal counts against the caps when it is reserved, so money that only moves into escrow does not count a
 //! second time; what may move is what deals need, and on top of it what the caps still leave. Gas counts.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use floe_core::cold::{ChainView, Fault, Funds, FundsCall, MessageProgress, OPERATORS, Sent, is_operators};
 use floe_core::escrow::{self, Alarm, Plan, State};
 use floe_core::{AttoFil, FailureCode};
-use floe_records::cold::{TopUp, Unpublished};
+use floe_records::cold::TopUp;
 
 use super::dealer;
 use super::deals::{Deals, in_words};
@@ -81,7 +82,8 @@ pub(crate) async fn pass(d: &Deals, view: ChainView) -> Result<(), Failed> {
     // looked at all the same. What restored rows had begun may have been done since.
     let waits = dealer::waits_for_restore(d, view).await?;
     let is_on = d.records.spending_switch().await?.on && !waits;
-    for sent in d.chain.tick(is_on).await? {
+    let gas = reserved_gas(d).await?;
+    for sent in d.chain.tick(is_on, &gas).await? {
         settle(d, &sent).await?;
     }
     settle_gas(d).await?;
@@ -92,7 +94,8 @@ pub(crate) async fn pass(d: &Deals, view: ChainView) -> Result<(), Failed> {
     d.has_funds(funds);
     let unpublished = d.records.unpublished_cost().await?;
     let open = d.records.open_top_up().await?;
-    let plan_now = plan(d, funds.head, &unpublished, on_the_way(d, open).await?).await?;
+    let needed = unpublished.needed(funds.underway());
+    let plan_now = plan(d, funds.head, needed, on_the_way(d, open).await?).await?;
     // While one top-up is on its way escrow may fall short of more than that: it is said all the same.
     let short = plan_now.alarm.map(|alarm| alarm.to_string());
     let blocked = match (open, plan_now.top_up) {
@@ -100,7 +103,8 @@ pub(crate) async fn pass(d: &Deals, view: ChainView) -> Result<(), Failed> {
         (Some(open), _) => drive(d, open).await?,
         (None, Some(amount)) if may_send(d).await? && !operator_is_at_it(d).await? => {
             // Nothing is on the way: what was is final.
-            let plan_final = plan(d, funds.last_final, &unpublished, AttoFil::ZERO).await?;
+            let needed = unpublished.needed(AttoFil::ZERO);
+            let plan_final = plan(d, funds.last_final, needed, AttoFil::ZERO).await?;
             match plan_final.top_up {
                 Some(lasting) => drive(d, d.records.begin_top_up(amount.min(lasting)).await?).await?,
                 None => Some(not_yet(amount, plan_final.alarm)),
@@ -126,13 +130,27 @@ async fn on_the_way(d: &Deals, open: Option<TopUp>) -> Result<AttoFil, Failed> {
     Ok(if is_there { AttoFil::ZERO } else { open.amount })
 }
 
+/// What is reserved for each message: where `deals.max_gas` was raised since, as much as that where the caps permit it, since
+/// a replacement may cost what is reserved and no more.
+async fn reserved_gas(d: &Deals) -> Result<BTreeMap<String, AttoFil>, Failed> {
+    let mut open = d.records.open_gas().await?;
+    let most = d.chain.max_fee();
+    for (intent, reserved) in open.iter_mut().filter(|(_, reserved)| **reserved < most) {
+        match d.records.reserve_gas(intent, most, d.caps()).await? {
+            Ok(()) => *reserved = most,
+            Err(over) => d.board.error(NAME, format!("the gas of {intent:?} cannot be raised: {over}")),
+        }
+    }
+    Ok(open)
+}
+
 /// Settles gas that is still reserved and need not be: where a process ended, or a call failed, between the reservation and
 /// the signing, nothing was signed and nothing will be; where it ended before the end of a message was noted, it is now.
 async fn settle_gas(d: &Deals) -> Result<(), Failed> {
     // Somebody is between the two just now.
     let Ok(_turn) = d.operators_turn.try_lock() else { return Ok(()) };
     let open = d.records.open_top_up().await?.map(intent);
-    for held in d.records.open_gas().await? {
+    for held in d.records.open_gas().await?.into_keys() {
         match d.chain.message(&held).await? {
             Some(sent) => settle(d, &sent).await?,
             None if open.as_ref() == Some(&held) => {}
@@ -155,7 +173,7 @@ pub(crate) async fn operator_is_at_it(d: &Deals) -> Result<bool, Fault> {
 async fn operators_pending(d: &Deals, but: Option<&str>) -> Result<Option<String>, Fault> {
     let open = d.records.open_gas().await;
     let open = open.map_err(|error| Fault::new(FailureCode::FundsWallet, error.to_string()))?;
-    for held in open.into_iter().filter(|held| is_operators(held) && Some(held.as_str()) != but) {
+    for held in open.into_keys().filter(|held| is_operators(held) && Some(held.as_str()) != but) {
         let sent = d.chain.message(&held).await?;
         if sent.is_some_and(|sent| sent.progress == MessageProgress::Pending) {
             return Ok(Some(held));
@@ -169,17 +187,11 @@ async fn may_send(d: &Deals) -> Result<bool, Failed> {
     Ok(d.settings.deals.enabled && d.records.spending_switch().await?.on)
 }
 
-async fn plan(
-    d: &Deals,
-    funds: Funds,
-    unpublished: &Unpublished,
-    on_the_way: AttoFil,
-) -> Result<Plan, Failed> {
+async fn plan(d: &Deals, funds: Funds, committed: AttoFil, on_the_way: AttoFil) -> Result<Plan, Failed> {
     let odd = |what: String| Failed::Chain(Fault::new(FailureCode::ChainUnreachable, what));
     let deals = &d.settings.deals;
     let free = funds.free().map_err(|error| odd(error.to_string()))?;
     let left = d.records.totals().await?.left(&deals.caps)?;
-    let committed = unpublished.needed(funds.locked);
     let short = committed.checked_sub(free).unwrap_or_default();
     let policy = escrow::Policy {
         keep_tenths: deals.escrow_tenths,
@@ -267,20 +279,16 @@ async fn missing(d: &Deals, sent: &Sent) -> Result<(), Failed> {
 /// Whether `amount` may leave escrow: never what deals that can still be published need.
 pub(crate) async fn may_withdraw(d: &Deals, amount: AttoFil) -> Result<(), Refused> {
     let rows = d.records.unpublished_cost().await.map_err(failed)?;
-    within(d, amount, |funds| {
-        let free = funds.free().map_err(failed)?;
-        Ok((free, rows.spoken_for(funds.locked)))
-    })
-    .await
+    within(d, amount, |funds, underway| Ok((funds.free().map_err(failed)?, rows.spoken_for(underway)))).await
 }
 
 /// Whether `amount` may leave the wallet: never its reserve, nor what escrow still lacks.
 pub(crate) async fn may_leave_wallet(d: &Deals, amount: AttoFil) -> Result<(), Refused> {
     let rows = d.records.unpublished_cost().await.map_err(failed)?;
     let open = d.records.open_top_up().await.map_err(failed)?;
-    within(d, amount, |funds| {
+    within(d, amount, |funds, underway| {
         let free = funds.free().map_err(failed)?;
-        let lacking = rows.spoken_for(funds.locked).checked_sub(free).unwrap_or_default();
+        let lacking = rows.spoken_for(underway).checked_sub(free).unwrap_or_default();
         let needed = lacking.max(open.map_or(AttoFil::ZERO, |open| open.amount));
         let needed = needed.checked_add(d.settings.deals.wallet_reserve);
         Ok((funds.wallet, needed.unwrap_or(funds.wallet)))
@@ -292,16 +300,16 @@ pub(crate) async fn may_leave_wallet(d: &Deals, amount: AttoFil) -> Result<(), R
 async fn within(
     d: &Deals,
     asked: AttoFil,
-    of: impl Fn(Funds) -> Result<(AttoFil, AttoFil), Refused>,
+    of: impl Fn(Funds, AttoFil) -> Result<(AttoFil, AttoFil), Refused>,
 ) -> Result<(), Refused> {
     let funds = d.chain.funds().await.map_err(of_chain)?;
     let free_of = |(there, committed): (AttoFil, AttoFil)| there.checked_sub(committed).unwrap_or_default();
-    let at_head = of(funds.head)?;
+    let at_head = of(funds.head, funds.underway())?;
     let (free, committed) = (free_of(at_head), at_head.1);
     if asked > free {
         return Err(Refused::Committed { asked, free, committed });
     }
-    let lasting = free_of(of(funds.last_final)?);
+    let lasting = free_of(of(funds.last_final, AttoFil::ZERO)?);
     if asked <= lasting { Ok(()) } else { Err(Refused::NotFinal { asked, lasting }) }
 }
 
@@ -364,6 +372,12 @@ async fn name_locked(d: &Deals, call: &mut FundsCall) -> Result<(), Refused> {
 
 /// Whether a new call of the operator's may be sent now.
 async fn permit(d: &Deals, intent: &str, call: &FundsCall) -> Result<(), Refused> {
+    let takes = matches!(call, FundsCall::Withdraw(_) | FundsCall::Send { .. });
+    if takes && d.records.restored().await.map_err(failed)?.is_some() {
+        let why = "these rows were restored, and deals that they do not know may need what is there: wait until slots are \
+                   filled again, or say that nothing is out with `floe spending trust-backup`";
+        return Err(Refused::Paused(why.to_owned()));
+    }
     let pending = operators_pending(d, Some(intent)).await;
     if let Some(pending) = pending.map_err(of_chain)? {
         return Err(Refused::Pending(pending));

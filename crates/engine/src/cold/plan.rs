@@ -96,6 +96,9 @@ pub(crate) async fn plan(d: &Deals) -> Result<Plan, floe_records::Error> {
                 plan.is_cut = true;
                 return Ok(plan);
             }
+            if !d.records.has_live_pins(aggregate.id).await? {
+                continue;
+            }
             let Some(open) = Open::load(d, view, aggregate).await? else { continue };
             let segments: u64 =
                 d.records.segments(open.aggregate.id).await?.iter().map(|s| s.size.bytes()).sum();

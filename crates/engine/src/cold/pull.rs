@@ -5,7 +5,8 @@
 //! loses it fails every transfer that is under way.
 //!
 //! A live deal is never told that there is nothing: where we have trouble, it is [`PullError::Trouble`], and the provider is
-//! to come back. Providers take any other refusal for the end of the transfer.
+//! to come back. Providers take any other refusal for the end of the transfer. Restored rows do not know what was signed
+//! since: until that is settled, no signed URL is one of no deal.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -74,6 +75,9 @@ pub enum PullError {
     /// The deal was published, or its time to start has passed.
     #[error("this deal is not to be pulled any more")]
     Over,
+    /// These rows were restored and may not know the deal, or how far it is: come back.
+    #[error("these rows were restored, and may not know this deal yet")]
+    Restored,
     /// The deal is to be pulled, and we cannot give it now: come back.
     #[error("the piece cannot be read now: {0}")]
     Trouble(#[from] PieceError),
@@ -150,10 +154,13 @@ impl Engine {
         if !key.checks(deal, signature) {
             return Err(PullError::Unknown);
         }
-        let target = self.ctx.records.pull_target(deal).await?.ok_or(PullError::Unknown)?;
-        if !target.is_live {
-            return Err(PullError::Over);
-        }
+        let records = &self.ctx.records;
+        let target = match records.pull_target(deal).await? {
+            Some(target) if target.is_live => target,
+            _ if records.restored().await?.is_some() => return Err(PullError::Restored),
+            Some(_) => return Err(PullError::Over),
+            None => return Err(PullError::Unknown),
+        };
         let piece = self.open_piece(target.aggregate).await?;
         Ok(Pull { piece, records: self.ctx.records.clone(), sent: Arc::clone(&self.ctx.sent), deal })
     }

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use floe_core::{ActorId, DealState, Epoch, FailureCode, Policy};
+use floe_core::{ActorId, DealState, Epoch, FailureCode, Policy, Timestamp};
 use floe_records::cold::DealRow;
 
 use crate::limits;
@@ -55,6 +55,20 @@ pub(crate) fn taken(deals: &[DealRow]) -> Vec<ActorId> {
         }
     }
     taken.into_iter().collect()
+}
+
+/// The attempts for a slot that their providers refused for now, such as for being busy, and that are due to go out again:
+/// the same bytes, since others could be published beside them. Whoever has or had another part in this piece is left out.
+pub(crate) fn refused_for_now(deals: &[DealRow], slot: u32, now: Timestamp) -> Vec<&DealRow> {
+    let is_for_now = |deal: &&DealRow| {
+        let code = deal.error.as_ref().map(|error| error.code);
+        deal.state == DealState::Refused && deal.slot == slot && code.is_some_and(FailureCode::is_for_now)
+    };
+    let alone = |deal: &&DealRow| {
+        let others = |other: &&DealRow| other.provider == deal.provider;
+        deals.iter().filter(others).count() == 1
+    };
+    deals.iter().filter(is_for_now).filter(alone).filter(|deal| deal.due <= now).collect()
 }
 
 /// [`taken`], and those that were asked for this piece before and came to nothing.

@@ -231,7 +231,7 @@ async fn watch(d: &Deals, view: ChainView, is_scanned: bool) -> Result<(), Faile
             let next = match row.state {
                 DealState::Active => active(d, view, &row).await?,
                 DealState::Published => sealed(d, view, &row).await?,
-                DealState::Failed => locked(d, view, &row).await?,
+                DealState::Failed | DealState::Expired => locked(d, view, &row).await?,
                 _ => unpublished(d, view, &row, is_scanned).await?,
             };
             if let Some((seen, watch)) = next {
@@ -317,7 +317,7 @@ async fn active(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Faile
     }
 }
 
-/// Whether the market has let go of the price of a deal that failed after it was published.
+/// Whether the market has let go of the price of a deal that failed after it was published, or that ended.
 async fn locked(d: &Deals, view: ChainView, row: &DealRow) -> Result<Next, Failed> {
     let later = view.last_final.plus(limits::LOCKED_CHECKED_EVERY);
     let Some(deal_id) = row.deal_id else { return again(d, row, later).await };

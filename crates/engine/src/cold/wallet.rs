@@ -71,14 +71,14 @@ impl Engine {
         let seen = cold.chain.look().await?;
         let funds = cold.chain.funds().await?;
         let now = funds.head;
-        let committed = self.ctx.records.unpublished_cost().await?.spoken_for(now.locked);
+        let committed = self.ctx.records.unpublished_cost().await?.spoken_for(funds.underway());
         Ok(Wallet {
             address: cold.proposer.wallet(),
             wallet: now.wallet,
             escrow: now.escrow,
             locked: now.locked,
             free: now.free().map_err(Fault::from)?,
-            free_final: funds.least(|funds| funds.free().map_err(Fault::from))?,
+            free_final: funds.least(|funds, _| funds.free().map_err(Fault::from))?,
             wallet_final: now.wallet.min(funds.last_final.wallet),
             committed,
             max_gas: cold.chain.max_fee(),

@@ -17,9 +17,10 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::quiet::Quiet;
 use super::running::{Control, Entered};
 use super::walker::{Step, StepError, Walker};
-use super::{Ended, PAUSED, failure_words, internal, store_trouble, wait_for_space, words};
+use super::{Ended, PAUSED, failure_words, internal, store_trouble, wait_for_space};
 use crate::context::Context;
 use crate::limits;
 
@@ -73,7 +74,8 @@ pub(super) struct Driver {
     /// rows are asked first, because another pin may have joined, or room been made.
     short: Option<u64>,
     /// Times are of the monotonic clock.
-    progress_at: Duration,
+    ticked_at: Duration,
+    quiet: Quiet,
     saved_at: Duration,
     checkpoint_at: Duration,
     reported_at: Duration,
@@ -110,7 +112,8 @@ impl Driver {
             reporting: false,
             check: false,
             short: None,
-            progress_at: now,
+            ticked_at: now,
+            quiet: Quiet::default(),
             saved_at: now,
             checkpoint_at: now,
             reported_at: now,
@@ -206,7 +209,6 @@ impl Driver {
             return;
         }
         let session = self.session.get_or_insert_with(|| {
-            self.progress_at = self.ctx.clock.monotonic();
             self.ctx.exchange.open(SessionHints { root: self.dag.root, origins: self.dag.origins.clone() })
         });
         // One want is always out: it is what makes a session look for peers.
@@ -321,7 +323,7 @@ impl Driver {
 
     fn on_blocks(&mut self, blocks: Vec<Block>) {
         self.got_block = true;
-        self.progress_at = self.ctx.clock.monotonic();
+        self.quiet.ended_by(blocks.len());
         self.outstanding = self.outstanding.saturating_sub(blocks.len());
         self.incoming_bytes += blocks.iter().map(|b| b.data().len()).sum::<usize>();
         if self.incoming.is_empty() {
@@ -360,7 +362,7 @@ impl Driver {
             self.start_report();
         }
         if step.visits > 0 {
-            self.progress_at = self.ctx.clock.monotonic();
+            self.quiet.ended_by(0);
         }
         match *result.err()? {
             StepError::Store(error) => self.on_store_error(&error),
@@ -411,23 +413,21 @@ impl Driver {
     fn on_tick(&mut self) -> Option<Ended> {
         self.start_tick();
         let now = self.ctx.clock.monotonic();
+        let passed = now.saturating_sub(std::mem::replace(&mut self.ticked_at, now));
         if self.paused {
-            self.progress_at = now;
             self.paused = self.ctx.blocks.is_read_only();
             if !self.paused {
                 self.ctx.space_is_back();
             }
+            self.quiet.ended_by(0);
+        } else if self.waits_for_peers() {
+            self.quiet.goes_on(passed);
+        } else {
+            self.quiet.ended_by(0);
         }
-        // Only waiting for the network counts: a slow disk or a long local walk is no missing peer.
-        if self.walker.is_none() || self.session.is_none() {
-            self.progress_at = now;
-        }
-        let quiet = now.saturating_sub(self.progress_at);
-        if self.got_block && quiet >= limits::NO_PROGRESS_WITHIN {
-            return Some(self.park(format!("no block came for {}", words(limits::NO_PROGRESS_WITHIN))));
-        }
-        if !self.got_block && quiet >= self.first_block_within() {
-            return Some(self.park("no block came".to_owned()));
+        if let Some(why) = self.quiet.is_too_long(self.got_block, self.dag.attempts == 0, self.is_contended())
+        {
+            return Some(self.park(why));
         }
         let since_report = now.saturating_sub(self.reported_at);
         let changed = self.reported != Some(self.totals);
@@ -438,12 +438,16 @@ impl Driver {
         None
     }
 
-    fn first_block_within(&self) -> Duration {
-        if self.dag.attempts == 0 && self.ctx.contended.load(Ordering::Relaxed) {
-            limits::FIRST_BLOCK_WITHIN_CONTENDED
-        } else {
-            limits::FIRST_BLOCK_WITHIN
-        }
+    /// Only this counts as quiet: a slow disk, a long local walk and a want that no memory is left for are no missing
+    /// peers.
+    fn waits_for_peers(&self) -> bool {
+        let unasked = self.outstanding == 0 && !self.wants.is_empty();
+        self.walker.is_some() && self.session.is_some() && !unasked
+    }
+
+    /// Whether others wait for this slot. What is mended has slots that nobody else waits for.
+    fn is_contended(&self) -> bool {
+        !self.silent && self.ctx.contended.load(Ordering::Relaxed)
     }
 
     /// Parked, with what is known about the search.

@@ -18,6 +18,7 @@
 //! place first; dropping it does not, and is what a crash does.
 
 mod driver;
+mod quiet;
 mod running;
 mod walker;
 

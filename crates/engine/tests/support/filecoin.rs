@@ -34,6 +34,8 @@ pub enum Script {
     Good,
     /// Refuses, in these words.
     Refuses(&'static str),
+    /// Refuses so many proposals in these words, keeps nothing of them, then does what it promises.
+    Busy(u32, &'static str),
     /// Refuses in these words, and publishes all the same.
     RefusesAndPublishes(&'static str),
     /// Takes so many proposals without a word, then does what it promises.
@@ -92,7 +94,11 @@ pub struct Message {
     pub applied: Option<i64>,
     /// Another message had its number: it never comes onto the chain.
     pub is_missing: bool,
+    /// What it ends with on the chain: but for 0 it moves nothing, and its gas is burnt all the same.
+    pub exit_code: i64,
     told: bool,
+    /// The most that it may cost by what was signed.
+    fee: u128,
 }
 
 /// What the node says that is not so.
@@ -114,6 +120,10 @@ pub struct State {
     pub deals: Vec<MarketDeal>,
     pub providers: BTreeMap<u64, Provider>,
     pub messages: BTreeMap<String, Message>,
+    /// `deals.max_gas`.
+    pub max_fee: u128,
+    /// What a replacement may cost, by intent.
+    pub gas: BTreeMap<String, AttoFil>,
     /// What there was at the end of each epoch.
     funds_at: BTreeMap<i64, Funds>,
     pub lies: Lies,
@@ -129,6 +139,8 @@ pub struct State {
     pub fault: Option<(usize, Outcome)>,
     /// Told when the head moves, where a test rings it.
     pub moved: Arc<tokio::sync::Notify>,
+    /// At each tick, whether messages might go out.
+    pub ticks: Vec<bool>,
     /// Calls go wrong by themselves, one in so many, by this seed.
     pub chaos: Option<(u64, u64)>,
 }
@@ -176,6 +188,8 @@ impl Filecoin {
             deals: Vec::new(),
             providers,
             messages: BTreeMap::new(),
+            max_fee: MAX_FEE,
+            gas: BTreeMap::new(),
             funds_at: BTreeMap::new(),
             lies: Lies::default(),
             signed: BTreeMap::new(),
@@ -185,6 +199,7 @@ impl Filecoin {
             asked: Vec::new(),
             fault: None,
             moved: Arc::default(),
+            ticks: Vec::new(),
             chaos: None,
         })))
     }
@@ -267,6 +282,9 @@ impl State {
         for message in self.messages.values_mut().filter(waits) {
             message.applied = Some(head);
             self.wallet -= GAS;
+            if message.exit_code != 0 {
+                continue;
+            }
             match &message.call {
                 FundsCall::TopUp(amount) => {
                     self.wallet = self.wallet.checked_sub(amount.get()).expect("the wallet has it");
@@ -277,13 +295,22 @@ impl State {
                     self.wallet += amount.get();
                 }
                 FundsCall::Send { amount, .. } => self.wallet -= amount.get(),
-                FundsCall::Settle(_) => {}
+                FundsCall::Settle(ids) => {
+                    let is_over = |deal: &&mut MarketDeal| {
+                        let from = if deal.active.is_some() { deal.terms.end } else { deal.terms.start };
+                        ids.contains(&deal.id) && from.get() <= head
+                    };
+                    for deal in self.deals.iter_mut().filter(is_over).filter(|deal| deal.gone.is_none()) {
+                        deal.gone = Some(head);
+                        self.escrow -= if deal.active.is_some() { cost(&deal.terms) } else { 0 };
+                    }
+                }
             }
         }
         self.publish();
         for deal in &mut self.deals {
             let script = &self.providers[&deal.terms.provider.get()].script;
-            let (start, end) = (deal.terms.start.get(), deal.terms.end.get());
+            let start = deal.terms.start.get();
             if deal.gone.is_some() {
                 continue;
             }
@@ -295,9 +322,9 @@ impl State {
                     deal.active = Some(head);
                 }
                 None if start + UNLOCKS_AFTER <= head => deal.gone = Some(head),
+                // What ran to its end stays until somebody settles it.
                 Some(active) => {
-                    let lost = matches!(script, Script::LosesSectorAfter(after) if active + after <= head);
-                    if lost || end <= head {
+                    if matches!(script, Script::LosesSectorAfter(after) if active + after <= head) {
                         deal.gone = Some(head);
                     }
                 }
@@ -347,6 +374,10 @@ impl State {
         }
         if let Some(why) = breaks(&terms, &provider.ask, head, free, to) {
             return refused(&why);
+        }
+        if let Script::Busy(left @ 1.., text) = &mut provider.script {
+            *left -= 1;
+            return refused(text);
         }
         let publishes = !matches!(provider.script, Script::Refuses(_));
         provider.got.push((terms.uuid, deal.bytes.clone(), head, publishes));
@@ -491,13 +522,13 @@ impl Chain for Filecoin {
     }
 
     fn max_fee(&self) -> AttoFil {
-        AttoFil::new(MAX_FEE)
+        AttoFil::new(self.0.lock().max_fee)
     }
 
     fn message<'a>(&'a self, intent: &'a str) -> Boxed<'a, Result<Option<Sent>, Fault>> {
         Box::pin(self.call("message", move |state| {
             let at = state.last_final();
-            Ok(state.messages.get(intent).map(|message| sent(intent, message, at)))
+            Ok(state.messages.get(intent).map(|message| sent(intent, message, at, state.max_fee)))
         }))
     }
 
@@ -509,11 +540,18 @@ impl Chain for Filecoin {
             {
                 return Err(Fault::new(FailureCode::FundsWallet, "nothing was sent: this is no address"));
             }
-            let fresh =
-                Message { call: call.clone(), at: head, applied: None, is_missing: false, told: false };
+            let fresh = Message {
+                call: call.clone(),
+                at: head,
+                applied: None,
+                is_missing: false,
+                exit_code: 0,
+                told: false,
+                fee: state.max_fee,
+            };
             let message = state.messages.entry(intent.to_owned()).or_insert(fresh);
             assert_eq!(message.call, *call, "one intent is one call");
-            Ok(sent(intent, message, at))
+            Ok(sent(intent, message, at, state.max_fee))
         }))
     }
 
@@ -522,15 +560,21 @@ impl Chain for Filecoin {
         Box::pin(async move { moved.notified().await })
     }
 
-    fn tick(&self, _may_send: bool) -> Boxed<'_, Result<Vec<Sent>, Fault>> {
-        Box::pin(self.call("tick", |state| {
+    fn tick<'a>(
+        &'a self,
+        may_send: bool,
+        gas: &'a BTreeMap<String, AttoFil>,
+    ) -> Boxed<'a, Result<Vec<Sent>, Fault>> {
+        Box::pin(self.call("tick", move |state| {
+            state.ticks.push(may_send);
+            state.gas = gas.clone();
             let at = state.last_final();
-            let mut news = Vec::new();
+            let (mut news, most) = (Vec::new(), state.max_fee);
             for (intent, message) in &mut state.messages {
                 let is_over = message.is_missing || message.applied.is_some_and(|applied| applied <= at);
                 if !message.told && is_over {
                     message.told = true;
-                    news.push(sent(intent, message, at));
+                    news.push(sent(intent, message, at, most));
                 }
             }
             Ok(news)
@@ -538,14 +582,19 @@ impl Chain for Filecoin {
     }
 }
 
-fn sent(intent: &str, message: &Message, last_final: i64) -> Sent {
+/// `max_fee`: the most that a message may cost now.
+fn sent(intent: &str, message: &Message, last_final: i64, max_fee: u128) -> Sent {
     let progress = match message.applied {
         None if message.is_missing => MessageProgress::Missing,
         None => MessageProgress::Pending,
+        Some(applied) if applied <= last_final && message.exit_code != 0 => {
+            MessageProgress::Final(Err(message.exit_code))
+        }
         Some(applied) if applied <= last_final => MessageProgress::Final(Ok(())),
         Some(_) => MessageProgress::Included,
     };
-    Sent { intent: intent.to_owned(), max_fee: AttoFil::new(GAS), progress }
+    let max_fee = if matches!(progress, MessageProgress::Final(_)) { GAS } else { max_fee.max(message.fee) };
+    Sent { intent: intent.to_owned(), max_fee: AttoFil::new(max_fee), progress }
 }
 
 impl Market for Filecoin {

@@ -1,5 +1,6 @@
 //! A chain that cannot be reached, no providers, and no key: what is packed stays packed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use floe_core::clock::BoxFuture;
@@ -49,7 +50,11 @@ impl Chain for Nobody {
     fn send<'a>(&'a self, _: &'a str, _: &'a FundsCall) -> BoxFuture<'a, Result<Sent, Fault>> {
         away()
     }
-    fn tick(&self, _: bool) -> BoxFuture<'_, Result<Vec<Sent>, Fault>> {
+    fn tick<'a>(
+        &'a self,
+        _: bool,
+        _: &'a BTreeMap<String, AttoFil>,
+    ) -> BoxFuture<'a, Result<Vec<Sent>, Fault>> {
         away()
     }
 }

@@ -154,11 +154,12 @@ impl Sender {
         Ok(landed)
     }
 
-    /// Signs the same call anew with the same number and a higher fee, within the cap, and pushes it.
+    /// Signs the same call anew with the same number and a higher fee, within the cap and what is `reserved` for it, and
+    /// pushes it.
     ///
     /// # Errors
-    /// [`MessageError`]; [`MessageError::FeeOverCap`] where the cap does not permit another tenth.
-    pub async fn replace(&self, intent: &str, view: &View) -> Result<Entry, MessageError> {
+    /// [`MessageError`]; [`MessageError::FeeOverCap`] where neither permits another tenth.
+    pub async fn replace(&self, intent: &str, view: &View, reserved: AttoFil) -> Result<Entry, MessageError> {
         let _turn = self.turn.lock().await;
         let open = self.journal.find(intent).await?.filter(|entry| !entry.progress.is_settled());
         let Some((entry, last)) =
@@ -173,7 +174,7 @@ impl Sender {
         let (premium, fee_cap) =
             replacement_fees(old, base).ok_or(MessageError::BadEstimate("its fees overflow"))?;
         let message = Message { gas_premium: premium, gas_fee_cap: fee_cap, ..old.clone() };
-        self.check_fee(&message)?;
+        check_fee(&message, reserved.min(self.settings.max_fee))?;
         let version = Version { message: self.signed(message).await?, pushed_at: None };
         self.journal.add_version(intent, &version).await?;
         self.push(&self.reread(&entry.intent).await?, view).await?;
@@ -229,7 +230,7 @@ impl Sender {
         if message.gas_premium > message.gas_fee_cap {
             return Err(MessageError::BadEstimate("its premium is above its fee cap"));
         }
-        self.check_fee(&message)?;
+        check_fee(&message, cap)?;
         // Where the cap is too low the node does not refuse: it cuts the fee, and no block takes such a message.
         if message.gas_fee_cap < view.head.base_fee {
             let fee = view.head.base_fee.checked_mul(u128::from(message.gas_limit));
@@ -237,15 +238,6 @@ impl Sender {
             return Err(MessageError::FeeOverCap { fee, cap });
         }
         Ok(message)
-    }
-
-    fn check_fee(&self, message: &Message) -> Result<(), MessageError> {
-        let cap = self.settings.max_fee;
-        match message.max_fee() {
-            Some(fee) if fee <= cap => Ok(()),
-            Some(fee) => Err(MessageError::FeeOverCap { fee, cap }),
-            None => Err(MessageError::BadEstimate("its fee overflows")),
-        }
     }
 
     async fn signed(&self, message: Message) -> Result<SignedMessage, MessageError> {
@@ -351,6 +343,14 @@ impl Sender {
     async fn is_passed(&self, entry: &Entry, view: &View) -> Result<bool, MessageError> {
         let actor = self.lotus.actor(&entry.from, &view.last_final.key).await?;
         Ok(actor.is_some_and(|actor| actor.nonce > entry.nonce))
+    }
+}
+
+fn check_fee(message: &Message, cap: AttoFil) -> Result<(), MessageError> {
+    match message.max_fee() {
+        Some(fee) if fee <= cap => Ok(()),
+        Some(fee) => Err(MessageError::FeeOverCap { fee, cap }),
+        None => Err(MessageError::BadEstimate("its fee overflows")),
     }
 }
 

@@ -406,14 +406,14 @@ impl LotusChain {
         Ok(self.sent(&entry))
     }
 
-    async fn tick_now(&self, may_send: bool) -> Result<Vec<Sent>, Fault> {
+    async fn tick_now(&self, may_send: bool, gas: &BTreeMap<String, AttoFil>) -> Result<Vec<Sent>, Fault> {
         let look = self.last()?;
         let mut changed = Vec::new();
         for landed in self.sender.tick(&look.view, may_send).await? {
             let entry = self.journal.find(&landed.intent).await.map_err(MessageError::from)?;
             changed.extend(entry.map(|entry| self.sent(&entry)));
         }
-        self.replace_stuck(&look.view, may_send).await?;
+        self.replace_stuck(&look.view, may_send, gas).await?;
         self.note_refused().await?;
         Ok(changed)
     }
@@ -430,7 +430,12 @@ impl LotusChain {
     }
 
     /// Gives more to messages that no block can take: the base fee rose above their cap.
-    async fn replace_stuck(&self, view: &View, may_send: bool) -> Result<(), Fault> {
+    async fn replace_stuck(
+        &self,
+        view: &View,
+        may_send: bool,
+        gas: &BTreeMap<String, AttoFil>,
+    ) -> Result<(), Fault> {
         let open = self.journal.unsettled(self.signer.address()).await.map_err(MessageError::from)?;
         // The numbers go in order: what stands behind the first that is not on the chain waits for it.
         let gone = |entry: &&Entry| matches!(entry.progress, Progress::Included { .. } | Progress::Missing);
@@ -439,7 +444,8 @@ impl LotusChain {
         if !may || !is_stuck(first, view) {
             return Ok(());
         }
-        match self.sender.replace(&first.intent, view).await {
+        let reserved = gas.get(&first.intent).copied().unwrap_or_default();
+        match self.sender.replace(&first.intent, view, reserved).await {
             Ok(_) => tracing::info!(
                 intent = first.intent,
                 "a message pays more, as the base fee rose above its cap"
@@ -453,13 +459,15 @@ impl LotusChain {
         Ok(())
     }
 
-    /// What a message may cost: until it is final, all that a replacement may pay.
+    /// What a message may cost: until it is final, all that a replacement may pay, and no less than what was signed when
+    /// more was permitted.
     fn sent(&self, entry: &Entry) -> Sent {
-        let landed = match &entry.progress {
-            Progress::Final { version, .. } => entry.versions.get(*version),
-            _ => None,
+        let fees = entry.versions.iter().map(|version| version.message.message.max_fee());
+        let signed = fees.map(|fee| fee.unwrap_or(ALL_FIL));
+        let max_fee = match &entry.progress {
+            Progress::Final { version, .. } => signed.clone().nth(*version).or_else(|| signed.max()),
+            _ => signed.max().max(Some(self.settings.max_fee)),
         };
-        let max_fee = landed.and_then(|version| version.message.message.max_fee());
         Sent {
             intent: entry.intent.clone(),
             max_fee: max_fee.unwrap_or(self.settings.max_fee),
@@ -559,8 +567,12 @@ impl cold::Chain for LotusChain {
         Box::pin(self.send_now(intent, call))
     }
 
-    fn tick(&self, may_send: bool) -> BoxFuture<'_, Result<Vec<Sent>, Fault>> {
-        Box::pin(self.tick_now(may_send))
+    fn tick<'a>(
+        &'a self,
+        may_send: bool,
+        gas: &'a BTreeMap<String, AttoFil>,
+    ) -> BoxFuture<'a, Result<Vec<Sent>, Fault>> {
+        Box::pin(self.tick_now(may_send, gas))
     }
 
     fn changed(&self) -> BoxFuture<'_, ()> {

@@ -75,7 +75,7 @@ impl Lotus {
             .with_custom_cert_store(tls()?)
             // Without jsonrpsee's own log of each request.
             .set_rpc_middleware(RpcServiceBuilder::new())
-            .set_http_middleware(ServiceBuilder::new().layer(Frames))
+            .set_http_middleware(ServiceBuilder::new().layer(Frames(endpoint.clone())))
             .build(endpoint.http())
             .map_err(|e| EndpointError(e.to_string()))?;
         Ok(Self { http: Arc::new(http), endpoint, timeout })
@@ -109,12 +109,17 @@ impl Lotus {
 
     fn understand(&self, method: &Method, error: Error) -> RpcError {
         let name = method.name;
-        let malformed =
-            |e: &dyn std::fmt::Display| RpcError::Malformed { method: name, reason: e.to_string() };
+        // What cannot be read is quoted in the reason.
+        let malformed = |e: &dyn std::fmt::Display| RpcError::Malformed {
+            method: name,
+            reason: crate::words::cut(&self.endpoint.hide(&e.to_string())),
+        };
         match error {
-            Error::Call(object) => RpcError::of_object(method, object.code(), object.message()),
+            Error::Call(object) => {
+                RpcError::of_object(method, object.code(), &self.endpoint.hide(object.message()))
+            }
             Error::RequestTimeout => RpcError::Timeout { method: name, after: self.timeout },
-            Error::Transport(error) => transport(name, error),
+            Error::Transport(error) => transport(name, error, &self.endpoint),
             Error::ParseError(error) => malformed(&error),
             other => malformed(&other),
         }
@@ -482,11 +487,11 @@ impl Params {
     }
 }
 
-fn transport(method: &'static str, error: jsonrpsee_core::BoxError) -> RpcError {
+fn transport(method: &'static str, error: jsonrpsee_core::BoxError, endpoint: &Endpoint) -> RpcError {
     use jsonrpsee_core::http_helpers::HttpError;
     let error = match error.downcast::<TransportError>() {
         Ok(error) => *error,
-        Err(other) => return RpcError::Unreachable { method, reason: causes(&*other) },
+        Err(other) => return RpcError::Unreachable { method, reason: causes(&*other, endpoint) },
     };
     match error {
         TransportError::Rejected { status_code: 401 } => RpcError::Unauthorized { method },
@@ -498,12 +503,12 @@ fn transport(method: &'static str, error: jsonrpsee_core::BoxError) -> RpcError 
         TransportError::Http(HttpError::Malformed) => {
             RpcError::Malformed { method, reason: "a body that is no JSON".into() }
         }
-        other => RpcError::Unreachable { method, reason: causes(&other) },
+        other => RpcError::Unreachable { method, reason: causes(&other, endpoint) },
     }
 }
 
-/// An error and what led to it, on one line.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
+/// An error and what led to it, on one line, without the token.
+pub(super) fn causes(error: &dyn std::error::Error, endpoint: &Endpoint) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -514,7 +519,7 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    crate::words::cut(&text)
+    crate::words::cut(&endpoint.hide(&text))
 }
 
 /// The token as a header that no log prints.
@@ -549,5 +554,14 @@ mod tests {
         assert!(!format!("{:?}", headers(&endpoint).unwrap()).contains("hunter2"));
         let lotus = Lotus::new(endpoint).unwrap();
         assert!(!format!("{lotus:?}").contains("hunter2"));
+    }
+
+    /// A result of another shape is quoted in the reason: one that was our token stood in the log.
+    #[test]
+    fn a_token_that_comes_back_is_not_quoted() {
+        let lotus = Lotus::new(Endpoint::parse("hunter2:http://127.0.0.1:1").unwrap()).unwrap();
+        let quoted = serde_json::from_str::<u32>(r#""it is hunter2, is it""#).unwrap_err();
+        let told = lotus.understand(&methods::CHAIN_HEAD, Error::ParseError(quoted)).to_string();
+        assert!(told.contains("it is [secret], is it"), "{told}");
     }
 }

@@ -7,9 +7,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use bytes::Bytes;
 use url::{Host, Url};
 
-use crate::limits::MAX_ENDPOINT_BYTES;
+use crate::limits::{MAX_ENDPOINT_BYTES, MIN_HIDDEN_TOKEN};
 use crate::secret::Secret;
 
 /// The path of the interface that we speak.
@@ -80,6 +81,24 @@ impl Endpoint {
     /// The token, where there is one.
     pub fn token(&self) -> Option<&Secret> {
         self.token.as_ref()
+    }
+
+    /// A text of the node's or of the connection's, without the token: what is told of it goes into logs and rows. Before it is
+    /// cut, or half a token would stay.
+    pub(super) fn hide(&self, text: &str) -> String {
+        match &self.token {
+            Some(token) => text.replace(token.expose(), "[secret]"),
+            None => text.to_owned(),
+        }
+    }
+
+    /// A body without the token. Only where that is as long as a real one: a short one may be a part of any answer.
+    pub(super) fn hide_in(&self, body: Bytes) -> Bytes {
+        let long = self.token.as_ref().map(Secret::expose).filter(|token| token.len() >= MIN_HIDDEN_TOKEN);
+        match (long, std::str::from_utf8(&body)) {
+            (Some(token), Ok(text)) if text.contains(token) => self.hide(text).into(),
+            _ => body,
+        }
     }
 
     /// Whether the token goes over a network that others may read: not encrypted, and not to this machine.

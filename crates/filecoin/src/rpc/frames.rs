@@ -2,6 +2,8 @@
 //!
 //! A layer between jsonrpsee and the connection. It reads the body up to the limit, and where it is one JSON-RPC frame
 //! it is written anew with the known keys alone and with status 200; anything else goes on as it came.
+//!
+//! A node that repeats our token is not quoted: the token is taken out of the body here, before jsonrpsee logs it.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -17,23 +19,24 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tower::{Layer, Service};
 
+use super::endpoint::Endpoint;
 use crate::limits::{self, MAX_ANSWER_BYTES};
 
-/// The layer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Frames;
+/// The layer, for the node at this endpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct Frames(pub(crate) Endpoint);
 
 impl<S> Layer<S> for Frames {
     type Service = Normalised<S>;
 
     fn layer(&self, inner: S) -> Normalised<S> {
-        Normalised(inner)
+        Normalised(inner, self.0.clone())
     }
 }
 
 /// The service around a connection.
 #[derive(Debug, Clone)]
-pub(crate) struct Normalised<S>(S);
+pub(crate) struct Normalised<S>(S, Endpoint);
 
 impl<S, B> Service<HttpRequest> for Normalised<S>
 where
@@ -52,10 +55,11 @@ where
 
     fn call(&mut self, request: HttpRequest) -> Self::Future {
         let response = self.0.call(request);
+        let endpoint = self.1.clone();
         Box::pin(async move {
             let (mut parts, body) = response.await?.into_parts();
             let body = Limited::new(body, MAX_ANSWER_BYTES as usize).collect().await.map_err(unreadable)?;
-            let body = body.to_bytes();
+            let body = endpoint.hide_in(body.to_bytes());
             let Some(frame) = normalised(&body) else {
                 return Ok(HttpResponse::from_parts(parts, Full::new(body)));
             };

@@ -45,6 +45,7 @@ pub enum NotifyError {
 #[derive(Debug)]
 pub struct HeadChanges {
     changes: Subscription<Vec<HeadChange>>,
+    endpoint: Endpoint,
     // Holds the connection.
     _client: WsClient,
     began: bool,
@@ -70,11 +71,17 @@ impl HeadChanges {
             .with_custom_cert_store(tls()?)
             .build(endpoint.websocket())
             .await
-            .map_err(|e| NotifyError::Refused(causes(&e)))?;
+            .map_err(|e| NotifyError::Refused(causes(&e, endpoint)))?;
         let method = methods::CHAIN_NOTIFY.name;
         let changes = client.subscribe(method, ArrayParams::new(), "xrpc.cancel").await;
-        let changes = changes.map_err(|e| NotifyError::Refused(causes(&e)))?;
-        Ok(Self { changes, _client: client, began: false, heard: clock.monotonic() })
+        let changes = changes.map_err(|e| NotifyError::Refused(causes(&e, endpoint)))?;
+        Ok(Self {
+            changes,
+            endpoint: endpoint.clone(),
+            _client: client,
+            began: false,
+            heard: clock.monotonic(),
+        })
     }
 
     /// The next changes, in order. Cancel safe. After an error the subscription is of no use.
@@ -87,7 +94,9 @@ impl HeadChanges {
             Either::Left((next, _)) => next,
             Either::Right(_) => return Err(NotifyError::Silent),
         };
-        let changes = next.ok_or(NotifyError::Ended)?.map_err(|e| NotifyError::Malformed(causes(&e)))?;
+        let changes = next
+            .ok_or(NotifyError::Ended)?
+            .map_err(|e| NotifyError::Malformed(causes(&e, &self.endpoint)))?;
         self.check(&changes)?;
         (self.began, self.heard) = (true, clock.monotonic());
         Ok(changes)

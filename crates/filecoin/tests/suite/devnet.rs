@@ -7,6 +7,7 @@ mod hostile;
 mod money;
 mod network;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +27,7 @@ use floe_devnet::{Config, Devnet, Manner};
 use floe_filecoin::Secret;
 use floe_filecoin::market::streams::{Duplex, StreamError, Streams};
 use floe_filecoin::market::web::{Names, Web};
-use floe_filecoin::messages::MemoryJournal;
+use floe_filecoin::messages::{Journal as _, MemoryJournal};
 use floe_filecoin::port::{ChainSettings, DealSigner, LotusChain, Memory, Providers, Unremembered};
 use floe_filecoin::rpc::{Endpoint, Lotus};
 use floe_filecoin::signer::{LocalKey, Signer, from_lotus};
@@ -233,12 +234,18 @@ impl World {
         assert_eq!(self.settled(intent).await, MessageProgress::Final(Ok(())));
     }
 
+    /// Enough gas for each message that is on its way.
+    async fn gas(&self) -> BTreeMap<String, AttoFil> {
+        let open = self.journal.unsettled(self.key.address()).await.unwrap();
+        open.into_iter().map(|entry| (entry.intent, MAX_FEE)).collect()
+    }
+
     /// Steps until the message is final.
     async fn settled(&self, intent: &str) -> MessageProgress {
         for _ in 0..30 {
             self.step(1).await;
             self.look().await;
-            let changed = self.chain.tick(true).await.unwrap();
+            let changed = self.chain.tick(true, &self.gas().await).await.unwrap();
             let done = changed.into_iter().find(|sent| {
                 sent.intent == intent
                     && matches!(sent.progress, MessageProgress::Final(_) | MessageProgress::Missing)

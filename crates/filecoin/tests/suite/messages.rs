@@ -293,7 +293,7 @@ async fn a_message_that_is_missing_is_not_searched_for_ever() {
 async fn a_replacement_keeps_nonce_and_call_and_pays_a_tenth_more() {
     let w = world(ENOUGH).await;
     let entry = w.sender.send("a", &call(), &view(2_000)).await.unwrap();
-    let replaced = w.sender.replace("a", &view(2_020)).await.unwrap();
+    let replaced = w.sender.replace("a", &view(2_020), AttoFil::new(ENOUGH)).await.unwrap();
     let [first, second] = replaced.versions.as_slice() else { panic!("{replaced:?}") };
     assert_eq!(first.message, entry.versions[0].message);
     let (old, new) = (&first.message.message, &second.message.message);
@@ -304,7 +304,10 @@ async fn a_replacement_keeps_nonce_and_call_and_pays_a_tenth_more() {
     w.include(&replaced, 0, 2_021, 0);
     let landed = w.sender.tick(&view(2_921), true).await.unwrap();
     assert_eq!(landed[0].progress, Progress::Final { version: 0, height: Epoch::new(2_021), exit_code: 0 });
-    assert!(matches!(w.sender.replace("a", &view(2_922)).await, Err(MessageError::Unknown(_))));
+    assert!(matches!(
+        w.sender.replace("a", &view(2_922), AttoFil::new(ENOUGH)).await,
+        Err(MessageError::Unknown(_))
+    ));
 }
 
 #[tokio::test]
@@ -322,11 +325,25 @@ async fn gas_stays_under_the_cap() {
         assert_eq!(sent.is_ok(), fits, "{cap}");
         assert_eq!(w.pushed().len(), usize::from(fits));
         if fits {
-            let replaced = w.sender.replace("a", &view(2_020)).await;
+            let replaced = w.sender.replace("a", &view(2_020), AttoFil::new(ENOUGH)).await;
             assert!(matches!(replaced, Err(MessageError::FeeOverCap { .. })), "a tenth more is too much");
             assert_eq!(w.pushed().len(), 1);
         }
     }
+}
+
+/// `deals.max_gas` was raised while a message waited: its replacement cost more than was set aside for it, beyond the caps.
+#[tokio::test]
+async fn t36_a_replacement_costs_no_more_than_is_reserved() {
+    let w = world(101_510_000_000).await;
+    w.sender.send("a", &call(), &view(2_000)).await.unwrap();
+    let raised = sender_of(&w.node, &w.journal, ENOUGH);
+    let reserved = AttoFil::new(101_510_000_000);
+    let refused = raised.replace("a", &view(2_020), reserved).await;
+    assert!(matches!(refused, Err(MessageError::FeeOverCap { cap, .. }) if cap == reserved), "{refused:?}");
+    assert_eq!(w.pushed().len(), 1);
+    raised.replace("a", &view(2_020), AttoFil::new(ENOUGH)).await.unwrap();
+    assert_eq!(w.pushed().len(), 2);
 }
 
 /// The node's estimate changes the call, or asks for gas that no block has.

@@ -1,7 +1,8 @@
 //! Reachability, relays, and floods.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 
+use floe_bitswap::wire;
 use futures::StreamExt as _;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{NetworkBehaviour, Swarm, SwarmEvent};
@@ -11,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::PrivateAddresses;
-use crate::limits::MAX_EXTERNAL;
+use crate::limits::{MAX_EXTERNAL, MEMORY_CLOSE_BATCH};
 use crate::task::Command;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,14 +68,18 @@ async fn t45_delegates_of_a_running_node() {
     assert_eq!(open.node.delegates(false), open.addresses());
 }
 
+/// Where `peer` listens on TCP.
+fn tcp(peer: &Peer) -> String {
+    peer.addresses().into_iter().find(|a| a.contains("/tcp/") && !a.contains("/ws")).unwrap()
+}
+
 /// Where `peer` says that it listens, to somebody who dials in.
 async fn identified(peer: &Peer) -> Vec<String> {
     let key = Keypair::generate_ed25519();
     let identify = identify::Behaviour::new(identify::Config::new("test".into(), key.public()));
     let config = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(SOON);
     let mut swarm = Swarm::new(plain_transport(&key), identify, key.public().to_peer_id(), config);
-    let tcp = peer.addresses().into_iter().find(|a| a.contains("/tcp/") && !a.contains("/ws")).unwrap();
-    swarm.dial(tcp.parse::<Multiaddr>().unwrap()).unwrap();
+    swarm.dial(tcp(peer).parse::<Multiaddr>().unwrap()).unwrap();
     loop {
         if let SwarmEvent::Behaviour(identify::Event::Received { info, .. }) = swarm.select_next_some().await
         {
@@ -83,16 +88,20 @@ async fn identified(peer: &Peer) -> Vec<String> {
     }
 }
 
-/// Every peer was told each address of the inner network that a public service listened on, under `deny` as well.
+/// Every peer was told each address of the inner network that a public service listened on, under `deny` as well; and
+/// under `auto` every stranger of the DHT those of a service on somebody's own machine, which `auto` tells the requests
+/// from that machine alone.
 #[tokio::test(flavor = "multi_thread")]
-async fn t45_identify_tells_no_inner_addresses_of_a_public_service() {
+async fn t45_identify_tells_inner_addresses_in_a_closed_network_alone() {
     let told = |local: bool, private: PrivateAddresses| async move {
         let peer = Peer::start(|s| (s.api_is_local, s.private_addresses) = (local, private)).await;
         soon(identified(&peer)).await
     };
-    assert_eq!(told(true, PrivateAddresses::Deny).await, [""; 0]);
-    assert_eq!(told(false, PrivateAddresses::Auto).await, [""; 0]);
-    assert!(!told(true, PrivateAddresses::Auto).await.is_empty());
+    for private in [PrivateAddresses::Deny, PrivateAddresses::Auto] {
+        for local in [true, false] {
+            assert_eq!(told(local, private).await, [""; 0], "{private:?}, api is local: {local}");
+        }
+    }
     assert!(!told(false, PrivateAddresses::Allow).await.is_empty());
 }
 
@@ -241,26 +250,42 @@ async fn a_node_is_reached_through_its_relay() {
     task.abort();
 }
 
+/// A peer that served a pin could go before strangers that only took up memory, and nothing noticed: it was enough that
+/// all were gone in the end.
 #[tokio::test(flavor = "multi_thread")]
-async fn t07_the_guard_closes_inbound_connections() {
-    let full = Arc::new(AtomicBool::new(false));
-    let measure = full.clone();
+async fn t07_the_guard_closes_inbound_connections_and_that_of_a_peer_that_serves_a_pin_last() {
+    // Looks that find too much in use.
+    let over = Arc::new(AtomicUsize::new(0));
+    let measure = over.clone();
+    let used = move || {
+        let is_over =
+            measure.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+        if is_over { 1 << 40 } else { 0 }
+    };
     let mut world = world();
-    world.memory = Memory::with(1 << 40, move || if measure.load(Ordering::Relaxed) { 1 << 40 } else { 0 });
+    world.memory = Memory::with(1 << 40, used);
     let server = Peer::start_in(|_| {}, world).await;
-    let pinned = Peer::start(|_| {}).await;
-    // A peer that serves a pin, and who dials in himself.
+    let address: Multiaddr = tcp(&server).parse().unwrap();
+    let serving = Peer::start(|_| {}).await;
     let root = *block(8).cid();
-    let origin = format!("/p2p/{}", pinned.node.peer_id());
-    let mut pin = server.open(root, &[origin], true);
+    let mut pin = server.open(root, &[format!("/p2p/{}", serving.node.peer_id())], true);
     pin.want(&[root]);
-    let mut sessions = Vec::new();
-    for client in [&pinned, &Peer::start(|_| {}).await] {
-        let mut session = client.open(root, &server.addresses(), true);
-        session.want(&[root]);
-        sessions.push(session);
+    let mut strangers = Vec::new();
+    // As many as one look closes. Half come before the peer that serves the pin, so that its age decides nothing.
+    for count in 0..MEMORY_CLOSE_BATCH {
+        if count == MEMORY_CLOSE_BATCH / 2 {
+            serving.open(root, &server.addresses(), true).want(&[root]);
+            until(|| serving.node.status().peers == 1).await;
+        }
+        strangers.push(wire::Peer::dial(address.clone()).await);
     }
-    until(|| server.node.status().peers == 2).await;
-    full.store(true, Ordering::Relaxed);
+    until(|| server.node.status().peers == MEMORY_CLOSE_BATCH + 1).await;
+    over.store(1, Ordering::Relaxed);
+    for stranger in &mut strangers {
+        soon(async { while stranger.inbound.recv().await.is_some() {} }).await;
+    }
+    until(|| server.node.status().peers == 1).await;
+    assert_eq!(serving.node.status().peers, 1, "it serves a pin");
+    over.store(1, Ordering::Relaxed);
     until(|| server.node.status().peers == 0).await;
 }

@@ -14,6 +14,7 @@ use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
+use super::deals;
 use super::segments::{self, NewAggregate};
 use crate::pins::row::{db, digest_field, intact, key, num, uuid, uuid_of};
 use crate::writer::{Tx, Urgency};
@@ -308,6 +309,20 @@ pub(super) async fn release_some(tx: &mut Tx) -> Result<bool, Error> {
     Ok(true)
 }
 
+async fn has_live_pins(conn: &mut SqliteConnection, id: Uuid) -> Result<bool, Error> {
+    // A pin that is removed has no row. The second: pins that are not told yet which aggregates they are in.
+    for sql in [
+        "SELECT p.account FROM aggregate_pins a JOIN pins p ON p.id = a.pin WHERE a.aggregate = $1 LIMIT 1",
+        "SELECT w.account FROM aggregate_segments s JOIN cold_waits w ON w.lot = s.lot WHERE s.aggregate = $1 LIMIT 1",
+    ] {
+        let whose: Option<i64> = sqlx::query_scalar(sql).bind(key(id)).fetch_optional(&mut *conn).await?;
+        if whose.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// One transaction's part of [`Records::aggregate_packed`].
 async fn packed(tx: &mut Tx, id: Uuid, settled: &Settled) -> Result<(), Error> {
     let mut row = load(&mut tx.conn, id).await?;
@@ -372,6 +387,40 @@ impl Records {
         found.dedup_by_key(|row| row.id);
         found.truncate(usize::try_from(most).unwrap_or(usize::MAX));
         Ok(found)
+    }
+
+    /// Whether somebody still pins any of it, or waits for the rest of a DAG that is partly in it. An account that is
+    /// suspended still does: its data stays.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn has_live_pins(&self, id: Uuid) -> Result<bool, Error> {
+        has_live_pins(&mut *self.reader().await?, id).await
+    }
+
+    /// Gives an aggregate up that nobody pins any more, unless signed bytes of it are out or a provider has it: those may
+    /// still be pulled. Says whether it did. A pin that comes meanwhile is seen, and one that comes later waits for another.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Damaged`].
+    pub async fn aggregate_unwanted(&self, id: Uuid) -> Result<bool, Error> {
+        self.write(Urgency::Frees, move |tx| {
+            Box::pin(async move {
+                let row = load(&mut tx.conn, id).await?;
+                let deals = deals::of_aggregate(&mut tx.conn, id).await?;
+                if row.state.after(AggregateEvent::NoneLeft).is_err()
+                    || deals.iter().any(|deal| deal.state.is_exposed())
+                    || has_live_pins(&mut tx.conn, id).await?
+                {
+                    return Ok(false);
+                }
+                step(tx, id, AggregateEvent::NoneLeft).await?;
+                let body = serde_json::json!({ "replicas": row.replicas, "policy": row.policy });
+                super::events::insert(tx, "aggregate.unwanted", None, &id.to_string(), &body).await?;
+                Ok(true)
+            })
+        })
+        .await
     }
 
     /// Takes an aggregate one step on, alone. Where more follows from the event, it is one transaction with that.

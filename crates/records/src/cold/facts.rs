@@ -7,6 +7,7 @@
 //!   epoch       of the ledger: one more at each start that may spend. It is the lease of the wallet: see [`fence`]
 //!   lead        the longest start lead that a deal was ever given
 //!   top_up      the number of the last top-up of escrow, and its amount while it is on its way
+//!   generation  the least that the next attempt for a slot has: restored rows would give one a second time
 //!   restored    these rows are older than what was done with the wallet since: see [`Restored`]
 //!   home        the file that these rows lie in, by something that no copy of it shares
 //! ```
@@ -303,6 +304,9 @@ async fn mark(tx: &mut Tx, why: &str) -> Result<(), Error> {
         return Ok(());
     }
     store(tx, "restored", "?").await?;
+    // A deal's id is made of its generation, and a provider knows it: the attempts that these rows do not know keep theirs.
+    let line = super::new_id(tx).as_u64_pair().1 & 0xffff;
+    store(tx, "generation", &(line << 12).to_string()).await?;
     let body = serde_json::json!({ "why": why });
     super::events::insert(tx, "ledger.restored", None, "ledger", &body).await
 }
@@ -318,6 +322,12 @@ async fn top_up(conn: &mut SqliteConnection) -> Result<(u64, Option<TopUp>), Err
     let (number, amount) = value.split_once(' ').unwrap_or((&value, ""));
     let number = number.parse().map_err(|_| Error::Damaged("the last top-up cannot be read".into()))?;
     Ok((number, amount.parse().ok().map(|amount| TopUp { number, amount })))
+}
+
+/// The least generation of a new attempt.
+pub(crate) async fn least_generation(conn: &mut SqliteConnection) -> Result<u32, Error> {
+    let Some((value, _)) = read(conn, "generation").await? else { return Ok(0) };
+    value.parse().map_err(|_| Error::Damaged("the least generation of a deal cannot be read".into()))
 }
 
 /// Keeps the longest of all start leads.

@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 
 use floe_core::cold::DealUuid;
-use floe_core::spending::{Caps, Committed, OverCap, split};
+use floe_core::spending::{Cap, Caps, Committed, OverCap, split};
 use floe_core::{AccountId, ActorId, AttoFil, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -205,8 +205,9 @@ impl Records {
         Ok(held.into_iter().map(|part| (AccountId(part.account), part.sum)).collect())
     }
 
-    /// Reserves the gas of a message before it is sent; for an intent whose gas is reserved or spent it does nothing, and
-    /// where it was let go of it is reserved anew. The inner error says which cap does not permit it.
+    /// Reserves the gas of a message before it is sent, or more of it before it is replaced: where as much is reserved, or it
+    /// is spent, it does nothing, and where it was let go of it is reserved anew. It counts on the day of the last that was
+    /// reserved. The inner error says which cap does not permit it: then what is reserved stays as it is.
     ///
     /// # Errors
     /// [`Error::Damaged`], and those of the database.
@@ -221,18 +222,32 @@ impl Records {
             let id = id.clone();
             Box::pin(async move {
                 facts::fence(tx).await?;
+                let today = day_of(tx.now);
                 let before = held(&mut tx.conn, &id).await?.into_iter().next();
-                if before.as_ref().is_some_and(Part::counts) {
+                let had = before.as_ref().map_or(AttoFil::ZERO, |part| part.sum.reserved);
+                if before.as_ref().is_some_and(|part| !part.sum.spent.is_zero())
+                    || (had >= fee && !had.is_zero())
+                {
                     return Ok(Ok(()));
                 }
-                let committed = committed(tx).await?;
-                if let Err(over) = caps.permit_gas(&committed, fee) {
+                let all = committed(tx).await?;
+                let is_of_today = before.as_ref().is_some_and(|part| part.day == today);
+                let had_today = if is_of_today { had } else { AttoFil::ZERO };
+                let mut beside = all;
+                (beside.day, beside.lifetime) = (less(all.day, had_today)?, less(all.lifetime, had)?);
+                if let Err(over) = caps.permit_gas(&beside, fee) {
                     limits::hit(over.cap.name());
                     return Ok(Err(over));
                 }
+                near(tx, Cap::Day, caps.day, (all.day, less(fee, had_today)?), None).await?;
+                near(tx, Cap::Lifetime, caps.lifetime, (all.lifetime, less(fee, had)?), None).await?;
                 match before {
-                    Some(part) if part.day == day_of(tx.now) => shift(tx, part, Change::Reserve, fee).await?,
-                    Some(part) => {
+                    Some(part) if is_of_today => {
+                        shift(tx, part, Change::Reserve, less(fee, had)?).await?;
+                    }
+                    Some(mut part) => {
+                        shift(tx, part.clone(), Change::Release, had).await?;
+                        part.sum = part.sum.after(Change::Release, had)?;
                         lay_aside(tx, part).await?;
                         take(tx, &id, 0, &[(0, fee)]).await?;
                     }
@@ -280,19 +295,25 @@ impl Records {
         Ok(held.iter().any(|part| !part.sum.reserved.is_zero()))
     }
 
-    /// Intents of messages whose gas is reserved and not settled.
+    /// Intents of messages whose gas is reserved and not settled, and how much is.
     ///
     /// # Errors
-    /// Those of the database.
-    pub async fn open_gas(&self) -> Result<Vec<String>, Error> {
-        let ids: Vec<String> = sqlx::query_scalar(
-            "SELECT id FROM reservations WHERE id >= 'message:' AND id < 'message;' AND account = 0 \
-             AND reserved <> '0' ORDER BY id LIMIT $1",
+    /// [`Error::Damaged`], and those of the database.
+    pub async fn open_gas(&self) -> Result<BTreeMap<String, AttoFil>, Error> {
+        let rows = sqlx::query(
+            "SELECT id, account, provider, day, month, taken, reserved, spent, released, digest FROM reservations \
+             WHERE id >= 'message:' AND id < 'message;' AND account = 0 AND reserved <> '0' ORDER BY id LIMIT $1",
         )
         .bind(i64::from(limits::PAGE))
         .fetch_all(&mut *self.reader().await?)
         .await?;
-        Ok(ids.into_iter().filter_map(|id| id.strip_prefix("message:").map(str::to_owned)).collect())
+        let mut open = BTreeMap::new();
+        for row in &rows {
+            let part = read_part(row)?;
+            let intent = part.id.strip_prefix("message:").map(str::to_owned);
+            open.extend(intent.map(|intent| (intent, part.sum.reserved)));
+        }
+        Ok(open)
     }
 
     async fn change_gas(
@@ -367,11 +388,6 @@ impl Part {
         ]
     }
 
-    /// Whether anything of it counts against the caps.
-    fn counts(&self) -> bool {
-        !self.sum.reserved.is_zero() || !self.sum.spent.is_zero()
-    }
-
     fn digest(&self) -> Vec<u8> {
         let mut hash = blake3::Hasher::new_derive_key("floe records 1 reservation");
         digest_field(&mut hash, Some(self.id.as_bytes()));
@@ -410,6 +426,9 @@ pub(crate) async fn reserve_deal(
         return Ok(Err(over));
     }
     warn_near(tx, caps, &committed, cost).await?;
+    for ((account, share), (before, _)) in shares.iter().zip(&today) {
+        near(tx, Cap::AccountDay, caps.account_day, (*before, *share), Some(AccountId(*account))).await?;
+    }
     take(tx, &deal.to_string(), db(provider.get()), &shares).await.map(Ok)
 }
 
@@ -426,19 +445,32 @@ pub(crate) async fn reserve_anyhow(
     take(tx, &deal.to_string(), db(provider.get()), &shares).await
 }
 
-/// Tells of a cap that is passed by four fifths with this reservation, at the one that passes it.
+/// Tells of the caps of all of which four fifths are used with this reservation.
 async fn warn_near(tx: &mut Tx, caps: &Caps, before: &Committed, asked: AttoFil) -> Result<(), Error> {
-    for (name, limit, committed) in
-        [("deals.max_per_day", caps.day, before.day), ("deals.max_lifetime", caps.lifetime, before.lifetime)]
-    {
-        let line = limit.get() / 5 * 4;
-        let after = committed.get().saturating_add(asked.get());
-        if committed.get() < line && after >= line {
-            let body = serde_json::json!({ "cap": name, "limit": limit, "committed": AttoFil::new(after) });
-            super::events::insert(tx, "spending.near_cap", None, name, &body).await?;
-        }
+    near(tx, Cap::Day, caps.day, (before.day, asked), None).await?;
+    near(tx, Cap::Lifetime, caps.lifetime, (before.lifetime, asked), None).await
+}
+
+/// Tells of a cap at the reservation that brings it to four fifths, and at no other: who is warned each time reads none.
+async fn near(
+    tx: &mut Tx,
+    cap: Cap,
+    limit: AttoFil,
+    (before, asked): (AttoFil, AttoFil),
+    account: Option<AccountId>,
+) -> Result<(), Error> {
+    let line = limit.get() - limit.get() / 5;
+    let after = before.get().saturating_add(asked.get());
+    if before.get() >= line || after < line {
+        return Ok(());
     }
-    Ok(())
+    let name = cap.name();
+    let body = serde_json::json!({ "cap": name, "limit": limit, "committed": AttoFil::new(after) });
+    super::events::insert(tx, "spending.near_cap", account, name, &body).await
+}
+
+fn less(all: AttoFil, part: AttoFil) -> Result<AttoFil, Error> {
+    all.checked_sub(part).ok_or_else(|| odd("a sum is less than a part of it"))
 }
 
 /// What counts against the caps of all, in the transaction.
@@ -470,7 +502,9 @@ async fn take(tx: &mut Tx, id: &str, provider: i64, shares: &[(i64, AttoFil)]) -
 /// day stay what they are.
 async fn lay_aside(tx: &mut Tx, mut part: Part) -> Result<(), Error> {
     let old = std::mem::take(&mut part.id);
-    part.id = format!("freed:{}:{old}", part.day);
+    // A clock that went back may come to the same day twice.
+    let nth = super::new_id(tx).simple();
+    part.id = format!("freed:{}:{nth}:{old}", part.day);
     sqlx::query("UPDATE reservations SET id = $3, digest = $4 WHERE id = $1 AND account = $2")
         .bind(old)
         .bind(part.account)

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use floe_core::{AccountId, PinStatus, RequestId, Timestamp};
-use sqlx::QueryBuilder;
+use sqlx::{QueryBuilder, SqliteConnection};
 use uuid::Uuid;
 
 use super::add::Add;
@@ -18,9 +18,27 @@ pub(super) async fn answered(
     tx: &mut Tx,
     requests: &[&Add],
 ) -> Result<Vec<Option<Result<Vec<PinRow>, Error>>>, Error> {
+    purge(tx, requests.iter().filter(|request| request.key.is_some()).count()).await?;
+    told(&mut tx.conn, tx.now, requests).await
+}
+
+/// The same of one request, on a connection that only reads. `None` also where its first try is being written.
+pub(crate) async fn look(
+    conn: &mut SqliteConnection,
+    now: Timestamp,
+    request: &Add,
+) -> Result<Option<Vec<PinRow>>, Error> {
+    told(conn, now, &[request]).await?.into_iter().next().flatten().transpose()
+}
+
+async fn told(
+    conn: &mut SqliteConnection,
+    now: Timestamp,
+    requests: &[&Add],
+) -> Result<Vec<Option<Result<Vec<PinRow>, Error>>>, Error> {
     let asked: Vec<(i64, &str)> =
         requests.iter().filter_map(|r| Some((r.account, r.key.as_ref()?.key.as_str()))).collect();
-    let kept = look_up(tx, &asked).await?;
+    let kept = look_up(conn, now, &asked).await?;
     let mut answers = Vec::with_capacity(requests.len());
     for request in requests {
         answers.push(match &request.key {
@@ -35,7 +53,7 @@ pub(super) async fn answered(
                 Some(Kept::Told { body_hash, .. }) if *body_hash != asked.body_hash => {
                     Some(Err(Error::KeyReused))
                 }
-                Some(Kept::Told { answer, .. }) => match repeat(tx, request, answer).await {
+                Some(Kept::Told { answer, .. }) => match repeat(conn, request, answer).await {
                     Err(error @ Error::Damaged(_)) => Some(Err(error)),
                     Err(error) => return Err(error),
                     answer => Some(answer),
@@ -64,21 +82,30 @@ fn digest(account: i64, key: &str, body_hash: &[u8], answer: &str, expires: i64)
     digests::of("floe records 1 idempotency key row", fields.map(Some))
 }
 
-/// Forgets some keys that have expired, and finds the hashes and answers of these.
-async fn look_up(tx: &mut Tx, asked: &[(i64, &str)]) -> Result<HashMap<(i64, String), Kept>, Error> {
-    let mut kept = HashMap::new();
-    if asked.is_empty() {
-        return Ok(kept);
+/// Forgets some keys that have expired, as many for each request with a key that more go than come.
+async fn purge(tx: &mut Tx, asked: usize) -> Result<(), Error> {
+    if asked == 0 {
+        return Ok(());
     }
-    let now = db(tx.now.as_millis());
     sqlx::query(
         "DELETE FROM idempotency_keys WHERE (account, key) IN \
          (SELECT account, key FROM idempotency_keys WHERE expires <= $1 ORDER BY expires LIMIT $2)",
     )
-    .bind(now)
-    .bind(limits::KEYS_PURGED * db(asked.len() as u64))
+    .bind(db(tx.now.as_millis()))
+    .bind(limits::KEYS_PURGED * db(asked as u64))
     .execute(&mut tx.conn)
     .await?;
+    Ok(())
+}
+
+/// Finds the hashes and answers of these keys.
+async fn look_up(
+    conn: &mut SqliteConnection,
+    now: Timestamp,
+    asked: &[(i64, &str)],
+) -> Result<HashMap<(i64, String), Kept>, Error> {
+    let mut kept = HashMap::new();
+    let now = db(now.as_millis());
     for some in asked.chunks(limits::ROWS_PER_STATEMENT) {
         let mut sql = QueryBuilder::new(
             "SELECT account, key, body_hash, answer, expires, digest FROM idempotency_keys WHERE expires > ",
@@ -90,7 +117,7 @@ async fn look_up(tx: &mut Tx, asked: &[(i64, &str)]) -> Result<HashMap<(i64, Str
             either.push_unseparated(" AND key = ").push_bind_unseparated(*key).push_unseparated(")");
         }
         sql.push(")");
-        let rows: Vec<Row> = sql.build_query_as().fetch_all(&mut tx.conn).await?;
+        let rows: Vec<Row> = sql.build_query_as().fetch_all(&mut *conn).await?;
         kept.extend(rows.into_iter().map(|(account, key, body_hash, answer, expires, stored)| {
             let now = || digest(account, &key, &body_hash, &answer, expires);
             let is_intact = digests::holds(stored.as_deref(), now);
@@ -105,13 +132,13 @@ type Row = (i64, String, Vec<u8>, String, i64, Option<Vec<u8>>);
 
 /// The pins of an answer, as they are now. Pins removed since are shown as they were made: the client asks what it was
 /// told then.
-async fn repeat(tx: &mut Tx, request: &Add, answer: &str) -> Result<Vec<PinRow>, Error> {
+async fn repeat(conn: &mut SqliteConnection, request: &Add, answer: &str) -> Result<Vec<PinRow>, Error> {
     let made: Vec<(Uuid, u64, Uuid)> = serde_json::from_str(answer).map_err(|error| {
         Error::Damaged(format!("the answer kept for an Idempotency-Key is damaged: {error}"))
     })?;
     let mut rows = Vec::with_capacity(made.len());
     for ((id, created, dag), spec) in made.into_iter().zip(&request.specs) {
-        rows.push(match change::load(&mut tx.conn, request.account, id).await {
+        rows.push(match change::load(&mut *conn, request.account, id).await {
             Ok(pin) => pin.into_row()?,
             Err(Error::NotFound) => PinRow {
                 id: RequestId(id),

@@ -3,7 +3,7 @@
 pub(crate) mod add;
 pub(crate) mod change;
 pub(crate) mod counts;
-mod keys;
+pub(crate) mod keys;
 pub(crate) mod list;
 pub(crate) mod replace;
 pub(crate) mod row;

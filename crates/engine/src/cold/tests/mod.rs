@@ -7,8 +7,10 @@ mod filecoin;
 
 mod chain;
 mod crashes;
+mod gates;
 mod money;
 mod providers;
+mod unwanted;
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -261,6 +263,10 @@ impl World {
 
     fn signatures(&self) -> usize {
         self.chain.state().signed.values().map(Vec::len).sum()
+    }
+
+    fn policy(&mut self) -> &mut Policy {
+        self.d.settings.policies.get_mut("default").unwrap()
     }
 
     async fn account(&self, name: &str) -> AccountId {

@@ -239,6 +239,40 @@ async fn t39_what_came_in_counts_once_it_is_final() {
     assert_eq!(world.signatures(), 1, "five epochs later it is final");
 }
 
+/// Nor is it taken out again before: what the operator sees is at the head.
+#[tokio::test]
+async fn t39_what_came_in_is_taken_out_once_it_is_final() {
+    let world = World::empty(settings(1), &good(1)).await;
+    world.chain.step(10);
+    world.chain.state().escrow = COST;
+    for epoch in 0..5 {
+        tracker::pass(&world.d).await;
+        let withdrawn = funds::may_withdraw(&world.d, AttoFil::new(COST)).await;
+        assert_eq!(
+            withdrawn,
+            Err(Refused::NotFinal { asked: AttoFil::new(COST), lasting: AttoFil::ZERO }),
+            "{epoch}"
+        );
+        world.chain.step(1);
+    }
+    tracker::pass(&world.d).await;
+    funds::may_withdraw(&world.d, AttoFil::new(COST)).await.unwrap();
+}
+
+/// The head lacks more than the last final epoch does: what is sent is what both lack.
+#[tokio::test]
+async fn t39_a_top_up_is_what_head_and_finality_both_lack() {
+    let world = World::new(settings(1), &good(1)).await;
+    world.chain.state().escrow = COST;
+    world.chain.step(10);
+    // Most of it was withdrawn a moment ago.
+    world.chain.state().escrow = COST / 10;
+    world.passes().await;
+    world.passes().await;
+    let call = world.chain.state().messages["top-up-1"].call.clone();
+    assert_eq!(call, FundsCall::TopUp(AttoFil::new(COST / 5)), "two tenths more than what is needed");
+}
+
 /// FIL that was just sent to the wallet is not sent on, and the operator is told what it waits for.
 #[tokio::test]
 async fn t39_a_top_up_waits_until_what_pays_for_it_is_final() {
@@ -275,6 +309,93 @@ async fn t39_what_the_operator_put_in_is_not_put_in_again() {
     world.stored_and_paid_once().await;
 }
 
+/// A deal that ran to its end holds its price until somebody settles it. That counted as if the renewal were published:
+/// another was signed without cover, and the operator could take out what it needed.
+#[tokio::test]
+async fn what_an_ended_deal_still_locks_covers_no_other() {
+    let world = World::new(settings(1), &good(2)).await;
+    world.until(AggregateState::Stored, 60).await;
+    let ended = world.deals().await.remove(0);
+    {
+        let mut state = world.chain.state();
+        // No more than the price of the first, and nothing to top up with.
+        (state.head, state.wallet, state.escrow) = (ended.end.get() + 10, 1_000, COST);
+    }
+    // Every height is looked through first.
+    world.when(DealState::Chosen).await;
+    world.rounds(10).await;
+    let row = world.records.deal(ended.uuid).await.unwrap();
+    assert_eq!((row.state, row.is_locked), (DealState::Expired, true));
+    let (chosen, board) = (world.in_state(DealState::Chosen).await.len(), world.board());
+    assert_eq!((chosen, world.signatures()), (1, 1), "nothing is signed: {board:?}");
+    let withdrawn = funds::may_withdraw(&world.d, AttoFil::new(1)).await;
+    assert!(matches!(withdrawn, Err(Refused::Committed { .. })), "{withdrawn:?}");
+    // Settling names it, and pays its provider.
+    funds::operators_call(&world.d, "s", &FundsCall::Settle(Vec::new())).await.unwrap();
+    world.rounds(12).await;
+    let (escrow, locked) = {
+        let state = world.chain.state();
+        (state.escrow, state.locked())
+    };
+    assert_eq!((escrow, locked), (0, 0));
+    // It is looked after less often than what is under way.
+    world.pass_time(3_000);
+    world.rounds(3).await;
+    let row = world.records.deal(ended.uuid).await.unwrap();
+    assert_eq!((row.state, row.is_locked), (DealState::Expired, false));
+    world.sound().await;
+    world.chain.state().wallet = 10_u128.pow(18);
+    world.until(AggregateState::Stored, 80).await;
+    world.sound().await;
+    assert_eq!(world.signatures(), 2);
+}
+
+/// T43: restored rows do not know what was signed since, and the operator could take out what that needs.
+#[tokio::test]
+async fn t43_nothing_is_taken_out_while_restored_rows_wait() {
+    let world = World::new(settings(1), &good(1)).await;
+    world.chain.state().escrow = 3 * COST;
+    world.until(AggregateState::Stored, 80).await;
+    world.records.mark_restored("a backup was restored").await.unwrap();
+    let one = AttoFil::new(1);
+    let send = FundsCall::Send { to: "f1x".into(), amount: one };
+    for (key, call) in [("w", FundsCall::Withdraw(one)), ("s", send)] {
+        let refused = funds::operators_call(&world.d, key, &call).await;
+        let Err(Refused::Paused(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("trust-backup"), "{why}");
+    }
+    // What is put in is taken from nobody.
+    funds::operators_call(&world.d, "f", &FundsCall::TopUp(one)).await.unwrap();
+    world.rounds(10).await;
+    world.records.restore_settled("the operator").await.unwrap();
+    funds::operators_call(&world.d, "w", &FundsCall::Withdraw(one)).await.unwrap();
+}
+
+/// T36: `deals.max_gas` was raised while a message waited. A replacement may cost what is reserved, so more is reserved first,
+/// where the caps permit it.
+#[tokio::test]
+async fn t36_a_replacement_may_cost_what_is_reserved() {
+    let world = World::new(settings(1), &good(1)).await;
+    while world.chain.state().messages.is_empty() {
+        world.passes().await;
+    }
+    world.chain.state().messages.get_mut("top-up-1").unwrap().at = i64::MAX;
+    world.rounds(1).await;
+    let permitted = || world.chain.state().gas["top-up-1"].get();
+    assert_eq!(permitted(), MAX_FEE);
+    world.chain.state().max_fee = 2 * MAX_FEE;
+    world.rounds(1).await;
+    assert_eq!(permitted(), 2 * MAX_FEE);
+    assert_eq!(world.records.open_gas().await.unwrap()["top-up-1"].get(), 2 * MAX_FEE);
+    world.chain.state().max_fee = 10_u128.pow(16);
+    world.rounds(1).await;
+    assert_eq!(permitted(), 2 * MAX_FEE, "beyond the caps");
+    world.chain.state().max_fee = MAX_FEE / 2;
+    world.rounds(2).await;
+    assert_eq!(permitted(), MAX_FEE, "what was signed may still be burnt");
+    world.sound().await;
+}
+
 /// Gas was reserved, and the message could not be made: the reservation stayed for life, and took its part of every cap.
 #[tokio::test]
 async fn gas_that_nothing_was_signed_for_is_let_go_of() {
@@ -293,7 +414,7 @@ async fn gas_that_nothing_was_signed_for_is_let_go_of() {
     }
     world = world.crash().await;
     world.round().await;
-    assert_eq!(world.records.open_gas().await.unwrap(), ["top-up-1"]);
+    assert_eq!(world.records.open_gas().await.unwrap().into_keys().collect::<Vec<_>>(), ["top-up-1"]);
     // The same intent again: with its gas reserved.
     let good = FundsCall::Send { to: "f1x".into(), amount };
     funds::operators_call(&world.d, "1", &good).await.unwrap();

@@ -75,6 +75,56 @@ async fn what_was_refused_and_published_all_the_same_is_an_alarm() {
     world.sound().await;
 }
 
+/// With as many providers as replicas, one that was busy for a minute kept its slot empty for the whole lead and finality: it
+/// was not asked again for that piece. It gets the same bytes again, and nothing is reserved or signed twice.
+#[tokio::test]
+async fn a_provider_that_was_busy_gets_the_same_bytes_again_where_nobody_else_fits() {
+    let busy = "deal rejected due to backpressure. Please retry in some time.";
+    let mut settings = settings(1);
+    settings.deals.start_lead = 2_000;
+    let world = World::new(settings, &[Script::Busy(2, busy)]).await;
+    let refused = world.when(DealState::Refused).await;
+    assert_eq!(refused.error.as_ref().unwrap().code, FailureCode::RejectedBackpressure);
+    world.until(AggregateState::Stored, 450).await;
+    assert!(world.chain.state().head < refused.start.get(), "long before its start");
+    let deals = world.deals().await;
+    assert_eq!((deals.len(), deals[0].uuid, world.signatures()), (1, refused.uuid, 1));
+    assert!(deals[0].error.is_none());
+    world.stored_and_paid_once().await;
+}
+
+/// Where another fits, that one has the slot, and the busy one is left alone from then on.
+#[tokio::test]
+async fn a_provider_that_was_busy_is_not_asked_again_for_a_slot_that_another_has() {
+    let busy = "deal rejected due to backpressure. Please retry in some time.";
+    let world = World::new(settings(1), &[Script::Busy(1, busy), Script::Good]).await;
+    prefer(&world, 1_000).await;
+    let refused = world.when(DealState::Refused).await;
+    world.until(AggregateState::Stored, 30).await;
+    world.clock.advance(Duration::from_secs(600));
+    let again = world.records.begin_sending(refused.uuid, Epoch::new(0), world.d.now()).await.unwrap();
+    assert_eq!(again, None, "the rows do not permit it either");
+    world.rounds(5).await;
+    assert_eq!(world.chain.state().providers[&1_000].got.len(), 0);
+    world.stored_and_paid_once().await;
+}
+
+/// What it refused for good does not go out again, nor what it asks more for by now.
+#[tokio::test]
+async fn what_was_refused_for_good_or_has_become_dearer_does_not_go_out_again() {
+    for (text, price) in [("client not allowed by provider", 50), ("deal rejected due to backpressure.", 51)]
+    {
+        let mut settings = settings(1);
+        settings.deals.start_lead = 2_000;
+        let world = World::new(settings, &[Script::Busy(1, text)]).await;
+        world.when(DealState::Refused).await;
+        world.chain.state().providers.get_mut(&1_000).unwrap().ask.price = AttoFil::new(price);
+        world.rounds(300).await;
+        assert_eq!(world.chain.state().providers[&1_000].got.len(), 0, "{text}");
+        assert_eq!(world.in_state(DealState::Refused).await.len(), 1, "{text}");
+    }
+}
+
 /// Our own fault: somebody must look.
 #[tokio::test]
 async fn a_refusal_that_tells_of_a_bug_of_ours_is_an_alarm() {
@@ -230,6 +280,59 @@ async fn t35_an_ask_that_rises_before_signing_needs_a_new_choice() {
     assert_eq!((old.state, old.signed), (DealState::Failed, None));
     assert_eq!(old.error.unwrap().code, FailureCode::RejectedPrice);
     assert_eq!(world.in_state(DealState::Active).await[0].price.get(), 60);
+    world.stored_and_paid_once().await;
+}
+
+/// R14: a deal waits for its escrow to be final, and what was meant to stop it meanwhile did not: it was signed and sent to a
+/// provider that the operator had suspended, or beyond a price that the policy permits no more.
+#[tokio::test]
+async fn r14_what_does_not_fit_any_more_is_not_signed() {
+    let cases: [(&str, fn(&mut World)); 5] = [
+        ("price", |world| world.policy().max_price = AttoFil::new(49)),
+        ("other providers", |world| world.policy().providers = vec![ActorId::new(1_001)]),
+        ("region", |world| world.policy().regions = vec!["asia".into()]),
+        ("no policy", |world| world.d.settings.policies.clear()),
+        ("suspended", |_| {}),
+    ];
+    for (what, change) in cases {
+        let mut world = World::new(settings(1), &good(1)).await;
+        world.chain.state().wallet = 0;
+        world.rounds(2).await;
+        let chosen = world.in_state(DealState::Chosen).await.remove(0);
+        change(&mut world);
+        if what == "suspended" {
+            world.records.suspend_provider(ActorId::new(1_000), Some("not now")).await.unwrap();
+        }
+        world.chain.state().wallet = 10_u128.pow(18);
+        world.rounds(20).await;
+        let row = world.records.deal(chosen.uuid).await.unwrap();
+        assert_eq!(
+            (row.state, world.deals().await.len(), world.signatures()),
+            (DealState::Failed, 1, 0),
+            "{what}"
+        );
+        world.sound().await;
+    }
+}
+
+/// A provider with Boost's default refuses what leaves it less than a day to seal: a deal that waited, with a lead of little
+/// more than that, was sent all the same, and its slot was lost until its start was final.
+#[tokio::test]
+async fn nothing_is_sent_that_leaves_no_day_for_sealing() {
+    for (lead, least) in [(11_520, 8_640), (3_600, 3_000), (3_000, 3_000), (60, 45)] {
+        assert_eq!(crate::limits::least_lead(lead), least, "{lead}");
+    }
+    let mut settings = settings(1);
+    settings.deals.start_lead = 3_600;
+    let world = World::new(settings, &good(1)).await;
+    world.chain.state().wallet = 0;
+    world.passes().await;
+    let chosen = world.in_state(DealState::Chosen).await.remove(0);
+    world.pass_time(601);
+    world.chain.state().wallet = 10_u128.pow(18);
+    world.passes().await;
+    assert_eq!(world.records.deal(chosen.uuid).await.unwrap().state, DealState::Failed);
+    world.until(AggregateState::Stored, 80).await;
     world.stored_and_paid_once().await;
 }
 

@@ -14,7 +14,7 @@ impl World {
     pub(super) async fn epoch(&self, may_send: bool) {
         self.step(1).await;
         self.look().await;
-        self.chain.tick(may_send).await.unwrap();
+        self.chain.tick(may_send, &self.gas().await).await.unwrap();
     }
 }
 
@@ -53,7 +53,7 @@ async fn t38_off_pushes_and_signs_nothing() {
     let round = async |may_send: bool| {
         world.step(1).await;
         chain.look().await.unwrap();
-        chain.tick(may_send).await.unwrap();
+        chain.tick(may_send, &world.gas().await).await.unwrap();
     };
     for _ in 0..45 {
         round(false).await;

@@ -34,7 +34,7 @@ pub struct DealFilter {
     pub most: u32,
 }
 
-/// What deals lock in escrow, or will once they are published.
+/// What deals will lock in escrow once they are published.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unpublished {
     /// Not published at finality: those that are signed and that a slot waits for.
@@ -43,25 +43,23 @@ pub struct Unpublished {
     pub waited_for: AttoFil,
     /// With those that were refused, and that may be published all the same.
     pub all: AttoFil,
-    /// Published at finality: what they lock at the most.
-    pub on_chain: AttoFil,
 }
 
+/// Each given what the market locks already for deals that are published and not yet final: it is in no row.
 impl Unpublished {
-    /// What the market locks already for deals that are published and not yet final, given all that it locks: it is in no
-    /// row. Where active deals were paid for in part it is more than this says.
-    pub fn underway(&self, locked: AttoFil) -> AttoFil {
-        locked.checked_sub(self.on_chain).unwrap_or_default()
+    /// What of escrow is signed away.
+    pub fn signed(&self, underway: AttoFil) -> AttoFil {
+        self.signed.checked_sub(underway).unwrap_or_default()
     }
 
     /// What free escrow may be locked for yet, by those too that were refused: it must not leave.
-    pub fn spoken_for(&self, locked: AttoFil) -> AttoFil {
-        self.all.checked_sub(self.underway(locked)).unwrap_or_default()
+    pub fn spoken_for(&self, underway: AttoFil) -> AttoFil {
+        self.all.checked_sub(underway).unwrap_or_default()
     }
 
     /// What free escrow is needed for.
-    pub fn needed(&self, locked: AttoFil) -> AttoFil {
-        self.waited_for.checked_sub(self.underway(locked)).unwrap_or_default()
+    pub fn needed(&self, underway: AttoFil) -> AttoFil {
+        self.waited_for.checked_sub(underway).unwrap_or_default()
     }
 }
 
@@ -258,7 +256,7 @@ impl Records {
         Ok(whole(&rows))
     }
 
-    /// What deals lock in escrow, or will once they are published.
+    /// What deals will lock in escrow once they are published.
     ///
     /// # Errors
     /// [`Error::Damaged`].
@@ -271,8 +269,6 @@ impl Records {
             sqlx::query_scalar("SELECT cost FROM deals WHERE state = 'chosen' AND signed_cid IS NULL")
                 .fetch_all(&mut *conn)
                 .await?;
-        let locked: Vec<String> =
-            sqlx::query_scalar("SELECT cost FROM deals WHERE locked = 1").fetch_all(&mut *conn).await?;
         drop(conn);
         let of = |wanted: &[DealState]| {
             let costs = states.iter().filter(|(state, _)| wanted.iter().any(|w| w.as_str() == state));
@@ -280,12 +276,10 @@ impl Records {
         };
         let waits = [DealState::Chosen, DealState::Proposed, DealState::Unknown, DealState::Accepted];
         let waited_for = of(&waits)?;
-        let on_chain = of(&[DealState::Published, DealState::Active])?;
         Ok(Unpublished {
             signed: waited_for.checked_sub(sum(&unsigned)?).unwrap_or_default(),
             waited_for,
             all: plus(waited_for, of(&[DealState::Refused])?)?,
-            on_chain: plus(on_chain, sum(&locked)?)?,
         })
     }
 
@@ -304,8 +298,8 @@ impl Records {
         Ok(missing == 0)
     }
 
-    /// Numbers of deals that failed after they were published and whose price the market still locks, for
-    /// `floe wallet settle`.
+    /// Numbers of deals that failed after they were published, or ran to their end, and of whose price the market still
+    /// locks what is left, for `floe wallet settle`.
     ///
     /// # Errors
     /// Those of the database.
@@ -384,7 +378,10 @@ async fn page(conn: &mut SqliteConnection, filter: &DealFilter) -> Result<Vec<De
     Ok(whole(&sql.build().fetch_all(conn).await?))
 }
 
-pub(super) async fn of_aggregate(conn: &mut SqliteConnection, id: Uuid) -> Result<Vec<DealRow>, Error> {
+pub(in crate::cold) async fn of_aggregate(
+    conn: &mut SqliteConnection,
+    id: Uuid,
+) -> Result<Vec<DealRow>, Error> {
     let sql = format!("{SELECT} WHERE d.aggregate = $1 ORDER BY d.slot, d.generation");
     let rows = sqlx::query(AssertSqlSafe(sql)).bind(key(id)).fetch_all(conn).await?;
     rows.iter().map(DealRow::read).collect()

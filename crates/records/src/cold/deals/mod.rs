@@ -31,6 +31,7 @@ pub use row::{DealRow, Word};
 pub use steps::{Chosen, NewDeal, OnChain, Reply};
 
 pub(crate) use list::damaged;
+pub(in crate::cold) use list::of_aggregate;
 
 use floe_core::cold::DealUuid;
 use uuid::Uuid;

@@ -132,8 +132,9 @@ impl Records {
         .await
     }
 
-    /// The bytes are about to go out: `proposed` from now on, or another try of a lost one, or of one that its provider
-    /// does not know any more; with the next not before `retry_at`. `None` where they must not: spending is off, or the deal is not waiting for it.
+    /// The bytes are about to go out: `proposed` from now on, or another try of a lost one, of one that its provider does
+    /// not know any more, or of a refused one whose slot is open; with the next not before `retry_at`. `None` where they
+    /// must not: spending is off, or the deal is not waiting for it.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Damaged`].
@@ -251,6 +252,7 @@ async fn choose(tx: &mut Tx, new: &NewDeal, caps: &Caps) -> Result<Chosen, Error
     .fetch_one(&mut tx.conn)
     .await?;
     let generation = u32::try_from(generation).map_err(|_| Error::Conflict("too many attempts".into()))?;
+    let generation = generation.max(facts::least_generation(&mut tx.conn).await?);
     let uuid = DealUuid::of_attempt(&new.wallet, &new.piece, new.slot, generation);
     let permitted = ledger::reserve_deal(tx, uuid, new.provider, cost, &new.weights, caps).await?;
     if let Err(over) = permitted {
@@ -301,15 +303,20 @@ async fn begin_sending(
 ) -> Result<Option<DealRow>, Error> {
     facts::fence(tx).await?;
     let mut row = one(&mut tx.conn, deal).await?;
-    let waits = matches!(row.state, DealState::Chosen | DealState::Unknown | DealState::Accepted);
+    let waits = match row.state {
+        DealState::Chosen | DealState::Unknown | DealState::Accepted => true,
+        // Its slot was open meanwhile: whoever has it keeps it.
+        DealState::Refused => !list::slot_waits(&mut tx.conn, row.aggregate, row.slot).await?,
+        _ => false,
+    };
     let waits = waits && row.signed.is_some();
     if !waits || !facts::switch(&mut tx.conn).await?.on {
         return Ok(None);
     }
     row.tries = row.tries.saturating_add(1);
     row.due = retry_at;
-    if row.state == DealState::Chosen {
-        row.sent = Some((tx.now, head));
+    if matches!(row.state, DealState::Chosen | DealState::Refused) {
+        row.sent = row.sent.or(Some((tx.now, head)));
         step(tx, &mut row, DealEvent::Sending, None).await?;
     } else {
         let watch = Some(row.start);
@@ -448,7 +455,9 @@ async fn unexpected(tx: &mut Tx, row: &DealRow) -> Result<(), Error> {
 
 async fn unlock(tx: &mut Tx, mut row: DealRow) -> Result<DealRow, Error> {
     if row.is_locked {
-        ledger::move_all(tx, row.uuid, Change::Release).await?;
+        if row.state == DealState::Failed {
+            ledger::move_all(tx, row.uuid, Change::Release).await?;
+        }
         row.is_locked = false;
         row.save(tx, row.state, None).await?;
     }
@@ -481,7 +490,8 @@ async fn step(
     let before = row.state;
     let (after, money) = before.after(event).map_err(|illegal| Error::Conflict(illegal.to_string()))?;
     match money {
-        Money::Stays => {}
+        // What its provider has not settled yet stays locked; it is paid all the same.
+        Money::Stays => row.is_locked |= after == DealState::Expired,
         // The market still has its price, until its cron or somebody settles it.
         Money::Released if before == DealState::Published => row.is_locked = true,
         Money::Released => ledger::move_all(tx, row.uuid, Change::Release).await?,

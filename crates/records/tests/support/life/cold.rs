@@ -163,6 +163,8 @@ async fn looked_for(records: &Records, aggregate: Uuid) {
     let pin = records.aggregate_pins(aggregate).await.unwrap()[0].pin;
     assert!(!records.deals_of_pin(pin).await.unwrap().is_empty());
     assert!(records.is_aggregate_here(aggregate).await.unwrap());
+    assert!(records.has_live_pins(aggregate).await.unwrap());
+    assert!(!records.aggregate_unwanted(aggregate).await.unwrap());
     records.aggregate_lost(aggregate).await.unwrap();
     records.unpublished_cost().await.unwrap();
     records.deal_counts().await.unwrap();
