@@ -461,7 +461,7 @@ async fn t36_a_cap_of_which_four_fifths_are_used_tells_once() {
     let of_account = ("deals.max_per_account_day".to_owned(), Some(accounts[0]), 7_500);
     // 7,500 of it are the first account's: one more than four fifths of its cap. 10,000 of the day's 14,000.
     deal(0, 10).await;
-    assert_eq!(told().await, [of_account.clone()]);
+    assert_eq!(told().await, std::slice::from_ref(&of_account));
     // Gas is nobody's, and counts in the day.
     for (intent, fee) in [("m1", 3_999), ("m2", 1), ("m2", 1), ("m3", 1)] {
         records.reserve_gas(intent, AttoFil::new(fee), &caps).await.unwrap().unwrap();

@@ -42,8 +42,10 @@ const READ_ALL: [(&str, &str); 22] = [
     ("SELECT aggregate FROM aggregate_releases", "the first of those that are being let go of"),
     ("SELECT state, COUNT(*) FROM aggregates", "an index of a word for each piece, for the operator"),
     ("SELECT d.id, d.aggregate, d.slot", "in the order of the index, as many as are asked for"),
-    ("SELECT cost FROM deals WHERE locked", "an index of those alone that failed after they were published"),
-    ("SELECT deal_id FROM deals WHERE locked", "the same"),
+    (
+        "SELECT deal_id FROM deals WHERE locked",
+        "an index of those alone that failed after they were published, or ended",
+    ),
     ("SELECT state, cost FROM deal_counts", "a row for each of ten states"),
     ("SELECT state, deals FROM deal_counts", "the same"),
     ("SELECT COUNT(*) FROM providers", "they are bounded"),

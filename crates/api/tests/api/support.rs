@@ -92,6 +92,8 @@ impl World {
         let settings = floe_records::Settings::at(dir.path().join("pins-1.sqlite"));
         let components = floe_records::Components { clock: Arc::clone(&shared), entropy: entropy() };
         let records = Records::open(settings, components).await.unwrap();
+        // The tests of deals choose them by themselves, where no engine has begun an epoch to spend in.
+        records.begin_ledger_epoch().await.unwrap();
         let peers = Peers::default();
         let components = floe_engine::Components {
             blocks,

@@ -287,7 +287,8 @@ async fn t35_an_ask_that_rises_before_signing_needs_a_new_choice() {
 /// provider that the operator had suspended, or beyond a price that the policy permits no more.
 #[tokio::test]
 async fn r14_what_does_not_fit_any_more_is_not_signed() {
-    let cases: [(&str, fn(&mut World)); 5] = [
+    type Change = fn(&mut World);
+    let cases: [(&str, Change); 5] = [
         ("price", |world| world.policy().max_price = AttoFil::new(49)),
         ("other providers", |world| world.policy().providers = vec![ActorId::new(1_001)]),
         ("region", |world| world.policy().regions = vec!["asia".into()]),
