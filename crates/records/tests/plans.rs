@@ -13,7 +13,7 @@ use support::life::{self, Statements};
 use support::*;
 
 /// Statements that read all of a table, by how they begin.
-const READ_ALL: [(&str, &str); 22] = [
+const READ_ALL: [(&str, &str); 21] = [
     (
         "SELECT id, kind, payload, digest FROM jobs ORDER BY id LIMIT",
         "in the order of the index, as many as are asked for",
