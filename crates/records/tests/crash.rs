@@ -113,6 +113,7 @@ async fn die_with_a_deal(nth: usize, point: &str) {
     drop(records);
 
     let records = world.open().await;
+    records.begin_ledger_epoch().await.unwrap();
     assert_eq!(known(&records, aggregate).await, before, "{point}");
     for step in &DEAL[nth..] {
         take(&records, step, aggregate).await.unwrap();
