@@ -105,10 +105,7 @@ impl Beside {
         let mut config = "[policy.default]\nreplicas = 1\nmax_price_attofil_gib_epoch = \"1\"\n".to_owned();
         if let Some(lotus) = lotus {
             run(&["wallet", "new", "--data-dir", &words], &[])?;
-            config.insert_str(
-                0,
-                &format!("filecoin.api = \"http://{lotus}\"\nfilecoin.look_every = \"200ms\"\n"),
-            );
+            config.insert_str(0, &format!("filecoin.api = \"http://{lotus}\"\n"));
         }
         let floe = Floe::start(home, &Options { config: Some(config), ..Options::default() })?;
         let load =
