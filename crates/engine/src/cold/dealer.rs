@@ -82,6 +82,7 @@ async fn deal(d: &Deals, view: ChainView) -> Result<(), Error> {
         d.board.state(NAME, "waiting for what the restored rows do not know", 0);
         return Ok(());
     }
+    d.begins_round();
     let mut escrow = Escrow::default();
     let mut ready = begun(d, view, &mut escrow).await?;
     let mut roster = Roster::load(d).await?;
@@ -147,7 +148,10 @@ async fn fill(
     let mut lacking = 0;
     if !d.records.has_live_pins(aggregate.id).await? {
         // What providers have, or may publish, goes on to its end; nothing is bought beside it or after it.
-        d.records.aggregate_unwanted(aggregate.id).await?;
+        let deals = d.records.deals_of_aggregate(aggregate.id).await?;
+        if deals.iter().all(|deal| !deal.state.is_exposed()) {
+            d.records.aggregate_unwanted(aggregate.id).await?;
+        }
         return Ok(0);
     }
     let Some(open) = Open::load(d, view, aggregate.clone()).await? else { return Ok(0) };
@@ -162,8 +166,11 @@ async fn fill(
             Ok(found) => found,
             Err(why) => {
                 match open.again(d, view, roster, slot, &deals).await? {
-                    Some(row) if escrow.covers_or_tells(d, &row).await => ready.push(row),
-                    Some(_) => {}
+                    Some(row) if escrow.covers_or_tells(d, &row).await => {
+                        *room -= 1;
+                        ready.push(row);
+                    }
+                    Some(row) => d.lacks_for_again(row.cost),
                     None => d.board.error(NAME, why),
                 }
                 lacking += 1;
@@ -270,7 +277,7 @@ impl Open {
     }
 
     /// What goes out again for a slot that nobody else fits: the bytes that their provider refused for now, if it would be
-    /// chosen today and asks for no more than they pay.
+    /// chosen today and asks for no more than they pay. Of several the one that would be chosen first.
     async fn again(
         &self,
         d: &Deals,
@@ -284,14 +291,26 @@ impl Open {
         if waiting.is_empty() {
             return Ok(None);
         }
-        let mut taken = slots::taken(deals);
+        let (mut taken, owners) = (slots::taken(deals), slots::owners(deals));
+        if roster.choose(d, &self.need(d, view, slot, deals, (&taken, &owners))).await?.is_ok() {
+            // Somebody else fits, and something else stands in the way.
+            return Ok(None);
+        }
         taken.retain(|id| waiting.iter().all(|row| row.provider != *id));
-        let owners = slots::owners(deals);
-        let need = self.need(d, view, slot, deals, (&taken, &owners));
-        let Ok(choice) = roster.choose(d, &need).await? else { return Ok(None) };
-        let row = waiting.into_iter().find(|row| row.provider == choice.placement.provider);
-        let asked = choice.ask.price.for_piece(self.size);
-        Ok(row.filter(|row| asked.is_some_and(|asked| asked <= row.price)).cloned())
+        // Each turn takes one of those that wait, so there are no more turns than these.
+        loop {
+            let need = self.need(d, view, slot, deals, (&taken, &owners));
+            let Ok(choice) = roster.choose(d, &need).await? else { return Ok(None) };
+            let provider = choice.placement.provider;
+            let asked = choice.ask.price.for_piece(self.size);
+            match waiting.iter().find(|row| row.provider == provider) {
+                Some(row) if asked.is_some_and(|asked| asked <= row.price) => {
+                    return Ok(Some((*row).clone()));
+                }
+                Some(_) => taken.push(provider),
+                None => return Ok(None),
+            }
+        }
     }
 
     fn need<'a>(
@@ -415,7 +434,7 @@ impl Escrow {
         match self.covers(d, row.cost).await {
             Ok(true) => return true,
             Ok(false) => {
-                d.look_due.notify_one();
+                d.ring_for_escrow();
                 d.board.error(NAME, format!("the deal {} waits for escrow", row.uuid));
             }
             Err(fault) => d.board.error(NAME, in_words(&fault)),
@@ -426,9 +445,10 @@ impl Escrow {
 
 /// What is free beside all that is signed, at the head and at finality alike: what came in since is not there yet.
 async fn read_left(d: &Deals) -> Result<AttoFil, Fault> {
-    let there = d.chain.funds().await?;
+    // The rows first: what is published in between counts twice then, and not for nothing.
     let rows = d.records.unpublished_cost().await;
     let rows = rows.map_err(|error| Fault::new(FailureCode::FundsEscrow, error.to_string()))?;
+    let there = d.chain.funds().await?;
     there.least(|funds, underway| {
         let free = funds.free().map_err(Fault::from)?;
         Ok(free.checked_sub(rows.signed(underway)).unwrap_or_default())

@@ -10,7 +10,7 @@ use std::time::Duration;
 use floe_core::cold::{Chain, ChainView, Fault, FundsView, Market, Proposer};
 use floe_core::ports::Entropy;
 use floe_core::spending::Caps;
-use floe_core::{Clock, Epoch, Policy, Timestamp};
+use floe_core::{AttoFil, Clock, Epoch, Policy, Timestamp};
 use floe_records::Records;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -53,6 +53,10 @@ struct Look {
     paused: Option<String>,
     /// What was last said to be wrong with escrow.
     alarm: Option<String>,
+    /// The head at which a deal last asked for a look because escrow did not cover it.
+    rung: Option<Epoch>,
+    /// What the deals cost that go out again once escrow covers them, by the last round of the dealer.
+    lacks_for_again: AttoFil,
 }
 
 /// Why nothing is spent now.
@@ -126,6 +130,33 @@ impl Deals {
 
     pub(crate) fn funds(&self) -> Option<FundsView> {
         self.look.lock().funds
+    }
+
+    /// A deal waits for escrow: a look, which tops up, is due; once for each head, because what came in counts after hours,
+    /// and each look brings another round.
+    pub(crate) fn ring_for_escrow(&self) {
+        let mut look = self.look.lock();
+        let head = look.view.map(|(view, _)| view.head);
+        if look.rung != head {
+            look.rung = head;
+            self.look_due.notify_one();
+        }
+    }
+
+    /// A round of the dealer begins.
+    pub(crate) fn begins_round(&self) {
+        self.look.lock().lacks_for_again = AttoFil::ZERO;
+    }
+
+    /// A deal that was refused would go out again, and escrow does not cover it: no row says that a slot waits for it.
+    pub(crate) fn lacks_for_again(&self, cost: AttoFil) {
+        let mut look = self.look.lock();
+        look.lacks_for_again = look.lacks_for_again.checked_add(cost).unwrap_or(look.lacks_for_again);
+    }
+
+    /// What such deals cost together.
+    pub(crate) fn lacking_for_again(&self) -> AttoFil {
+        self.look.lock().lacks_for_again
     }
 
     /// Spending pauses. Says whether it did not already, for this reason's first word.

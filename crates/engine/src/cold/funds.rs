@@ -94,7 +94,9 @@ pub(crate) async fn pass(d: &Deals, view: ChainView) -> Result<(), Failed> {
     d.has_funds(funds);
     let unpublished = d.records.unpublished_cost().await?;
     let open = d.records.open_top_up().await?;
-    let needed = unpublished.needed(funds.underway());
+    let again = d.lacking_for_again();
+    let with_again = |needed: AttoFil| needed.checked_add(again).unwrap_or(needed);
+    let needed = with_again(unpublished.needed(funds.underway()));
     let plan_now = plan(d, funds.head, needed, on_the_way(d, open).await?).await?;
     // While one top-up is on its way escrow may fall short of more than that: it is said all the same.
     let short = plan_now.alarm.map(|alarm| alarm.to_string());
@@ -103,7 +105,7 @@ pub(crate) async fn pass(d: &Deals, view: ChainView) -> Result<(), Failed> {
         (Some(open), _) => drive(d, open).await?,
         (None, Some(amount)) if may_send(d).await? && !operator_is_at_it(d).await? => {
             // Nothing is on the way: what was is final.
-            let needed = unpublished.needed(AttoFil::ZERO);
+            let needed = with_again(unpublished.needed(AttoFil::ZERO));
             let plan_final = plan(d, funds.last_final, needed, AttoFil::ZERO).await?;
             match plan_final.top_up {
                 Some(lasting) => drive(d, d.records.begin_top_up(amount.min(lasting)).await?).await?,

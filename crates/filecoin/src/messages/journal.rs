@@ -65,7 +65,7 @@ pub enum Progress {
     },
     /// The chain is past this number for good, and the node finds no version of it: another message had the number, or
     /// this node does not look back far enough (a gateway looks back 20 epochs). Not settled, and never a reason to
-    /// sign anew: a full node says which, as long as it is searched (four times finality), or the operator. It waits for
+    /// sign anew: a full node says which, as long as it is searched (four times finality after it was signed), or the operator. It waits for
     /// nothing, so that it counts to no limit.
     Missing,
 }

@@ -82,6 +82,30 @@ async fn r15_a_head_that_moves_is_looked_at_before_the_hour() {
     }
 }
 
+/// A deal that escrow did not cover asked for a look, the look for a round of the dealer, and that for a look again: five a
+/// second for all the hours until what had come in was final.
+#[tokio::test]
+async fn r15_a_deal_that_waits_for_escrow_makes_no_storm_of_looks() {
+    let mut settings = settings(1);
+    settings.deals.look_every = Duration::from_secs(3_600);
+    let world = World::new(settings, &good(1)).await;
+    world.chain.state().wallet = 0;
+    let looks = || world.chain.state().calls.iter().filter(|call| **call == "look").count();
+    let a_while = async {
+        for _ in 0..100 {
+            world.clock.advance(Duration::from_millis(250));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            dealer::pass(&world.d).await;
+        }
+    };
+    tokio::select! {
+        () = tracker::rounds(&world.d) => unreachable!("it goes round for good"),
+        () = a_while => {}
+    }
+    assert_eq!(world.in_state(DealState::Chosen).await.len(), 1, "it waits");
+    assert!((1..=3).contains(&looks()), "{} looks of one head", looks());
+}
+
 /// A look that is old is no look: nothing is signed on what the chain was.
 #[tokio::test]
 async fn r15_nothing_is_signed_on_an_old_look() {

@@ -93,6 +93,23 @@ async fn a_provider_that_was_busy_gets_the_same_bytes_again_where_nobody_else_fi
     world.stored_and_paid_once().await;
 }
 
+/// What it refused was covered no more when it was to go out again: no row said that it was needed, and no top-up came.
+#[tokio::test]
+async fn what_goes_out_again_is_topped_up_for() {
+    let busy = "deal rejected due to backpressure. Please retry in some time.";
+    let mut settings = settings(1);
+    settings.deals.start_lead = 2_000;
+    let world = World::new(settings, &[Script::Busy(1, busy)]).await;
+    let refused = world.when(DealState::Refused).await;
+    // Others used it meanwhile.
+    world.chain.state().escrow = 0;
+    world.until(AggregateState::Stored, 450).await;
+    let row = world.records.deal(refused.uuid).await.unwrap();
+    assert!(row.sent.unwrap().1 > refused.sent.unwrap().1, "its provider's time begins anew");
+    assert_eq!(world.signatures(), 1);
+    world.sound().await;
+}
+
 /// Where another fits, that one has the slot, and the busy one is left alone from then on.
 #[tokio::test]
 async fn a_provider_that_was_busy_is_not_asked_again_for_a_slot_that_another_has() {

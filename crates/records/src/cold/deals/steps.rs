@@ -316,7 +316,8 @@ async fn begin_sending(
     row.tries = row.tries.saturating_add(1);
     row.due = retry_at;
     if matches!(row.state, DealState::Chosen | DealState::Refused) {
-        row.sent = row.sent.or(Some((tx.now, head)));
+        // Anew after a refusal: what its provider does is waited for from now on.
+        row.sent = Some((tx.now, head));
         step(tx, &mut row, DealEvent::Sending, None).await?;
     } else {
         let watch = Some(row.start);
