@@ -4,11 +4,10 @@
 
 mod support;
 
-use floe_core::spending::Caps;
-use floe_core::{AttoFil, Epoch, PinStatus, Timestamp};
+use floe_core::{Epoch, PinStatus, Timestamp};
 use floe_records::cold::{OnChain, Reply};
 use floe_records::{DagOutcome, Error, Records, Scope};
-use support::deals::{attempt, packed, signed};
+use support::deals::{attempt, packed, signed, wide_caps};
 use support::*;
 use uuid::Uuid;
 
@@ -73,8 +72,7 @@ const DEAL: [&str; 5] = ["deal.chosen", "deal.signed", "deal.proposed", "deal.an
 
 /// Takes a deal's step.
 async fn take(records: &Records, step: &str, aggregate: Uuid) -> Result<(), Error> {
-    let most = AttoFil::new(1 << 60);
-    let caps = Caps { deal: most, account_day: most, day: most, lifetime: most };
+    let caps = wide_caps();
     let accounts: Vec<_> = records.accounts().await.unwrap().iter().map(|account| account.id).collect();
     if step == "deal.chosen" {
         return records.choose_deal(attempt(aggregate, 0, 1_000, 7, &accounts), &caps).await.map(drop);

@@ -12,7 +12,7 @@ use floe_core::spending::Caps;
 use floe_core::{AttoFil, DealEvent, DealState, Epoch, FailureCode};
 use floe_records::cold::{Chosen, CostsBy, MessageRow, MessageStep, MessageVersion, OnChain, Reply, Sum};
 use floe_records::{Error, Records};
-use support::deals::{TERM, attempt, packed, signed};
+use support::deals::{TERM, attempt, packed, signed, wide_caps};
 use support::*;
 
 /// SplitMix64.
@@ -350,8 +350,7 @@ async fn t43_of_two_that_spend_with_the_same_rows_the_last_one_has_the_wallet() 
     let first = world.open().await;
     let aggregate = packed(&first).await;
     let accounts: Vec<_> = first.accounts().await.unwrap().iter().map(|account| account.id).collect();
-    let most = AttoFil::new(1 << 60);
-    let caps = Caps { deal: most, account_day: most, day: most, lifetime: most };
+    let caps = wide_caps();
     let Chosen::Deal(sent) =
         first.choose_deal(attempt(aggregate, 0, 1_000, 5, &accounts), &caps).await.unwrap()
     else {
@@ -416,8 +415,7 @@ async fn t43_restored_rows_give_no_generation_a_second_time() {
     let records = world.open().await;
     let aggregate = packed(&records).await;
     let accounts: Vec<_> = records.accounts().await.unwrap().iter().map(|account| account.id).collect();
-    let most = AttoFil::new(1 << 60);
-    let caps = Caps { deal: most, account_day: most, day: most, lifetime: most };
+    let caps = wide_caps();
     let mut generations = Vec::new();
     for slot in 0..4 {
         let asked = attempt(aggregate, slot, 1_000 + u64::from(slot), 1, &accounts);

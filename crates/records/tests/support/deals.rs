@@ -1,6 +1,7 @@
 //! Deals: an aggregate that is packed, and attempts for it.
 
 use floe_core::cold::{DealUuid, SignedDeal};
+use floe_core::spending::Caps;
 use floe_core::{AccountId, ActorId, AttoFil, Epoch, Multihash, PaddedSize, PieceCid, PolicyChoice};
 use floe_records::cold::{LotPart, NewAggregate, NewDeal, NewSegment, Settled};
 use floe_records::{DagOutcome, PinSpec, Records};
@@ -10,6 +11,12 @@ use super::*;
 
 /// Epochs that a deal runs.
 pub(crate) const TERM: i64 = 1_000;
+
+/// Caps that nothing here comes near.
+pub(crate) fn wide_caps() -> Caps {
+    let most = AttoFil::new(1 << 60);
+    Caps { deal: most, account_day: most, day: most, lifetime: most }
+}
 
 /// The bytes that are signed for a deal.
 pub(crate) fn signed(deal: DealUuid) -> SignedDeal {

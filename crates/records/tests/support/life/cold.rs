@@ -4,20 +4,14 @@ use std::collections::BTreeMap;
 
 use floe_core::cold::{ChainProvider, DealOnChain, DealUuid, Fault, OwnDeal, ProviderWord};
 use floe_core::place::Ask;
-use floe_core::spending::Caps;
 use floe_core::standing::Outcome;
 use floe_core::{ActorId, AttoFil, DealState, Epoch, FailureCode, PaddedSize, PieceCid, Timestamp};
 use floe_records::Records;
 use floe_records::cold::{Chosen, CostsBy, DealFilter, NewProvider, OnChain, Reply};
 use uuid::Uuid;
 
-use super::super::deals::{attempt, packed, signed};
+use super::super::deals::{attempt, packed, signed, wide_caps};
 use super::*;
-
-fn caps() -> Caps {
-    let most = AttoFil::new(1 << 60);
-    Caps { deal: most, account_day: most, day: most, lifetime: most }
-}
 
 pub(super) async fn lived(records: &Records) {
     facts(records).await;
@@ -70,7 +64,7 @@ async fn deals(records: &Records, aggregate: Uuid) {
     let accounts: Vec<_> = records.accounts().await.unwrap().iter().map(|a| a.id).take(2).collect();
     let (now, epoch) = (Timestamp::from_millis(START), Epoch::new(12));
     let choose = async |slot| match records
-        .choose_deal(attempt(aggregate, slot, 1_000, 7, &accounts), &caps())
+        .choose_deal(attempt(aggregate, slot, 1_000, 7, &accounts), &wide_caps())
         .await
     {
         Ok(Chosen::Deal(row)) => row.uuid,
@@ -172,7 +166,7 @@ async fn looked_for(records: &Records, aggregate: Uuid) {
 
 async fn money(records: &Records) {
     for intent in ["m1", "m2"] {
-        records.reserve_gas(intent, AttoFil::new(9), &caps()).await.unwrap().unwrap();
+        records.reserve_gas(intent, AttoFil::new(9), &wide_caps()).await.unwrap().unwrap();
     }
     assert_eq!(records.open_gas().await.unwrap().len(), 2);
     records.gas_is_at_most("m1", AttoFil::new(4)).await.unwrap();
